@@ -1,0 +1,3 @@
+from dilo import mask_shards
+
+mask_shards()

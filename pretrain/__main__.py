@@ -1,0 +1,3 @@
+from dilo import pretrain
+
+pretrain()

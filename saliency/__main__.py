@@ -1,0 +1,3 @@
+from dilo import saliency_compute
+
+saliency_compute()
