@@ -32,6 +32,31 @@ def crop_resize(image: np.ndarray, box: tuple[int, int, int, int], size: int) ->
     return view[0].permute(1, 2, 0).numpy()
 
 
+def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize the shorter side to size * 256 / 224 and cut the size x size centre, for evaluation.
+
+    The same pixels as torchvision's Resize and CenterCrop of a uint8 tensor; the customary 256 and
+    224 pixels, at any size.
+
+    Parameters
+    ----------
+    image : uint8 (H, W, 3).
+
+    Returns
+    -------
+    uint8 (size, size, 3)
+    """
+    height, width = image.shape[:2]
+    short = round(size * 256 / 224)
+    scale = short / min(height, width)
+    target = (short, int(scale * width)) if height <= width else (int(scale * height), short)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    if target != (height, width):
+        pixels = torch.nn.functional.interpolate(pixels, target, mode="bilinear", antialias=True)
+    top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
+    return pixels[0, :, top : top + size, left : left + size].permute(1, 2, 0).numpy()
+
+
 def sample_box(
     array: np.ndarray,
     box: tuple[float, float, float, float],
