@@ -4,7 +4,7 @@ Published saliency maps depend on the superpixels they were made from: with anot
 the authors' own RBD moves by a mean absolute difference of about .045. So both variants follow the
 authors' arithmetic, to the order of its operations where a tie could fall the other way:
 
-* `slic_split` is the one that RBD and GS call (`SLIC_Split.m`), about one superpixel per 600 pixels;
+* `slic_split` is what RBD and GS call (`SLIC_Split.m`), about one superpixel per 600 pixels;
 * `slic_epfl` is the EPFL program that MC calls, about 250 superpixels an image.
 
 How it is fast. One image row at a time stays in the first-level cache while all the seeds whose
