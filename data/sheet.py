@@ -67,7 +67,8 @@ def draw_sheet(
         below = top + height + 3
         name = _fitting(draw, printable(row.key), plain, side, keep_end=True)
         draw.text((left, below), name, _INK, plain)
-        draw.text((left, below + 17), _fitting(draw, row.note, plain, side), _FAINT, plain)
+        if row.image is not None:
+            draw.text((left, below + 17), _fitting(draw, row.note, plain, side), _FAINT, plain)
         for cell, panel in enumerate(row.panels):
             if panel.mask is not None:
                 x = left + (1 + 2 * cell) * (side + _GAP)

@@ -90,15 +90,14 @@ def as_table(masks: MaskShards, summary: Summary) -> list[tuple[str, Any]]:
         ("shards", f"{summary.shards:,} of {summary.shard_count:,}"),
         ("images", f"{summary.images:,}"),
     ]
-    rows += [(f"  {kind}", f"{count:,}") for kind, count in summary.counts.items()]
+    rows += [(f"images, {kind}", f"{count:,}") for kind, count in summary.counts.items()]
     if summary.bytes_per_mask is not None and summary.mask_sizes and summary.image_sizes:
-        sampled = f"of {summary.sampled:,} masks" if summary.sampled < summary.images else ""
         rows += [
             ("bytes per mask", f"{summary.bytes_per_mask:,.0f}"),
             ("bytes on disk", f"{summary.file_bytes:,}"),
             ("long side of images", "{} .. median {} .. {}".format(*summary.image_sizes)),
             ("long side of masks", "{} .. median {} .. {}".format(*summary.mask_sizes)),
-            ("coverage", f"{summary.coverage:.1%} of an image, mean {sampled}".rstrip()),
+            ("coverage", f"{summary.coverage:.1%} of an image (mean of {summary.sampled:,} masks)"),
         ]
     return rows
 

@@ -191,10 +191,10 @@ def _import_row(
         return
     try:
         if mask_path is None:
-            raise UnreadableImage("there is no mask of this name")
+            raise UnreadableImage("no such file")
         mask = _fit(read_mask(mask_path), size, max_side)
     except UnreadableImage as error:
-        writer.write(row, None, (0, 0), size, Status.FAILED, f"mask: {error}")
+        writer.write(row, None, (0, 0), size, Status.FAILED, f"its mask: {error}")
         return
     writer.write(row, encoder.encode(mask), mask.shape, size, status_of(mask))
 
