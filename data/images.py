@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -228,8 +229,10 @@ def _open(file: BinaryIO) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1..8; 1 is upright."""
     try:
-        value = int(image.getexif().get(0x0112, 1))
-    except Exception:  # damaged EXIF data: shown as it is stored
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about damaged EXIF data, image by image
+            value = int(image.getexif().get(0x0112, 1))
+    except Exception:  # worse damage: shown as it is stored
         return 1
     return value if value in _TURN else 1
 
