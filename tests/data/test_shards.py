@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import h5py
-import hdf5plugin  # noqa: F401  the zstd filter
+import hdf5plugin
 import numpy as np
 import pytest
 
