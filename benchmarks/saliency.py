@@ -159,7 +159,7 @@ def against_size(images: Path, keys: Keys) -> list[list]:
                 scale = long_side / max(photograph.shape[:2])
                 image = cv2.resize(photograph, None, fx=scale, fy=scale)
                 started = time.perf_counter()
-                compute(image, (method,), SuperpixelCount(), False)
+                compute(image, (method,), SuperpixelCount.parse("auto"), False)
                 seconds.append(time.perf_counter() - started)
                 pixels.append(image.shape[0] * image.shape[1])
             each, n = np.median(seconds), np.median(pixels)

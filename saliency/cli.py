@@ -36,7 +36,7 @@ def parse_part(context: click.Context, parameter: click.Parameter, text: str) ->
 
 
 def parse_superpixels(context: click.Context, parameter: click.Parameter, text: str) -> str:
-    """Check a superpixel count: 'authors', '250' or '600px'."""
+    """Check a superpixel count: 'auto', 'authors', '250' or '600px'."""
     from saliency.unsupervised import SuperpixelCount
 
     try:
@@ -44,7 +44,7 @@ def parse_superpixels(context: click.Context, parameter: click.Parameter, text: 
     except ValueError:
         raise UserError(
             f"--superpixels {text}: give a number an image (250), pixels a superpixel (600px), "
-            "or authors."
+            "auto or authors."
         ) from None
     return text
 
@@ -70,12 +70,12 @@ def parse_superpixels(context: click.Context, parameter: click.Parameter, text: 
 )
 @click.option(
     "--superpixels",
-    default="authors",
+    default="auto",
     show_default=True,
     callback=parse_superpixels,
-    metavar="N|Npx|authors",
-    help="Superpixels an image (250), or pixels a superpixel (600px); 'authors' is 600px for rbd "
-    "and gs, 250 for mc.",
+    metavar="N|Npx|auto|authors",
+    help="Superpixels an image (250), or pixels a superpixel (600px). 'authors' is 600px for rbd "
+    "and gs, 250 for mc; 'auto' the same, but at most 600 an image.",
 )
 @click.option("--remove-frame", is_flag=True, help="Give artificial picture frames saliency 0.")
 @click.option(

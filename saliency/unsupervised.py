@@ -25,14 +25,22 @@ class SuperpixelCount:
     pixels_each : float or None
         Pixels a superpixel. None, with `number` None too, is the authors' choice: one in 600 pixels
         for RBD and GS, 250 an image for MC.
+    at_most : int or None
+        A bound on the authors' choice for RBD and GS. Their time grows with its square and cube.
     """
 
     number: int | None = None
     pixels_each: float | None = None
+    at_most: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> "SuperpixelCount":
-        """Read 'authors', a number an image ('250') or pixels a superpixel ('600px')."""
+        """Read 'auto', 'authors', a number an image ('250') or pixels a superpixel ('600px').
+
+        'auto' is the authors' choice up to 600 superpixels, that is up to 360,000 pixels.
+        """
+        if text == "auto":
+            return cls(at_most=600)
         if text == "authors":
             return cls()
         if text.endswith("px"):
@@ -51,7 +59,7 @@ class SuperpixelCount:
             return SuperpixelCount(self.number, area / self.number)
         if self.pixels_each is not None:
             return SuperpixelCount(max(1, round(area / self.pixels_each)), self.pixels_each)
-        return SuperpixelCount(250, 600.0)
+        return SuperpixelCount(250, max(600.0, area / self.at_most if self.at_most else 0.0))
 
 
 @dataclass(frozen=True)
