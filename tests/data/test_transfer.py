@@ -153,7 +153,7 @@ def test_no_mask_at_all_is_a_sentence(tmp_path, images):
 def test_shards_that_are_there_stay_unless_asked(tmp_path, images, write_shards, masks):
     save(tmp_path / "masks" / "a.png", a_mask())
     write_shards(tmp_path / "out", masks, size=3)
-    with pytest.raises(UserError, match="there are mask shards in .* already"):
+    with pytest.raises(UserError, match=r"there are mask shards in .* already"):
         import_masks(tmp_path / "masks", tmp_path / "out", images)
     assert len(MaskShards(tmp_path / "out")) == len(masks)
     import_masks(tmp_path / "masks", tmp_path / "out", images, overwrite=True)
