@@ -2,10 +2,10 @@
 
     python -m benchmarks.shards MASKS [--large]
 
-MASKS is a folder of 8-bit gray masks with a long side of at most 400, as `mask-shards export` writes
-them. Everything runs in one process; times are medians. The floor is what cannot be avoided: to
-decompress the same canvas by the zstd library alone, without HDF5, checksum, crop or key. PNG is what
-a folder of files would cost, less opening the files.
+MASKS is a folder of 8-bit gray masks with a long side of at most 400, as `mask-shards export`
+writes them. Everything runs in one process; times are medians. The floor is what cannot be
+avoided: to decompress the same canvas by the zstd library alone, without HDF5, checksum, crop or
+key. PNG is what a folder of files would cost, less opening the files.
 """
 
 import argparse

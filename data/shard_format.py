@@ -131,7 +131,8 @@ def open_shard(path: str | os.PathLike) -> h5py.File:
         except OSError as error:
             if "file locking flag" not in str(error):
                 raise
-            return h5py.File(path, "r", rdcc_nbytes=0)  # somebody in this process has it open, with locks
+            # somebody in this process has it open with locks, and HDF5 wants all alike
+            return h5py.File(path, "r", rdcc_nbytes=0)
     except FileNotFoundError:
         raise UserError(f"there is no file {os.fspath(path)!r}.") from None
     except OSError as error:
