@@ -1,6 +1,7 @@
 """Find crops in which no saliency method found anything, and store them as a background pool.
 
-The paper's third kind of background (DiLo, 5.2): crops of ImageNet images without saliency response.
+The paper's third kind of background (DiLo, 5.2): crops of ImageNet images without saliency
+response.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def build_pool(
     for one in shards:
         if not any(key in one for key in keys):
             raise UserError(
-                f"the masks in {str(one.folder)!r} are of images such as {one.keys[0]!r}, and none is of "
+                f"the masks in {str(one.folder)!r} are of images such as {one.keys[0]!r}, none is of "
                 f"an image in {os.fspath(images)!r}; give the masks of these images."
             )
     order = np.random.default_rng(settings.seed).permutation(len(keys))
@@ -196,8 +197,8 @@ def _crop(
         if one.image_size(key) != image_size:
             raise UserError(
                 f"the mask of {key!r} in {str(one.folder)!r} is of an image of "
-                f"{'x'.join(map(str, one.image_size(key)))} pixels (height x width), but the image has "
-                f"{'x'.join(map(str, image_size))}; compute the masks of these images."
+                f"{'x'.join(map(str, one.image_size(key)))} pixels (height x width), but the image "
+                f"has {'x'.join(map(str, image_size))}; compute the masks of these images."
             )
     side = min(int(square[2] * min(scale)), *image_size)
     if side < settings.min_side:
