@@ -7,7 +7,7 @@ from evaluate.saliency_command import saliency
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Judge masks and pretrained networks: scores on the terminal, JSON and pictures in a folder."""
+    """Judge masks and pretrained networks: scores on the terminal, JSON and pictures in files."""
 
 
 main.add_command(saliency)

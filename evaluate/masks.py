@@ -1,4 +1,4 @@
-"""Masks from a shard folder or from a folder of pictures, found by the image's key without suffix."""
+"""Masks from a shard folder or a folder of pictures, found by the image's key without suffix."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class _Stems:
 
 
 class PictureMasks(_Stems):
-    """A folder of gray pictures, `0` background .. `255` foreground; subfolders are part of the key."""
+    """A folder of gray pictures, 0 background .. 255 foreground; subfolders belong to the key."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -71,7 +71,7 @@ class PictureMasks(_Stems):
         )
         if not names:
             raise UserError(
-                f"{folder}: no mask shards (shard-*.h5) and no pictures ({', '.join(SUFFIXES)}) in it."
+                f"{folder}: no mask shards (shard-*.h5) and no pictures ({' '.join(SUFFIXES)})."
             )
         super().__init__(folder, names)
 

@@ -1,8 +1,8 @@
 """Precision, recall and F-measure of saliency maps, by the benchmark's definitions.
 
 Borji, Cheng, Jiang, Li: Salient Object Detection: A Benchmark, TIP 2015; the F-measure with
-beta² = .3 is Achanta et al., CVPR 2009. Precision and recall are averaged over images at each of the
-256 thresholds, and F is taken of the averages. Several Python packages average F over images
+beta² = .3 is Achanta et al., CVPR 2009. Precision and recall are averaged over images at each of
+the 256 thresholds, and F is taken of the averages. Several Python packages average F over images
 instead, which gives other numbers.
 """
 

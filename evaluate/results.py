@@ -1,4 +1,4 @@
-"""A command's folder of results: written whole, then shown under its name; nothing is overwritten."""
+"""A command's folder of results: written whole or not at all, and never over another's."""
 
 import json
 import os
@@ -42,7 +42,7 @@ class Results:
             raise UserError(f"--out {self.folder} is a file; name a folder.")
         if (self.folder / RESULTS).exists() and not overwrite:
             raise UserError(
-                f"--out {self.folder} holds results already; name another folder or add --overwrite."
+                f"--out {self.folder} holds results; name another folder or add --overwrite."
             )
 
     def __enter__(self) -> "Results":

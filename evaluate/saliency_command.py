@@ -47,9 +47,9 @@ NAMED = 5  # how many images of one complaint are named on the terminal; the JSO
 def saliency(masks, ground_truth, images, rows, quick, resize, jobs, out, overwrite, as_json):
     """Score saliency MASKS against GROUND_TRUTH.
 
-    MASKS is a folder of mask shards, as saliency-compute writes them, or a folder of pictures. Give
-    several to compare them. GROUND_TRUTH is a folder of pictures, foreground above 128. A mask belongs
-    to the ground truth of the same path without its suffix.
+    MASKS is a folder of mask shards, as saliency-compute writes them, or a folder of pictures.
+    Give several to compare them. GROUND_TRUTH is a folder of pictures, foreground above 128. A mask
+    belongs to the ground truth of the same path without its suffix.
 
     \b
     max F, mean F   precision and recall averaged over the images at each of 256 thresholds, then F
@@ -66,9 +66,7 @@ def saliency(masks, ground_truth, images, rows, quick, resize, jobs, out, overwr
         match(open_masks(folder, "MASKS"), open_masks(ground_truth, "GROUND_TRUTH"))
     with Results("saliency", out, overwrite) as results:
         scores = [
-            score_masks(
-                folder, ground_truth, label, structure=not quick, resize=resize, jobs=jobs
-            )
+            score_masks(folder, ground_truth, label, structure=not quick, resize=resize, jobs=jobs)
             for folder, label in zip(masks, labels, strict=True)
         ]
         text = results.write_json(_report(scores, ground_truth, quick, resize))

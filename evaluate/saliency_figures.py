@@ -18,7 +18,7 @@ TILE = 160  # pixels of an example's longer side
 
 
 def plot_curves(scores: list[Scores], path: Path) -> None:
-    """Draw precision against recall, and F against the threshold, one line for each set of masks."""
+    """Draw precision against recall, and F against the threshold, a line for each set of masks."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for one in scores:
@@ -41,7 +41,12 @@ def plot_curves(scores: list[Scores], path: Path) -> None:
 
 
 def plot_examples(
-    images: Path, truths: Masks, sets: list[tuple[Scores, Masks]], path: Path, rows: int, resize: bool
+    images: Path,
+    truths: Masks,
+    sets: list[tuple[Scores, Masks]],
+    path: Path,
+    rows: int,
+    resize: bool,
 ) -> None:
     """Draw photographs with their ground truth and each set's mask.
 
@@ -61,7 +66,8 @@ def plot_examples(
     figure = Figure(figsize=(1.9 * len(columns), 1.5 * len(chosen) + 0.3), layout="constrained")
     grid = figure.subplots(len(chosen), len(columns), squeeze=False)
     for line, name in zip(grid, chosen, strict=True):
-        for axes, picture in zip(line, _tiles(images, photographs[name], name, truths, sets, resize)):
+        tiles = _tiles(images, photographs[name], name, truths, sets, resize)
+        for axes, picture in zip(line, tiles, strict=True):
             axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
         for axes, (one, _) in zip(line[2:], sets, strict=True):
             score = one.per_image[one.names.index(name)]

@@ -93,9 +93,7 @@ class Scores:
     @property
     def constant(self) -> list[str]:
         """The images whose mask is constant: nothing stands out, scored as empty."""
-        return [
-            name for name, one in zip(self.names, self.per_image, strict=True) if one.constant
-        ]
+        return [name for name, one in zip(self.names, self.per_image, strict=True) if one.constant]
 
     def summary(self) -> dict[str, float | int | None]:
         """The figures of the table; the structure measures are None where not computed."""
@@ -140,7 +138,7 @@ def load_pair(masks: Masks, truths: Masks, name: str, resize: bool) -> tuple[np.
 
 @lru_cache(maxsize=4)
 def _opened(folder: Path, argument: str) -> Masks:
-    """Open a folder once in each worker process: its listing is too long to send with every task."""
+    """Open a folder once in each worker: its listing is too long to send with every task."""
     return open_masks(folder, argument)
 
 
@@ -166,8 +164,8 @@ def match(masks: Masks, truths: Masks) -> tuple[list[str], dict[str, str]]:
     unmatched |= {name: "has a mask and no ground truth" for name in masks if name not in truths}
     if not both:
         raise UserError(
-            f"MASKS {masks.folder} and GROUND_TRUTH {truths.folder} have no image in common: the first "
-            f"is called '{next(iter(masks))}' there and '{next(iter(truths))}' here, without suffixes."
+            f"MASKS {masks.folder} and GROUND_TRUTH {truths.folder} have no image in common: without "
+            f"suffixes the first is '{next(iter(masks))}' there and '{next(iter(truths))}' here."
         )
     return both, unmatched
 
