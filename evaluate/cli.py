@@ -2,6 +2,7 @@
 
 import click
 
+from evaluate.knn_command import knn
 from evaluate.saliency_command import saliency
 
 
@@ -10,4 +11,5 @@ def main() -> None:
     """Judge masks and pretrained networks: scores on the terminal, JSON and pictures in files."""
 
 
-main.add_command(saliency)
+for command in (saliency, knn):
+    main.add_command(command)

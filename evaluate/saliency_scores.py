@@ -163,9 +163,10 @@ def match(masks: Masks, truths: Masks) -> tuple[list[str], dict[str, str]]:
     unmatched = {name: "has a ground truth and no mask" for name in truths if name not in masks}
     unmatched |= {name: "has a mask and no ground truth" for name in masks if name not in truths}
     if not both:
+        first, second = next(iter(masks)), next(iter(truths))
         raise UserError(
-            f"MASKS {masks.folder} and GROUND_TRUTH {truths.folder} have no image in common: without "
-            f"suffixes the first is '{next(iter(masks))}' there and '{next(iter(truths))}' here."
+            f"MASKS {masks.folder} and GROUND_TRUTH {truths.folder} have no image in common: "
+            f"without suffixes the first is '{first}' there and '{second}' here."
         )
     return both, unmatched
 
