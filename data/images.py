@@ -6,8 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,15 +16,30 @@ from data.errors import UserError
 from data.keys import Keys
 
 EXTENSIONS = frozenset(
-    ".avif .bmp .dib .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
+    f".{ending}"
+    for ending in (
+        *("avif", "bmp", "dib", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg"),
+        *("pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp"),
+    )
 )
 """What counts as an image in a folder, in any case of letters."""
 
 MAX_PIXELS = 250_000_000
 """Larger images are refused as unreadable: Pillow holds 4 bytes a pixel, here up to 1 GB."""
 
-BACKGROUND = (255, 255, 255)
+PAGE = (255, 255, 255)
 """What shows through transparent pixels: white, as on a page."""
+
+# Pillow would also run Ghostscript on an EPS file that calls itself .jpg. Photographs come first.
+Image.init()
+_FORMATS = [
+    name
+    for name in (
+        *("JPEG", "PNG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "DIB"),
+        *("TGA", "ICO"),
+    )
+    if name in Image.OPEN
+]
 
 
 class UnreadableImage(Exception):
@@ -47,17 +61,21 @@ class Decoded(NamedTuple):
     image_size: tuple[int, int]
 
 
+# Folders ----------------------------------------------------------------------------------------
+
+
 def list_images(root: str | os.PathLike) -> Keys:
     """List the images below a folder as sorted keys: paths relative to it, joined by `/`.
 
-    Any tree will do. Files count by their extension (`EXTENSIONS`). Symbolic links are followed, to
-    files and to folders; a folder that contains itself through a link is entered once. Hidden files and
-    folders (a leading dot) are skipped.
+    Any tree will do. Files count by their extension (`EXTENSIONS`). Symbolic links are followed,
+    to files and to folders; a folder that contains itself through a link is entered once. A link
+    that leads nowhere is listed: it is an image that is missing, not one that was never there.
+    Hidden files and folders (a leading dot) are skipped.
 
     Raises
     ------
     UserError
-        No such folder, not a folder, a folder below it that may not be read, or no image in it.
+        No such folder, not a folder, a folder below it that cannot be read, or no image in it.
     """
     root = os.fspath(root)
     if not os.path.lexists(root):
@@ -72,13 +90,15 @@ def list_images(root: str | os.PathLike) -> Keys:
 
 
 def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Yield the keys below a folder; `above` holds (device, inode) of the folders that contain it."""
+    """Yield the keys below a folder; `above` identifies the folders that contain it."""
     try:
         facts = os.stat(folder)
-        entries = list(os.scandir(folder))
+        with os.scandir(folder) as found:
+            entries = list(found)
     except OSError as error:
         raise UserError(
-            f"the folder {folder!r} cannot be read ({_why(error)}); make it readable or move it away."
+            f"the folder {folder!r} cannot be read ({_why(error)}); "
+            "make it readable or move it away."
         ) from None
     here = (facts.st_dev, facts.st_ino)
     if here in above:
@@ -86,18 +106,17 @@ def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Itera
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if os.path.splitext(entry.name)[1].lower() in EXTENSIONS and not _is_dir(entry):
-            if entry.is_file() or entry.is_symlink():  # a broken link is an image that is missing
-                yield prefix + entry.name
-        elif _is_dir(entry):
+        if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
             yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, here))
+        elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and _is_file_or_lost(entry):
+            yield prefix + entry.name
 
 
-def _is_dir(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that points to itself
-        return False
+def _is_file_or_lost(entry: os.DirEntry) -> bool:
+    """Tell a file, or a link to one or to nothing, from a pipe, which would never end."""
+    if entry.is_symlink():
+        return os.path.isfile(entry) or not os.path.exists(entry)
+    return entry.is_file()
 
 
 def key_path(root: str | os.PathLike, key: str) -> str:
@@ -105,31 +124,33 @@ def key_path(root: str | os.PathLike, key: str) -> str:
     return os.path.join(os.fspath(root), *key.split("/"))
 
 
+# Images -----------------------------------------------------------------------------------------
+
+
 def read_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Return the upright height and width from an image's header, without decoding it.
+    """Return the upright height and width from an image's header, mostly without decoding it.
 
     Raises UnreadableImage as `decode` does, for what the header tells.
     """
-    with _reasons():
-        with open(path, "rb") as file:
-            image = _open(file)
-            return _upright_size(image)
+    with _reasons(), open(path, "rb") as file:
+        return _upright_size(_open(file))
 
 
 def decode(path: str | os.PathLike, max_side: int = 0) -> Decoded:
     """Decode an image as Pillow shows it, upright, in RGB.
 
-    EXIF orientation is applied. Of an animation the first frame is taken. Palette, CMYK, grayscale, 1-bit
-    and 16-bit images become 8-bit RGB (16 bits are scaled by 255/65535, not clipped; floating-point and
-    32-bit images by their own range). Transparent pixels show `BACKGROUND`.
+    EXIF orientation is applied; colour profiles are not. Of an animation the first frame is taken.
+    Palette, CMYK, grayscale, 1-bit and 16-bit images become 8-bit RGB; 16 bits are scaled by
+    255/65535, not clipped; gray images of 32 bits or floating point are scaled from [0, 1],
+    [0, 255], or else from their own range. Transparent pixels show `PAGE`.
 
     Parameters
     ----------
     path
         The image file. Its content decides, not its name: a PNG named `.JPEG` is fine.
     max_side
-        The long side's cap in pixels; a larger image is scaled down with antialiasing, a smaller one
-        is left alone. 0: never scale.
+        The long side's cap in pixels. A larger image is scaled down by area averages, each side
+        to its rounded share, at least 1; a smaller one is left alone. 0: never scale.
 
     Raises
     ------
@@ -144,8 +165,11 @@ def decode(path: str | os.PathLike, max_side: int = 0) -> Decoded:
         target = _capped(size, max_side)
         pixels = _decode_plain_jpeg(image, data, target)
         if pixels is None:
+            del data
             pixels = _decode_any(image, target)
-    return Decoded(_shrink(pixels, target), size)
+        if pixels.shape[:2] != target:
+            pixels = cv2.resize(pixels, target[::-1], interpolation=cv2.INTER_AREA)
+    return Decoded(pixels, size)
 
 
 @contextmanager
@@ -156,7 +180,7 @@ def _reasons() -> Iterator[None]:
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImage("not an image that Pillow knows") from None
+        raise UnreadableImage("not an image of a known format") from None
     except MemoryError:
         raise UnreadableImage("not enough memory to decode it") from None
     except OSError as error:
@@ -168,68 +192,81 @@ def _reasons() -> Iterator[None]:
 def _why(error: Exception) -> str:
     """Return an exception's reason in one line."""
     if isinstance(error, OSError) and error.errno is not None:
-        return {errno.EACCES: "permission denied", errno.ENOENT: "no such file"}.get(
-            error.errno, str(error.strerror).lower()
-        )
+        plain = {errno.EACCES: "permission denied", errno.ENOENT: "no such file or folder"}
+        return plain.get(error.errno, str(error.strerror).lower())
     return " ".join(str(error).split()) or type(error).__name__
 
 
-_limit = threading.Lock()
+_pillow_limit = threading.Lock()
 
 
-def _open(file) -> Image.Image:
-    """Open an image with this module's limit of pixels in the place of Pillow's."""
-    start = file.read(1)
-    if not start:
+def _open(file: BinaryIO) -> Image.Image:
+    """Open an image, with this module's limit of pixels in the place of Pillow's."""
+    if not file.read(1):
         raise UnreadableImage("empty file")
     file.seek(0)
-    with _limit:
+    with _pillow_limit:
         theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(file)
+            image = Image.open(file, formats=_FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = theirs
     if image.width * image.height > MAX_PIXELS:
         raise UnreadableImage(
-            f"{image.width}x{image.height} pixels are more than the limit of {MAX_PIXELS}"
+            f"{image.width}x{image.height} pixels, more than the limit of {MAX_PIXELS:,}"
         )
+    if image.format == "TIFF":
+        image.load()  # which turns it: before, its size and its orientation disagree
     return image
 
 
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1..8; 1 is upright."""
     try:
-        return int(image.getexif().get(0x0112, 1))
-    except Exception:  # damaged EXIF data: Pillow shows such an image as it is stored
+        value = int(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF data: shown as it is stored
         return 1
+    return value if value in _TURN else 1
+
+
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    turned = _orientation(image) in (5, 6, 7, 8)
-    return (image.width, image.height) if turned else (image.height, image.width)
+    sideways = _orientation(image) in (5, 6, 7, 8)
+    return (image.width, image.height) if sideways else (image.height, image.width)
 
 
 def _capped(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """Return (height, width) with the long side at most `max_side`, rounded, at least 1."""
-    height, width = size
+    """Return (height, width) with the long side at most `max_side`."""
     if max_side <= 0 or max(size) <= max_side:
         return size
     scale = max_side / max(size)
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _decode_plain_jpeg(image: Image.Image, data: bytes, target) -> np.ndarray | None:
-    """Decode a three-channel, upright, whole JPEG by OpenCV: the same pixels in two thirds of the time.
+def _decode_plain_jpeg(
+    image: Image.Image, data: bytes, target: tuple[int, int]
+) -> np.ndarray | None:
+    """Decode a whole, upright, three-channel JPEG by OpenCV: Pillow's pixels in 2/3 of its time.
 
-    Both use libjpeg-turbo. A file that does not end with the end-of-image marker goes to Pillow,
-    which tells a truncated image from a whole one.
+    Both use libjpeg-turbo. None where it does not apply. A file that does not end with the
+    end-of-image marker is left to Pillow, which tells a truncated image from a whole one.
     """
     plain = (
         image.format == "JPEG"
         and image.mode == "RGB"
         and data.endswith(b"\xff\xd9")
+        and max(image.size) < 4 * max(target)  # beyond, decoding at a smaller scale is faster
         and _orientation(image) == 1
-        and max(image.size) < 4 * max(target)  # beyond that, decoding at a smaller scale pays
     )
     if not plain:
         return None
@@ -244,67 +281,76 @@ def _decode_plain_jpeg(image: Image.Image, data: bytes, target) -> np.ndarray | 
 
 
 def _decode_any(image: Image.Image, target: tuple[int, int]) -> np.ndarray:
-    """Decode an opened image by Pillow to upright uint8 RGB, near `target` if that is much smaller."""
+    """Decode an opened image by Pillow to upright uint8 RGB.
+
+    Where the target is much smaller, the result is a whole fraction of the image, at least twice
+    the target: a JPEG is decoded at 1/2, 1/4 or 1/8 (its DCT), others are averaged over squares.
+    """
+    enough = 2 * max(target)
+    if image.format in ("JPEG", "MPO") and max(image.size) >= 2 * enough:
+        image.draft(None, (enough, enough))
     orientation = _orientation(image)
-    height, width = target
-    side = max(height, width)
-    if image.format == "JPEG" and max(image.size) >= 4 * side:
-        image.draft(
-            None, (2 * side, 2 * side)
-        )  # the DCT at 1/2, 1/4, 1/8 keeps twice what is needed
     image.load()
-    factor = max(image.size) // (2 * side)
-    if factor > 1 and image.mode in ("L", "RGB", "RGBA", "CMYK", "LA"):
-        image = image.reduce(factor)  # exact averages: what follows handles a small image
-    image = _to_rgb(image)
+    factor = max(1, max(image.size) // enough)
+    pixels = _bands_to_rgb(image, factor)
     if orientation != 1:
-        image = image.transpose(_TURN[orientation])
-    return np.array(image)
+        pixels = np.asarray(Image.fromarray(pixels).transpose(_TURN[orientation]))
+    return np.require(pixels, requirements=["C", "W"])
 
 
-_TURN = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_BAND = 1 << 22  # pixels that are converted at a time
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any of Pillow's modes to RGB."""
-    mode = image.mode
-    if mode == "RGB":
-        return image
-    if mode.startswith("I") or mode == "F":
-        return Image.fromarray(_to_8_bits(image)).convert("RGB")
+def _bands_to_rgb(image: Image.Image, factor: int) -> np.ndarray:
+    """Convert a loaded image to RGB, averaged over squares of `factor` pixels.
+
+    Band by band, so that of a huge image no second copy is made.
+    """
+    width, height = image.size
+    to_rgb = _converter(image)
+    rows = factor * max(1, _BAND // (width * factor))
+    out = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        whole = top == 0 and bottom == height
+        band = to_rgb(image if whole else image.crop((0, top, width, bottom)))
+        if factor > 1:
+            band = band.reduce(factor)
+        out[top // factor : top // factor + band.height] = band
+    return out
+
+
+def _converter(image: Image.Image):
+    """Return the function that turns this image, or a band of it, into RGB."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        low, high = _gray_range(image)
+
+        def scale(band: Image.Image) -> Image.Image:
+            values = np.nan_to_num(np.asarray(band).astype(np.float64), nan=low)
+            gray = np.rint((values - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
+            return Image.fromarray(gray).convert("RGB")
+
+        return scale
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        page = Image.new("RGBA", image.size, (*BACKGROUND, 255))
-        return Image.alpha_composite(page, image).convert("RGB")
-    return image.convert("RGB")
+
+        def on_page(band: Image.Image) -> Image.Image:
+            page = Image.new("RGBA", band.size, (*PAGE, 255))
+            return Image.alpha_composite(page, band.convert("RGBA")).convert("RGB")
+
+        return on_page
+    return lambda band: band.convert("RGB")
 
 
-def _to_8_bits(image: Image.Image) -> np.ndarray:
-    """Scale a 16-bit, 32-bit or floating-point gray image to uint8."""
+def _gray_range(image: Image.Image) -> tuple[float, float]:
+    """Return the values that black and white have in a gray image of more than 8 bits."""
+    if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):  # 16-bit, maybe widened
+        return 0.0, 65535.0
     values = np.asarray(image)
-    if image.mode.startswith("I;16"):
-        return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    values = np.nan_to_num(values.astype(np.float64))
-    low, high = float(values.min()), float(values.max())
-    if image.mode == "I" and low >= 0 and high <= 65535:  # 16-bit files that Pillow widens
-        low, high = 0.0, 65535.0 if high > 255 else 255.0
-    elif low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    elif low >= 0 and high <= 255:
-        low, high = 0.0, 255.0
-    return np.rint((values - low) * (255 / ((high - low) or 1))).astype(np.uint8)
-
-
-def _shrink(pixels: np.ndarray, target: tuple[int, int]) -> np.ndarray:
-    """Scale down by area averages, which antialias; (h, w, 3) uint8."""
-    if pixels.shape[:2] == target:
-        return pixels
-    return cv2.resize(pixels, (target[1], target[0]), interpolation=cv2.INTER_AREA)
+    values = values[np.isfinite(values)]
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    for white in (1.0, 255.0):
+        if low >= 0 and high <= white and image.mode == "F":
+            return 0.0, white
+    if low >= 0 and high <= 65535 and image.mode == "I":
+        return 0.0, 65535.0 if high > 255 else 255.0
+    return low, high if high > low else low + 1.0

@@ -15,6 +15,7 @@ import numpy as np
 from data.errors import UserError
 from data.key_table import build_slots
 from data.keys import Keys
+from data.pending_file import PendingFile
 from data.shard_format import (
     INDEX_NAME,
     LIBVER,
@@ -27,7 +28,6 @@ from data.shard_format import (
     shard_name,
     shard_paths,
 )
-from data.shards import publish
 
 INDEX_FORMAT = "dilo-mask-index"
 
@@ -43,6 +43,7 @@ class Index:
     parameters: dict[str, Any]
     software: dict[str, str]
     listing_digest: str
+    shard_count: int  # of the whole set; more than there are names where some are not there yet
     names: list[str]  # of the shard files, in order
     content_digests: list[str]  # of the shards, in order
     first_rows: (
@@ -55,8 +56,11 @@ class Index:
     image_size: np.ndarray  # uint32 (N, 2) height, width
 
 
-def read_headers(folder: str | os.PathLike) -> list[ShardHeader]:
-    """Read the headers of a folder's shards; UserError unless they are one whole set."""
+def read_headers(folder: str | os.PathLike, partial: bool = False) -> list[ShardHeader]:
+    """Read the headers of a folder's shards; UserError unless they are one whole set.
+
+    `partial` allows shards that are not there (yet).
+    """
     folder = Path(folder)
     paths = shard_paths(folder)
     if not paths:
@@ -69,7 +73,7 @@ def read_headers(folder: str | os.PathLike) -> list[ShardHeader]:
         for what in ("count", "method", "parameters", "listing_digest"):
             if getattr(header, what) != getattr(first, what):
                 raise UserError(
-                    f"{str(header.path)!r} and {str(first.path)!r} do not belong together (they differ "
+                    f"{str(header.path)!r} and {str(first.path)!r} are not of one set (they differ "
                     f"in {what.replace('_', ' ')}); keep each set of shards in a folder of its own."
                 )
         if header.path.name != shard_name(header.number):
@@ -79,7 +83,7 @@ def read_headers(folder: str | os.PathLike) -> list[ShardHeader]:
             )
     there = {header.number for header in headers}
     missing = [number for number in range(first.count) if number not in there]
-    if missing or len(headers) != first.count:
+    if missing and not partial:
         shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
         raise UserError(
             f"{str(folder)!r} has {len(headers)} of {first.count} shards, missing: {shown}; "
@@ -88,9 +92,12 @@ def read_headers(folder: str | os.PathLike) -> list[ShardHeader]:
     return headers
 
 
-def scan(folder: str | os.PathLike) -> Index:
-    """Make the index in memory by reading every shard's small datasets."""
-    headers = read_headers(folder)
+def scan(folder: str | os.PathLike, partial: bool = False) -> Index:
+    """Make the index in memory by reading every shard's small datasets.
+
+    UserError as for `read_headers`, and where a shard is damaged.
+    """
+    headers = read_headers(folder, partial)
     parts, status, mask_size, image_size = [], [], [], []
     for header in headers:
         with open_shard(header.path) as file:
@@ -107,8 +114,8 @@ def scan(folder: str | os.PathLike) -> Index:
         rows = {len(parts[-1]), len(status[-1]), len(mask_size[-1]), len(image_size[-1])}
         if rows != {header.images}:
             raise UserError(
-                f"{str(header.path)!r} is damaged: its datasets do not all have {header.images} rows; "
-                "delete it and run the command that wrote it again."
+                f"{str(header.path)!r} is damaged: its datasets do not all have {header.images} "
+                "rows; delete it and run the command that wrote it again."
             )
     first = headers[0]
     keys = Keys.concatenate(parts)
@@ -122,6 +129,7 @@ def scan(folder: str | os.PathLike) -> Index:
         parameters=first.parameters,
         software=first.software,
         listing_digest=first.listing_digest,
+        shard_count=first.count,
         names=[header.path.name for header in headers],
         content_digests=[header.content_digest for header in headers],
         first_rows=np.cumsum([0, *(header.images for header in headers)], dtype="<i8"),
@@ -136,33 +144,23 @@ def scan(folder: str | os.PathLike) -> Index:
 def build_index(folder: str | os.PathLike) -> Path:
     """Write `index.h5` for a whole set of shards, atomically; return its path.
 
-    The shards are named relative to it, so the folder can be moved. UserError as for `read_headers`.
+    The shards are named relative to it, so the folder can be moved. UserError as for
+    `read_headers`.
     """
     folder = Path(folder)
     index = scan(folder)
-    temporary = folder / f".{INDEX_NAME}.{os.getpid()}.tmp"
+    pending = PendingFile(folder / INDEX_NAME)
     try:
-        with h5py.File(
-            temporary,
-            "w",
-            libver=LIBVER,
-            locking=False,
-            alignment_threshold=512,
-            alignment_interval=512,
-        ) as file:  # aligned, so that arrays can be mapped
+        aligned = {"alignment_threshold": 512, "alignment_interval": 512}  # arrays can be mapped
+        with h5py.File(pending, "w", libver=LIBVER, **aligned) as file:
             _write_attributes(file, index, folder)
             _write_table(file, index)
             _write_virtual(file, index, folder)
             file.attrs["complete"] = np.uint8(1)
-        publish(temporary, folder / INDEX_NAME)
-    except OSError as error:
-        raise UserError(
-            f"{str(folder / INDEX_NAME)!r} cannot be written ({' '.join(str(error).split())}); "
-            "make the folder writable and make room, then run the same command again."
-        ) from None
+        pending.publish()
     finally:
-        temporary.unlink(missing_ok=True)
-    return folder / INDEX_NAME
+        pending.discard()
+    return pending.path
 
 
 def _write_attributes(file: h5py.File, index: Index, folder: Path) -> None:
@@ -247,6 +245,7 @@ def load_index(folder: str | os.PathLike) -> Index | None:
                 parameters=json.loads(attributes["parameters"]),
                 software=json.loads(attributes["software"]),
                 listing_digest=str(attributes["listing_digest"]),
+                shard_count=len(names),
                 names=names,
                 content_digests=[digest.decode() for digest in shards["content_digest"][:]],
                 first_rows=shards["first_row"][:],

@@ -19,8 +19,8 @@ def build_slots(keys: Keys) -> np.ndarray:
     hashes = np.fromiter(map(zlib.crc32, keys.iter_raw()), np.uint32, count)
     places = hashes.astype(np.int64) & (length - 1)
     waiting = np.arange(count)
-    # All keys at once, one probe a round: a key moves on only from a slot that is taken for good, so
-    # no empty slot ever lies between a key's first slot and its own.
+    # All keys at once, one probe a round: a key moves on only from a slot that is taken for good,
+    # so no empty slot ever lies between a key's first slot and its own.
     while len(waiting):
         free = slots[places] == 0
         slots[places[free]] = waiting[free] + 1  # of several, the last one stays

@@ -1,6 +1,7 @@
 """Read masks at random from a folder of shards, in any process, by row or by key."""
 
 import os
+import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -26,10 +27,11 @@ class _Open(NamedTuple):
 class MaskShards:
     """The masks of a folder of shards, as one sequence of N rows in the order of their keys.
 
-    Cheap to make, to pickle, and to carry through a fork: every process opens shards on its own, when
-    it first reads from them. `index.h5`, where it is there and fits the shards, is memory-mapped, and so
-    shared by all processes; without it every process reads the shards' keys into memory, once.
-    Files are opened read-only and without locks, as network and read-only file systems ask for.
+    Cheap to make, to pickle, and to carry through a fork: every process opens shards on its own,
+    when it first reads from them. `index.h5`, where it is there and fits the shards, is
+    memory-mapped, and so shared by all processes; without it the shards' keys are read into memory
+    when the reader is made or unpickled. Files are opened read-only and without locks, as network
+    and read-only file systems ask for. Threads may share a reader.
 
     Parameters
     ----------
@@ -37,6 +39,9 @@ class MaskShards:
         The folder that holds `shard-00000.h5` and so on.
     max_open
         How many shard files a process holds open at once; the one used longest ago is closed first.
+
+    partial
+        Read what is there although shards of the set are still missing, to look at a run half-way.
 
     Raises
     ------
@@ -50,14 +55,15 @@ class MaskShards:
     (300, 400)
     """
 
-    def __init__(self, folder: str | os.PathLike, max_open: int = 64) -> None:
+    def __init__(
+        self, folder: str | os.PathLike, max_open: int = 64, partial: bool = False
+    ) -> None:
         self.folder = Path(folder)
         self.max_open = max(1, max_open)
-        self._start(load_index(self.folder) or scan(self.folder))
-
-    def _start(self, index: Index) -> None:
-        self._index = index
+        self.partial = partial
+        self._index: Index = load_index(self.folder) or scan(self.folder, partial)
         self._open_shards: OrderedDict[int, _Open] = OrderedDict()
+        self._lock = threading.Lock()
         self._pid = os.getpid()
 
     # What the set is ---------------------------------------------------------------------------
@@ -81,6 +87,11 @@ class MaskShards:
     def listing_digest(self) -> str:
         """`Keys.digest` of the image folder's listing when the masks were made."""
         return self._index.listing_digest
+
+    @property
+    def shard_count(self) -> int:
+        """How many shards the whole set has; more than `shards` where some are not there yet."""
+        return self._index.shard_count
 
     @property
     def shards(self) -> list[Path]:
@@ -142,7 +153,8 @@ class MaskShards:
     def error(self, row: int | str) -> str:
         """Return why an image has no mask; empty where it has one."""
         number, inner = self._place(self._row(row))
-        return self._shard(number).file["error"][inner].decode("utf-8", "replace")
+        with self._own_lock():
+            return self._shard(number).file["error"][inner].decode("utf-8", "replace")
 
     def read(self, row: int | str) -> np.ndarray:
         """Read the mask of a row or key.
@@ -150,8 +162,8 @@ class MaskShards:
         Returns
         -------
         uint8 array, (h, w)
-            0 background to 255 foreground, soft. Scale it bilinearly to the image's size (half-pixel
-            centres) where you use it. (0, 0) where the image has no mask; see `status`.
+            0 background to 255 foreground, soft. Scale it bilinearly to the image's size
+            (half-pixel centres) where you use it. (0, 0) where there is no mask; see `status`.
 
         Raises
         ------
@@ -164,15 +176,16 @@ class MaskShards:
         if not mask.size:
             return mask
         number, inner = self._place(row)
-        shard = self._shard(number)
-        try:
-            shard.space.select_hyperslab((inner, 0, 0), (1, height, width))
-            shard.masks.read(h5py.h5s.create_simple((1, height, width)), shard.space, mask)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"the mask of {self.keys[row]!r} in {str(self.shards[number])!r} cannot be read "
-                f"({' '.join(str(error).split())}); find what else is damaged by `mask-shards verify`."
-            ) from None
+        with self._own_lock():
+            shard = self._shard(number)
+            try:
+                shard.space.select_hyperslab((inner, 0, 0), (1, height, width))
+                shard.masks.read(h5py.h5s.create_simple((1, height, width)), shard.space, mask)
+            except (OSError, ValueError, RuntimeError) as error:
+                raise UserError(
+                    f"the mask of {self.keys[row]!r} in {str(self.shards[number])!r} cannot be "
+                    f"read ({' '.join(str(error).split())}); see `mask-shards verify` for the rest."
+                ) from None
         return mask
 
     # Files --------------------------------------------------------------------------------------
@@ -183,11 +196,20 @@ class MaskShards:
         number = int(np.searchsorted(first_rows, row, "right")) - 1
         return number, row - int(first_rows[number])
 
-    def _shard(self, number: int) -> _Open:
-        """Return an open shard; opens it, and closes the one used longest ago when there are many."""
-        if self._pid != os.getpid():  # forked: the parent's files share their position and locks
+    def _own_lock(self) -> threading.Lock:
+        """Return this process's lock; after a fork, start anew with files of its own.
+
+        A thread of the parent may have held the parent's lock, or have been in the middle of
+        opening a file, at the moment of the fork.
+        """
+        if self._pid != os.getpid():
             self._open_shards = OrderedDict()
+            self._lock = threading.Lock()
             self._pid = os.getpid()
+        return self._lock
+
+    def _shard(self, number: int) -> _Open:
+        """Return an open shard; to open one more than allowed closes the one used longest ago."""
         shard = self._open_shards.get(number)
         if shard is not None:
             self._open_shards.move_to_end(number)
@@ -199,8 +221,8 @@ class MaskShards:
             name = os.fsdecode(file.filename)
             file.close()
             raise UserError(
-                f"{name!r} is not the shard that index.h5 describes; delete index.h5, "
-                "or make it again by `mask-shards index`."
+                f"{name!r} is not the shard that index.h5 describes; "
+                f"make it again by `mask-shards index {self.folder}`."
             )
         masks = file["masks"].id
         shard = self._open_shards[number] = _Open(file, masks, masks.get_space())
@@ -208,10 +230,10 @@ class MaskShards:
 
     def close(self) -> None:
         """Close this process's files; reading opens them again."""
-        if self._pid == os.getpid():
+        with self._own_lock():
             for shard in self._open_shards.values():
                 shard.file.close()
-        self._open_shards = OrderedDict()
+            self._open_shards.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -220,4 +242,4 @@ class MaskShards:
         self.close()
 
     def __reduce__(self) -> tuple:
-        return MaskShards, (self.folder, self.max_open)
+        return MaskShards, (self.folder, self.max_open, self.partial)

@@ -3,6 +3,7 @@
 `docs/shard-format.md` is the specification; this module is its vocabulary.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from typing import Any
 
 import h5py
 import hdf5plugin
+import numpy as np
 
 from data.errors import UserError
 
@@ -43,10 +45,10 @@ COMPRESSIONS = {
 
 
 def create_masks(file: h5py.File, count: int, canvas: int, compression: str) -> h5py.Dataset:
-    """Create the dataset of `count` masks on a canvas x canvas raster: one chunk each, checksummed."""
+    """Create the dataset of `count` masks: a chunk of canvas x canvas each, checksummed."""
     if compression not in COMPRESSIONS:
         raise UserError(
-            f"the compression {compression!r} is not known; choose one of {', '.join(COMPRESSIONS)}."
+            f"the compression {compression!r} is not known; choose {' or '.join(COMPRESSIONS)}."
         )
     return file.create_dataset(
         "masks",
@@ -56,6 +58,24 @@ def create_masks(file: h5py.File, count: int, canvas: int, compression: str) -> 
         fletcher32=True,
         **COMPRESSIONS[compression],
     )
+
+
+def content_digest(
+    checks: np.ndarray, status: np.ndarray, mask_size: np.ndarray, image_size: np.ndarray
+) -> str:
+    """Return the SHA-256 in hex of a shard's rows, which tells two shards apart.
+
+    Parameters
+    ----------
+    checks : uint32 (N,)
+        CRC-32 of each stored chunk, compressed and with its checksum; 0 where there is none.
+    status : uint8 (N,)
+    mask_size, image_size : uint32 (N, 2)
+    """
+    total = hashlib.sha256()
+    for array in (checks, status, mask_size, image_size):
+        total.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
+    return total.hexdigest()
 
 
 def shard_name(number: int) -> str:
@@ -96,7 +116,7 @@ class ShardHeader:
 
 
 def open_shard(path: str | os.PathLike) -> h5py.File:
-    """Open an HDF5 file for reading, without locks (network file systems); UserError if it is none."""
+    """Open an HDF5 file for reading, without locks, for network file systems."""
     try:
         return h5py.File(path, "r", locking=False)
     except FileNotFoundError:
@@ -108,7 +128,7 @@ def open_shard(path: str | os.PathLike) -> h5py.File:
 
 
 def read_header(file: h5py.File | str | os.PathLike) -> ShardHeader:
-    """Read and check a shard's header; UserError when it is foreign, incomplete or of another version."""
+    """Read a shard's header; UserError when it is foreign, incomplete or of another version."""
     if not isinstance(file, h5py.File):
         with open_shard(file) as opened:
             return read_header(opened)
@@ -142,5 +162,6 @@ def read_header(file: h5py.File | str | os.PathLike) -> ShardHeader:
         )
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise UserError(
-            f"{name!r} is damaged: its header cannot be read ({error}); delete it and make it again."
+            f"{name!r} is damaged: its header cannot be read ({error}); "
+            "delete it and run the command that wrote it again."
         ) from None

@@ -1,21 +1,17 @@
 """Write mask shards: workers compress chunks, one parent writes them, whole or not at all."""
 
-import errno
-import hashlib
 import json
 import os
-import re
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import h5py
 import numpy as np
 
-from data.errors import UserError
 from data.keys import Keys
+from data.pending_file import PendingFile
 from data.shard_format import (
     FORMAT,
     INDEX_NAME,
@@ -25,6 +21,7 @@ from data.shard_format import (
     VERSION,
     ShardHeader,
     Status,
+    content_digest,
     create_masks,
     open_shard,
     read_header,
@@ -56,8 +53,8 @@ class Chunk(NamedTuple):
 class ChunkEncoder:
     """Compress masks into the very bytes that a shard holds, in any process.
 
-    HDF5 itself makes the bytes, in a file that lives in memory, so that a shard's writer needs only to
-    copy them. One encoder serves one thread.
+    HDF5 itself makes the bytes, in a file that lives in memory, so that a shard's writer needs only
+    to copy them. One encoder serves one thread.
 
     Parameters
     ----------
@@ -122,7 +119,7 @@ class ShardWriter:
         "zstd" or "gzip"; the same as the encoder's.
     attributes
         `method` (str), `parameters` and `software` (dicts, stored as JSON), `listing_digest` (the
-        digest of all keys, `Keys.digest`); any other attribute that HDF5 can store.
+        digest of all keys, `Keys.digest`); and any other attribute that HDF5 can store.
 
     Raises
     ------
@@ -140,40 +137,27 @@ class ShardWriter:
         compression: str,
         attributes: Mapping[str, Any],
     ) -> None:
-        self.path = Path(path)
-        self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         rows = len(keys)
+        self.path = Path(path)
         self._keys = keys
         self._status = np.full(rows, Status.FAILED, np.uint8)
         self._written = np.zeros(rows, bool)
-        self._sizes = np.zeros((rows, 4), np.uint32)  # mask height, width; image height, width
+        self._mask_size = np.zeros((rows, 2), np.uint32)
+        self._image_size = np.zeros((rows, 2), np.uint32)
         self._errors = [""] * rows
         self._checks = np.zeros(rows, np.uint32)
+        header = _header(number, count, keys, attributes)
         self._file: h5py.File | None = None
-        with self._telling():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = h5py.File(self.temporary, "w", libver=LIBVER, locking=False)
-            masks = create_masks(self._file, rows, canvas, compression)
-            self._masks = masks.id
-            for name, value in self._header(number, count, attributes).items():
+        self._pending = PendingFile(path)
+        try:
+            self._file = h5py.File(self._pending, "w", libver=LIBVER)
+            self._masks = create_masks(self._file, rows, canvas, compression).id
+            for name, value in header.items():
                 self._file.attrs[name] = value
-
-    def _header(self, number: int, count: int, attributes: Mapping[str, Any]) -> dict[str, Any]:
-        given = dict(attributes)
-        return {
-            "format": FORMAT,
-            "format_version": np.uint32(VERSION),
-            "method": str(given.pop("method")),
-            "parameters": json.dumps(given.pop("parameters"), sort_keys=True),
-            "software": json.dumps(given.pop("software"), sort_keys=True),
-            "listing_digest": str(given.pop("listing_digest")),
-            "shard_number": np.uint32(number),
-            "shard_count": np.uint32(count),
-            "image_count": np.uint32(len(self._keys)),
-            "keys_digest": self._keys.digest(),
-            "complete": np.uint8(0),
-            **given,
-        }
+            self._pending.check()
+        except BaseException:
+            self.abort()
+            raise
 
     def write(
         self,
@@ -186,20 +170,19 @@ class ShardWriter:
     ) -> None:
         """Write one row; rows come in any order, each once.
 
-        `chunk` is None for an image without a mask (status UNREADABLE or FAILED, `error` the reason).
+        Sizes are (height, width). `chunk` is None, and `error` the reason, for an image without a
+        mask (status UNREADABLE or FAILED).
         """
         if self._written[row]:
             raise ValueError(f"row {row} is written twice")
         if (chunk is None) != (status in (Status.UNREADABLE, Status.FAILED)):
-            raise ValueError(
-                f"status {status!r} with chunk {'absent' if chunk is None else 'given'}"
-            )
+            raise ValueError(f"{status!r} with {'no' if chunk is None else 'a'} mask")
         if chunk is not None:
-            with self._telling():
-                self._masks.write_direct_chunk((row, 0, 0), chunk.data, chunk.filter_mask)
+            self._masks.write_direct_chunk((row, 0, 0), chunk.data, chunk.filter_mask)
+            self._pending.check()
             self._checks[row] = zlib.crc32(chunk.data)
-            self._sizes[row, :2] = mask_size
-        self._sizes[row, 2:] = image_size
+            self._mask_size[row] = mask_size
+        self._image_size[row] = image_size
         self._status[row] = status
         self._errors[row] = error.replace("\0", " ")
         self._written[row] = True
@@ -212,107 +195,63 @@ class ShardWriter:
         missing = np.flatnonzero(~self._written)
         if len(missing):
             raise ValueError(f"{len(missing)} rows were not written, the first is {missing[0]}")
-        with self._telling():
+        try:
             file = self._file
-            if file is None:
-                raise ValueError("the shard is already closed")
-            keys = np.array([*self._keys.iter_raw(), None], object)[:-1]
-            errors = np.array(
-                [*(text.encode("utf-8", "replace") for text in self._errors), None], object
-            )[:-1]
-            file.create_dataset("keys", data=keys, dtype=TEXT_TYPE)
-            file.create_dataset("error", data=errors, dtype=TEXT_TYPE)
+            errors = [text.encode("utf-8", "backslashreplace") for text in self._errors]
+            file.create_dataset("keys", data=_texts(self._keys.iter_raw()), dtype=TEXT_TYPE)
+            file.create_dataset("error", data=_texts(errors), dtype=TEXT_TYPE)
             file.create_dataset("status", data=self._status, dtype=STATUS_TYPE)
-            file.create_dataset("mask_size", data=self._sizes[:, :2], dtype="<u4")
-            file.create_dataset("image_size", data=self._sizes[:, 2:], dtype="<u4")
-            content = hashlib.sha256()
-            for part in (self._checks, self._status, self._sizes):
-                content.update(np.ascontiguousarray(part, part.dtype.newbyteorder("<")).tobytes())
-            file.attrs["content_digest"] = content.hexdigest()
+            file.create_dataset("mask_size", data=self._mask_size, dtype="<u4")
+            file.create_dataset("image_size", data=self._image_size, dtype="<u4")
+            file.attrs["content_digest"] = content_digest(
+                self._checks, self._status, self._mask_size, self._image_size
+            )
             file.attrs["complete"] = np.uint8(1)
-            self._file = None
             file.close()
-            publish(self.temporary, self.path, stale=self.path.with_name(INDEX_NAME))
+            self._pending.check()
+            self.path.with_name(INDEX_NAME).unlink(missing_ok=True)
+            self._pending.publish()
+        finally:
+            self.abort()
 
     def abort(self) -> None:
-        """Drop the shard; nothing remains of it."""
-        file, self._file = self._file, None
-        if file is not None:
-            try:
-                file.close()
-            except (
-                OSError,
-                RuntimeError,
-            ):  # a full disk: what could not be written does not matter
-                pass
-        self.temporary.unlink(missing_ok=True)
+        """Drop the shard; nothing remains of it. After `commit` there is nothing to drop."""
+        self._pending.discard()  # first, so that closing the HDF5 file writes nothing more
+        if self._file is not None:
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._file is not None:
-            self.abort()
-
-    def _telling(self) -> "_Telling":
-        return _Telling(self)
+    def __exit__(self, *_: object) -> None:
+        self.abort()
 
 
-class _Telling:
-    """Turn a failing write into a sentence, and leave nothing half-written."""
-
-    def __init__(self, writer: ShardWriter) -> None:
-        self.writer = writer
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind, error, trace) -> None:
-        # h5py raises RuntimeError where an HDF5 error has no errno of its own
-        if isinstance(error, OSError | RuntimeError):
-            self.writer.abort()
-            raise UserError(_writing_failed(self.writer.path, error)) from None
-
-
-def _writing_failed(path: Path, error: Exception) -> str:
-    code = getattr(error, "errno", None)
-    text = " ".join(str(error).split())
-    if code is None and (found := re.search(r"errno = (\d+)", text)):
-        code = int(found[1])
-    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return (
-            f"the disk that holds {str(path.parent)!r} is full ({os.strerror(code).lower()}); "
-            "make room and run the same command again, it goes on where it stopped."
-        )
-    reason = os.strerror(code).lower() if code else text
-    return (
-        f"{str(path)!r} cannot be written ({reason}); "
-        "mend that and run the same command again, it goes on where it stopped."
-    )
+def _header(number: int, count: int, keys: Keys, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a shard's root attributes, but for those that `commit` adds."""
+    given = dict(attributes)
+    return {
+        "format": FORMAT,
+        "format_version": np.uint32(VERSION),
+        "method": str(given.pop("method")),
+        "parameters": json.dumps(given.pop("parameters"), sort_keys=True),
+        "software": json.dumps(given.pop("software"), sort_keys=True),
+        "listing_digest": str(given.pop("listing_digest")),
+        "shard_number": np.uint32(number),
+        "shard_count": np.uint32(count),
+        "image_count": np.uint32(len(keys)),
+        "keys_digest": keys.digest(),
+        "complete": np.uint8(0),
+        **given,
+    }
 
 
-def publish(temporary: Path, path: Path, stale: Path | None = None) -> None:
-    """Sync a finished file, give it its final name, and sync the folder; `stale` is removed before."""
-    descriptor = os.open(temporary, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    if stale is not None:
-        stale.unlink(missing_ok=True)
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    except OSError:  # some network file systems cannot sync a folder
-        pass
-    finally:
-        os.close(folder)
+def _texts(raw: Iterable[bytes]) -> np.ndarray:
+    """Return an array of bytes objects, as h5py wants them for strings of any length."""
+    texts = list(raw)
+    array = np.empty(len(texts), object)
+    array[:] = texts
+    return array
 
 
 def remove_stale_files(
