@@ -32,6 +32,7 @@ from pretrain.loader import Loader, build_loader
 from pretrain.metrics import Metrics
 from pretrain.negatives import stream_key
 from pretrain.online_knn import Classify, build_online_knn
+from pretrain.preview import save_views
 from pretrain.run_folder import RunFolder
 from pretrain.schedule import learning_rate
 from pretrain.stop import StopRequest, stop_on_signals
@@ -230,6 +231,8 @@ def _train(
                 replaced += batch["replaced_reasons"]
                 index = batch["index"]
                 rows = here.rank * len(index) + torch.arange(len(index), device=here.device)
+                if here.first and not run.views.exists():
+                    save_views(run.views, batch, augment, settings.images, keys)
                 with torch.no_grad():
                     views = augment(batch)  # V x (B, 3, S, S)
                 if not settings.channels_last:
@@ -310,7 +313,10 @@ def _train(
                 return _stopped(stop, run, step, say)
         if here.first:
             export_backbone(method.backbone, settings, run.backbone)
-            say(f"Done. The backbone is {run.backbone}, the curve {run.curve}.")
+            say(
+                f"Done. Weights: {run.backbone}; curve: {run.curve}; what the network saw: "
+                f"{run.views}."
+            )
         return Outcome(done=True)
     finally:
         loader.close()
