@@ -296,7 +296,7 @@ def _train(
                 "%H:%M:%S", time.gmtime((last_step - step) * seconds / (step - first))
             )
             say(f"{report}, lr {lr:g}, {rate:.0f} images/s, {left} left")
-            replaced = here.gather(replaced)
+            replaced = sorted(set(here.gather(replaced)))  # one may be drawn again
             if replaced:
                 say(f"  {len(replaced)} unreadable images were replaced: {_some(replaced)}")
             if here.first:
