@@ -194,7 +194,16 @@ def _train(
         saved_at = time.monotonic()
         clock += saved_at - began  # the rate is that of training alone
 
+    def measure(at: int, epoch: int) -> float:
+        """Write the kNN figure after so many steps, and return it."""
+        accuracy = knn(method.backbone, here.device)
+        metrics.write({"step": at, "epoch": epoch, "knn": accuracy})
+        return accuracy
+
     try:
+        if knn is not None and step == 0 and here.first:
+            say(f"before training: kNN {measure(0, 0):.1%}")
+
         # ---- the loop ----
         for epoch in range(step // steps, settings.epochs):
             loader.set_epoch(epoch, step % steps)
@@ -288,9 +297,7 @@ def _train(
             report = f"epoch {epoch + 1}/{settings.epochs}: loss {total / (step - first):.4f}"
             last = epoch + 1 == settings.epochs
             if knn is not None and (last or (epoch + 1) % settings.knn_every == 0) and here.first:
-                accuracy = knn(method.backbone, here.device)
-                metrics.write({"step": step, "epoch": epoch, "knn": accuracy})
-                report += f", kNN {accuracy:.1%}"
+                report += f", kNN {measure(step, epoch):.1%}"
             rate = (step - first) * settings.batch_size / seconds
             left = time.strftime(
                 "%H:%M:%S", time.gmtime((last_step - step) * seconds / (step - first))

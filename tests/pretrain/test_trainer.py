@@ -257,7 +257,7 @@ def test_knn_where_there_are_labels(labelled, tmp_path):
     settings = tiny(labelled, masks=None, paste_probability=0, knn_every=1)
     train(settings, tmp_path / "run", classify=weighted_knn)
     lines = [line for line in metrics(tmp_path / "run") if "knn" in line]
-    assert [(line["epoch"], line["step"]) for line in lines] == [(0, 6), (1, 12)]
+    assert [(line["epoch"], line["step"]) for line in lines] == [(0, 0), (0, 6), (1, 12)]
     assert all(0 <= line["knn"] <= 1 for line in lines)
     # the figure changes nothing
     train(tiny(labelled, masks=None, paste_probability=0), tmp_path / "without")
