@@ -1,0 +1,115 @@
+"""A frozen backbone: images to features, at the penultimate or any named layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from data.errors import UserError
+from evaluate.checkpoints import Checkpoint
+from evaluate.loading import normalise, test_loader
+
+PENULTIMATE = "penultimate"
+
+
+class Backbone(nn.Module):
+    """Images (B, 3, S, S), normalised, to features (B, D) of one layer.
+
+    Parameters
+    ----------
+    checkpoint : the network; it is put into eval mode, and stays there whatever `train` is called
+        with, so that batch norm uses its running statistics and does not change them
+    layer : "penultimate", what the classifier reads, or a module's name such as `layer4` or
+        `features.8`; maps (B, D, H, W) are averaged over positions, tokens (B, T, D) over tokens
+    """
+
+    def __init__(self, checkpoint: Checkpoint, layer: str = PENULTIMATE):
+        super().__init__()
+        self.model, self.source, self.layer = checkpoint.model, checkpoint.source, layer
+        self._seen: Tensor | None = None
+        if layer != PENULTIMATE:
+            modules = dict(self.model.named_modules())
+            if layer not in modules or not layer:
+                choices = ", ".join(name for name, _ in self.model.named_children())
+                raise UserError(
+                    f"--layer {layer}: {self.source.arch} has no such module; at its top are "
+                    f"{choices}, and '{PENULTIMATE}' is what its classifier reads."
+                )
+            modules[layer].register_forward_hook(self._keep)
+        self.requires_grad_(False).eval()
+
+    def _keep(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        self._seen = output
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in eval mode."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) float32 -> (B, D)."""
+        output = self.model(images)
+        if self.layer != PENULTIMATE:
+            output, self._seen = self._seen, None
+        if output.ndim == 4:
+            return output.mean(dim=(2, 3))
+        return output.mean(dim=1) if output.ndim == 3 else output
+
+
+@dataclass
+class Features:
+    """Features of the images that could be read; `rows` says which those are.
+
+    features: (N, D) float32 in host memory; rows: (N,) int64, places in the list of keys;
+    unreadable: key -> reason.
+    """
+
+    features: Tensor
+    rows: np.ndarray
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+@torch.inference_mode()
+def extract(
+    backbone: Backbone,
+    loader: DataLoader,
+    device: torch.device,
+    description: str = "features",
+) -> Features:
+    """Run the backbone over a loader's images, once, in order."""
+    backbone.to(device)
+    dataset = loader.dataset
+    features, rows, unreadable = [], [], {}
+    with tqdm(total=len(dataset), desc=description, unit="image", disable=None) as bar:
+        for numbers, images, bad in loader:
+            unreadable |= {dataset.keys[number]: reason for number, reason in bad.items()}
+            if len(numbers):
+                images = images.to(device, non_blocking=True)
+                features.append(backbone(normalise(images)).float().cpu())
+                rows.append(numbers.numpy())
+            bar.update(len(numbers) + len(bad))
+    if not features:
+        key, reason = next(iter(unreadable.items()))
+        raise UserError(f"no image below {dataset.root} can be read; '{key}': {reason}.")
+    return Features(torch.cat(features), np.concatenate(rows), unreadable)
+
+
+def extract_folder(
+    backbone: Backbone,
+    root: Path,
+    keys: list[str],
+    *,
+    size: int,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    description: str = "features",
+) -> Features:
+    """Features of the images `keys` below `root`, with the test crop."""
+    loader = test_loader(root, keys, size, batch_size, workers)
+    return extract(backbone, loader, device, description)
