@@ -3,6 +3,7 @@
 import click
 
 from evaluate.knn_command import knn
+from evaluate.linear_command import linear
 from evaluate.saliency_command import saliency
 
 
@@ -11,5 +12,5 @@ def main() -> None:
     """Judge masks and pretrained networks: scores on the terminal, JSON and pictures in files."""
 
 
-for command in (saliency, knn):
+for command in (saliency, knn, linear):
     main.add_command(command)

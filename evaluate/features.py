@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from data.errors import UserError
 from evaluate.checkpoints import Checkpoint
-from evaluate.loading import normalise, test_loader
+from evaluate.loading import normalise, centre_loader
 
 PENULTIMATE = "penultimate"
 
@@ -111,5 +111,5 @@ def extract_folder(
     description: str = "features",
 ) -> Features:
     """Features of the images `keys` below `root`, with the test crop."""
-    loader = test_loader(root, keys, size, batch_size, workers)
+    loader = centre_loader(root, keys, size, batch_size, workers)
     return extract(backbone, loader, device, description)

@@ -17,7 +17,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def test_crop(size: int) -> v2.Transform:
+def centre_crop(size: int) -> v2.Transform:
     """Resize the short side to 256/224 of `size`, then cut the centre: (3, size, size) uint8."""
     return v2.Compose([v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)])
 
@@ -79,7 +79,7 @@ class EpochBatches(Sampler):
 
     The order is a permutation by (seed, epoch). Each step's `batch_size` images are dealt to the
     processes in turn; where the last ones do not go round, the permutation's first fill up, so
-    that every process takes part in every step.
+    that every process takes part in every step. `batch_size` is a multiple of `size`.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, size: int = 1):
@@ -108,7 +108,7 @@ def collate(samples: list[tuple[int, Tensor | str]]) -> tuple[Tensor, Tensor, di
     return numbers, images, bad
 
 
-def test_loader(
+def centre_loader(
     root: Path,
     keys: Sequence[str],
     size: int,
@@ -118,7 +118,7 @@ def test_loader(
 ) -> DataLoader:
     """Batches in order, once, with the test crop."""
     return DataLoader(
-        Images(root, keys, transform or test_crop(size)),
+        Images(root, keys, transform or centre_crop(size)),
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=collate,
