@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from data.errors import UserError
 from evaluate.checkpoints import Checkpoint
-from evaluate.loading import normalise, centre_loader
+from evaluate.loading import centre_loader, normalise
 
 PENULTIMATE = "penultimate"
 

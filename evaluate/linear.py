@@ -27,8 +27,8 @@ from evaluate.labelled import Labelled, Split
 from evaluate.loading import (
     EpochBatches,
     TrainingImages,
-    normalise,
     centre_loader,
+    normalise,
     train_crop,
     train_loader,
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluate.loading import EpochBatches, TrainingImages, normalise, centre_crop, train_crop
+from evaluate.loading import EpochBatches, TrainingImages, centre_crop, normalise, train_crop
 
 
 def test_centre_crop_is_the_centre_of_the_resized_image():
