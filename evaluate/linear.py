@@ -7,7 +7,7 @@ ImageNet; Places as in Zhan et al. / DiLo's Table 6.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,23 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from data import checkpoint as checkpoint_files
 from data.errors import UserError
+from data.plain_loader import build_plain_loader, normalise
 from evaluate.accuracy import top_k
 from evaluate.checkpoints import digest
 from evaluate.features import Backbone
-from evaluate.labelled import Labelled, Split
-from evaluate.loading import (
-    EpochBatches,
-    TrainingImages,
-    centre_loader,
-    normalise,
-    train_crop,
-    train_loader,
-)
+from evaluate.labelled import Split
+from evaluate.loading import EpochBatches, TrainingImages, train_crop, train_loader
 from pretrain.distributed import World
 
 
@@ -140,7 +133,14 @@ class LinearProbe:
         )
         self.train_loader = train_loader(images, self.batches, workers, pin)
         share = settings.batch_size // world.size
-        self.val_loader = centre_loader(split.val.root, split.val.keys, image_size, share, workers)
+        self.val_loader = build_plain_loader(
+            split.val.root,
+            keys=split.val.keys,
+            image_size=image_size,
+            batch_size=share,
+            workers=workers,
+            pin_memory=pin,
+        )
         self.head = Head(self._dim(image_size), len(split.train.classes), settings)
         self.head.to(world.device)
         self.optimizer = torch.optim.SGD(
@@ -159,7 +159,7 @@ class LinearProbe:
             return self.backbone(torch.zeros(2, 3, image_size, image_size, device=device)).shape[1]
 
     def features(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, S, S) -> float32 (B, D), without gradient."""
+        """uint8 (B, S, S, 3) -> float32 (B, D), without gradient."""
         images = normalise(images.to(self.world.device, non_blocking=True))
         kind = self.world.device.type
         with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=self.amp):
@@ -192,7 +192,8 @@ class LinearProbe:
         labels = torch.from_numpy(self.split.train.labels)
         sums = torch.zeros(3, device=self.world.device, dtype=torch.float64)
         for numbers, images, bad in self._bar(self.train_loader, f"epoch {epoch + 1}"):
-            self._note(self.split.train, bad)
+            keys = self.split.train.keys
+            self.unreadable |= {keys[number]: reason for number, reason in bad.items()}
             if len(numbers) < 2 and self.settings.batch_norm and self.world.size == 1:
                 continue  # batch norm has no statistics of a single image
             target = labels[numbers].to(self.world.device)
@@ -224,21 +225,18 @@ class LinearProbe:
         self.head.eval()
         labels = torch.from_numpy(self.split.val.labels)
         scores, rows = [], []
-        for numbers, images, bad in self._bar(self.val_loader, "validate"):
-            self._note(self.split.val, bad)
-            if len(numbers):
+        for batch in self._bar(self.val_loader, "validate"):
+            self.unreadable |= dict(text.split(": ", 1) for text in batch["unreadable"])
+            if len(batch["index"]):
                 with torch.no_grad():
-                    scores.append(self.head(self.features(images)).cpu())
-                rows.append(numbers)
+                    scores.append(self.head(self.features(batch["image"])).cpu())
+                rows.append(batch["index"])
         if not scores:
             raise UserError(f"IMAGES: no validation image can be read; {_first(self.unreadable)}.")
         logits, target = torch.cat(scores), labels[torch.cat(rows)]
         return top_k(logits, target, 1), top_k(logits, target, 5)
 
-    def _note(self, images: Labelled, bad: dict[int, str]) -> None:
-        self.unreadable |= {images.keys[number]: reason for number, reason in bad.items()}
-
-    def _bar(self, loader: DataLoader, description: str):
+    def _bar(self, loader: Iterable, description: str):
         hidden = None if self.world.first else True
         return tqdm(loader, desc=description, unit="batch", leave=False, disable=hidden)
 

@@ -6,6 +6,7 @@ import torch
 import torchvision
 
 from data.errors import UserError
+from data.keys import Keys
 from evaluate.checkpoints import load_checkpoint
 from evaluate.features import Backbone, extract_folder
 
@@ -44,7 +45,7 @@ def test_extract_is_in_order_and_names_the_unreadable(tmp_path, colour_backbone,
     pictures = {f"{i}.png": rng.integers(0, 255, (20, 30, 3), dtype=np.uint8) for i in range(5)}
     write_pictures(tmp_path, pictures)
     (tmp_path / "2.png").write_bytes(b"not a picture")
-    keys = sorted(pictures)
+    keys = Keys(pictures)
 
     def run(batch_size, workers):
         return extract_folder(
@@ -62,6 +63,6 @@ def test_nothing_readable_is_one_sentence(tmp_path, colour_backbone):
     (tmp_path / "a.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"'a.png'"):
         extract_folder(
-            colour_backbone, tmp_path, ["a.png"],
+            colour_backbone, tmp_path, Keys(["a.png"]),
             size=16, batch_size=2, workers=0, device=torch.device("cpu"),
         )  # fmt: skip

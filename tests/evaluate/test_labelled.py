@@ -21,7 +21,7 @@ def test_split_by_holding_out(split_folder):
     assert not set(split.train.keys) & set(split.val.keys)
     assert len(split.train) + len(split.val) == 36
     again = open_split(split_folder / "train", holdout=0.25)
-    assert again.val.keys == split.val.keys
+    assert list(again.val.keys) == list(split.val.keys)
 
 
 def test_hold_out_leaves_one_of_each_class():
@@ -34,7 +34,7 @@ def test_stratified_subset(split_folder):
     images = open_labelled(split_folder / "train")
     subset = stratified_subset(images, 8)
     assert sorted(np.bincount(subset.labels)) == [2, 3, 3]
-    assert subset.keys == sorted(subset.keys)
+    assert list(subset.keys) == sorted(subset.keys)
     assert stratified_subset(images, None) is images
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from torchvision.transforms import v2
 
 from data.errors import UserError
 from evaluate import linear
 from evaluate.features import extract_folder
 from evaluate.labelled import open_split
 from evaluate.linear import PRESETS, Head, LinearProbe, LinearSettings, ResumeFolder
-from evaluate.loading import centre_crop
 from pretrain.distributed import World
 
 ONE = World(0, 1, 0, 1, torch.device("cpu"))
@@ -46,7 +46,8 @@ def test_full_batch_training_reaches_scikit_learns_optimum(
     monkeypatch, split_folder, colour_backbone
 ):
     """Without augmentation and with weight decay the optimum is that of logistic regression."""
-    monkeypatch.setattr(linear, "train_crop", centre_crop)
+    centre = v2.Compose([v2.Resize(18, antialias=True), v2.CenterCrop(16)])  # 16 * 256 / 224
+    monkeypatch.setattr(linear, "train_crop", lambda size: centre)
     split = open_split(split_folder)
     decay = 0.05
     settings = LinearSettings(

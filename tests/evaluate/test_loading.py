@@ -1,35 +1,22 @@
-"""Crops and batches of the probes."""
+"""Training crops and batches of the linear probe."""
 
 import numpy as np
 import pytest
 import torch
 
-from evaluate.loading import EpochBatches, TrainingImages, centre_crop, normalise, train_crop
-
-
-def test_centre_crop_is_the_centre_of_the_resized_image():
-    image = torch.zeros(3, 512, 768, dtype=torch.uint8)
-    image[:, 256 - 220 : 256 + 220, 384 - 220 : 384 + 220] = 255  # within the crop of 448 of 512
-    crop = centre_crop(224)(image)
-    assert crop.shape == (3, 224, 224)
-    assert (crop[:, 3:-3, 3:-3] == 255).all()
-    assert (crop[:, 0] == 0).all()
-
-
-def test_normalise_is_imagenets():
-    white = normalise(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8))
-    np.testing.assert_allclose(white[0, :, 0, 0], [2.2489, 2.4286, 2.64], atol=1e-4)
+from data.keys import Keys
+from evaluate.loading import EpochBatches, TrainingImages, train_crop
 
 
 def test_training_crop_follows_from_seed_epoch_and_number(tmp_path, write_pictures):
     rng = np.random.default_rng(0)
     write_pictures(tmp_path, {"a.png": rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)})
-    images = TrainingImages(tmp_path, ["a.png"], train_crop(16), seed=0)
+    images = TrainingImages(tmp_path, Keys(["a.png"]), train_crop(16), seed=0)
     before = torch.random.get_rng_state()
     first, same = images[0, 0][1], images[0, 0][1]
     assert torch.equal(first, same)
     assert not torch.equal(first, images[1, 0][1])
-    other = TrainingImages(tmp_path, ["a.png"], train_crop(16), seed=1)
+    other = TrainingImages(tmp_path, Keys(["a.png"]), train_crop(16), seed=1)
     assert not torch.equal(first, other[0, 0][1])
     assert torch.equal(before, torch.random.get_rng_state())
 
