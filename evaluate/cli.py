@@ -4,6 +4,7 @@ import click
 
 from evaluate.knn_command import knn
 from evaluate.linear_command import linear
+from evaluate.robustness_command import robustness
 from evaluate.saliency_command import saliency
 
 
@@ -12,5 +13,5 @@ def main() -> None:
     """Judge masks and pretrained networks: scores on the terminal, JSON and pictures in files."""
 
 
-for command in (saliency, knn, linear):
+for command in (saliency, knn, linear, robustness):
     main.add_command(command)

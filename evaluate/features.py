@@ -15,6 +15,7 @@ from data.errors import UserError
 from data.keys import Keys
 from data.plain_loader import build_plain_loader, normalise
 from evaluate.checkpoints import Checkpoint
+from evaluate.loading import whole_loader
 
 PENULTIMATE = "penultimate"
 
@@ -114,14 +115,21 @@ def extract_folder(
     workers: int,
     device: torch.device,
     description: str = "features",
+    whole: bool = False,
 ) -> Features:
-    """Features of the images `keys` below `root`, with the centre crop."""
-    loader = build_plain_loader(
-        root,
-        keys=keys,
-        image_size=size,
-        batch_size=batch_size,
-        workers=workers,
-        pin_memory=device.type == "cuda",
-    )
+    """Features of the images `keys` below `root`, with the centre crop.
+
+    `whole` takes square pictures without the crop, at `size`, as ImageNet-9's are made to be.
+    """
+    if whole:
+        loader = whole_loader(root, keys, size, batch_size, workers)
+    else:
+        loader = build_plain_loader(
+            root,
+            keys=keys,
+            image_size=size,
+            batch_size=batch_size,
+            workers=workers,
+            pin_memory=device.type == "cuda",
+        )
     return extract(backbone, loader, len(keys), device, description)

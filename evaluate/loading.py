@@ -1,7 +1,4 @@
-"""Training batches for the linear probe: random crops that follow from (seed, epoch, image) alone.
-
-Test images come from `data.plain_loader`.
-"""
+"""Batches that `data.plain_loader` does not give: random training crops, and whole pictures."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
+from data.crop import crop_resize
 from data.images import UnreadableImage, decode, key_path
 from data.keys import Keys
 
@@ -98,3 +96,32 @@ def train_loader(
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
     )
+
+
+class WholeImages(Dataset):
+    """Batches of whole pictures, resized to S x S where they have another size."""
+
+    def __init__(self, root: Path, keys: Keys, size: int):
+        self.root, self.keys, self.size = root, keys, size
+
+    def __getitem__(self, numbers: list[int]) -> dict:
+        shown, images, unreadable = [], [], []
+        for number in numbers:
+            key = self.keys[number]
+            try:
+                image = decode(key_path(self.root, key)).image
+            except UnreadableImage as reason:
+                unreadable.append(f"{key}: {reason}")
+                continue
+            images.append(crop_resize(image, (0, 0, *image.shape[:2]), self.size))
+            shown.append(number)
+        pixels = np.stack(images) if images else np.empty((0, self.size, self.size, 3), np.uint8)
+        index = torch.tensor(shown, dtype=torch.int64)
+        return {"index": index, "image": torch.from_numpy(pixels), "unreadable": unreadable}
+
+
+def whole_loader(root: Path, keys: Keys, size: int, batch_size: int, workers: int) -> DataLoader:
+    """Batches like those of `data.plain_loader`, of pictures that are not cropped."""
+    numbers = list(range(len(keys)))
+    runs = [numbers[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+    return DataLoader(WholeImages(root, keys, size), None, sampler=runs, num_workers=workers)
