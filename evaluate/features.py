@@ -76,7 +76,7 @@ class Features:
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def extract(
     backbone: Backbone,
     batches: Iterable[dict],

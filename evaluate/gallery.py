@@ -35,7 +35,7 @@ class Row:
 
 @dataclass
 class Gallery:
-    """A title, sentences that say what is shown, a small table, the columns' heads, and the rows."""
+    """A title, sentences that say what is shown, a table, plots, and rows under column heads."""
 
     title: str
     sentences: list[str]

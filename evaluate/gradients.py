@@ -22,8 +22,8 @@ POINTING_SIGMA = 0.02  # of the image's side: the map is smoothed before its max
 
 def pixel_gradients(
     features: Callable[[Tensor], Tensor], weight: Tensor, images: Tensor, labels: Tensor
-) -> Tensor:
-    """Gradients of the labels' scores by the pixels, values in [0, 1].
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the labels' scores by the pixels, which are taken as values in [0, 1].
 
     Parameters
     ----------
@@ -34,13 +34,13 @@ def pixel_gradients(
 
     Returns
     -------
-    (B, 3, S, S) float32
+    gradients (B, 3, S, S) float32, and the features (B, D)
     """
     inputs = normalise(images).requires_grad_(True)
     with torch.enable_grad():
-        scores = (features(inputs) * weight[labels]).sum()
-        (gradient,) = torch.autograd.grad(scores, inputs)
-    return gradient / gradient.new_tensor(IMAGENET_STD)[:, None, None]
+        seen = features(inputs)
+        (gradient,) = torch.autograd.grad((seen * weight[labels]).sum(), inputs)
+    return gradient / gradient.new_tensor(IMAGENET_STD)[:, None, None], seen.detach()
 
 
 def energy(gradient: Tensor) -> Tensor:

@@ -155,7 +155,7 @@ class LinearProbe:
 
     def _dim(self, image_size: int) -> int:
         device = self.world.device
-        with torch.inference_mode():
+        with torch.no_grad():
             return self.backbone(torch.zeros(2, 3, image_size, image_size, device=device)).shape[1]
 
     def features(self, images: Tensor) -> Tensor:

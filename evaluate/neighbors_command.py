@@ -33,7 +33,7 @@ SHOWN_SIZE = 128
 
 @dataclass
 class Found:
-    """One model's neighbours: rows of the bank (Q, n), and whether their labels are right (Q, n)."""
+    """One model's neighbours: rows of the bank (Q, n), and which have the query's label (Q, n)."""
 
     model: Model
     index: np.ndarray
@@ -66,9 +66,9 @@ def neighbors(
     """Show queries and their nearest neighbours, model beside model.
 
     Queries are the images of val/, neighbours those of train/; from class folders alone both are
-    all images. Neighbours are the images of largest cosine similarity. A green frame has the query's
-    label, a dashed red one another. The queries where the models differ most in their share of right
-    neighbours come first; with one model, those with the fewest right ones.
+    all images. Neighbours are the images of largest cosine similarity. A green frame has the
+    query's label, a red one another. The queries where the models differ most in their share of
+    right neighbours come first; with one model, those with the fewest right ones.
 
     Writes results.json, neighbors.png and index.html, which holds all its pictures.
     """
@@ -86,23 +86,29 @@ def neighbors(
         raise UserError(f"--neighbors {count}: there are only {len(bank)} images in {bank.root}.")
     with Results("neighbors", out, overwrite) as results:
         models = load_models(checkpoints, settings, arch)
-        found = [_find(model, bank, asked, count, settings) for model in models]
+        outcomes = [_find(model, bank, asked, count, settings) for model in models]
+        found = [one for one, _, _ in outcomes]
+        _, bank, asked = outcomes[0]  # what can be read, which is the same for all models
         shares = np.stack([one.right.mean(axis=1) for one in found])  # (models, Q)
         order = _order(shares)
         gallery = _gallery(found, bank, asked, order[:queries], shares, how)
         gallery.save_html(results.path("index.html"))
         gallery.save_png(results.path("neighbors.png"), rows)
-        report = _report(found, bank, asked, order, shares, images, how, count)
+        report = _report(found, bank, asked, order[:queries], shares, images, how, count)
         text = results.write_json(report)
     click.echo(text if as_json else tabulate(gallery.table, headers="keys", disable_numparse=True))
     say(f"Open {results.folder / 'index.html'}")
 
 
-def _find(model: Model, bank: Labelled, asked: Labelled, count: int, settings: Settings) -> Found:
-    """Neighbours of all queries; an unreadable image is an error here, since rows must agree."""
+def _find(
+    model: Model, bank: Labelled, asked: Labelled, count: int, settings: Settings
+) -> tuple[Found, Labelled, Labelled]:
+    """Neighbours of all queries that can be read; also the candidates and queries that can."""
     leave_one_out = asked is bank
     train = _features(model, bank, settings, "train")
     test = train if leave_one_out else _features(model, asked, settings, "val")
+    bank = bank.take(train.rows)
+    asked = bank if leave_one_out else asked.take(test.rows)
     near = nearest(
         train.features,
         test.features,
@@ -112,7 +118,7 @@ def _find(model: Model, bank: Labelled, asked: Labelled, count: int, settings: S
     )
     index = near.index.cpu().numpy()
     right = bank.labels[index] == asked.labels[:, None]
-    return Found(model, index, right, near.similarity.cpu().numpy())
+    return Found(model, index, right, near.similarity.cpu().numpy()), bank, asked
 
 
 def _features(model: Model, images: Labelled, settings: Settings, part: str) -> Features:
@@ -127,7 +133,7 @@ def _features(model: Model, images: Labelled, settings: Settings, part: str) -> 
         description=f"{model.label} {part}",
     )
     for key, reason in found.unreadable.items():
-        raise UserError(f"IMAGES: '{images.root.name}/{key}' cannot be read ({reason}); remove it.")
+        say(f"left out, cannot be read: {key}: {reason}")
     return found
 
 

@@ -205,7 +205,7 @@ def _score_made(model: Model, judge, tested: _Tested, settings: Settings) -> dic
         for batch in variant_batches(images, share, settings.workers):
             for name in VARIANTS:
                 pixels = normalise(batch[name].to(settings.device))
-                with torch.inference_mode():
+                with torch.no_grad():
                     scores[name].append(judge(model.backbone(pixels).float().cpu()))
             bar.update(len(batch["row"]))
     return {name: top_k(torch.cat(parts), labels, 1) for name, parts in scores.items()}
