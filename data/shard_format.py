@@ -33,6 +33,11 @@ class Status(IntEnum):
     FAILED = 3  # the method gave up on the image; no mask
 
 
+def status_of(mask: np.ndarray) -> Status:
+    """Return the status of an image that got this mask: FLAT where it is zero, else OK."""
+    return Status.OK if mask.any() else Status.FLAT
+
+
 STATUS_TYPE = h5py.enum_dtype({status.name: int(status) for status in Status}, basetype="u1")
 TEXT_TYPE = h5py.string_dtype("utf-8")
 
@@ -118,7 +123,12 @@ class ShardHeader:
 def open_shard(path: str | os.PathLike) -> h5py.File:
     """Open an HDF5 file for reading, without locks, for network file systems."""
     try:
-        return h5py.File(path, "r", locking=False)
+        try:
+            return h5py.File(path, "r", locking=False)
+        except OSError as error:
+            if "file locking flag" not in str(error):
+                raise
+            return h5py.File(path, "r")  # somebody in this process has it open, with locks
     except FileNotFoundError:
         raise UserError(f"there is no file {os.fspath(path)!r}.") from None
     except OSError as error:

@@ -39,7 +39,7 @@ class Workers:
     def __init__(self, jobs: int = -1, backend: str = "processes", scheduler: str | None = None):
         if backend == "processes" and scheduler is not None:
             raise UserError(
-                f"--scheduler {scheduler} needs a cluster; give --backend dask or --backend ray too."
+                f"--scheduler {scheduler} needs a cluster; add --backend dask or --backend ray."
             )
         self.jobs = usable_cores() if jobs == -1 else jobs
         self._close = contextlib.ExitStack()
@@ -139,11 +139,9 @@ def _call(task: Task) -> tuple:
 
 
 def _missing(package: str) -> str:
-    return f"--backend {package} needs the package {package}; install it: pip install 'dilo[{package}]'."
+    return f"--backend {package} needs a package: pip install 'dilo[{package}]'."
 
 
 def _no_answer(name: str, scheduler: str | None, error: Exception) -> str:
     reason = " ".join(str(error).split())
-    return (
-        f"--scheduler {scheduler}: no {name} cluster answers there ({reason}); check the address."
-    )
+    return f"--scheduler {scheduler}: no {name} cluster answers ({reason}); check the address."
