@@ -35,6 +35,14 @@ class World:
         dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.control)
         return tuple(bool(vote) for vote in votes)
 
+    def gather(self, texts: list[str]) -> list[str]:
+        """Return all processes' texts. Every process must call it."""
+        if self.size == 1:
+            return texts
+        lists: list[list[str]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(lists, texts, group=self.control)
+        return [text for part in lists for text in part]
+
 
 def is_first_process() -> bool:
     """Tell before a `World` exists whether this process is torchrun's first, or the only one."""
