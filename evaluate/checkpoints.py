@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -127,26 +128,48 @@ def find_file(path: Path) -> Path:
 
 def read_file(path: Path) -> dict:
     """Read a checkpoint file without running anything that is in it."""
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     try:
-        if path.suffix == ".safetensors":
-            with safetensors.safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-            return {**metadata, "state_dict": safetensors.torch.load_file(path)}
+        if not (zipfile.is_zipfile(path) or _is_old_pickle(path)):
+            raise UserError(
+                f"CHECKPOINT {path} is not a file that torch.save wrote, or it is cut short; name "
+                "one that is, or a .safetensors file."
+            )
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
             f"CHECKPOINT {path} is not a plain state_dict: reading it would run code from the "
             "file; save it anew where it was made, by torch.save(model.state_dict(), FILE)."
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, safetensors.SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0][:120] or "it is cut short"
-        raise UserError(f"CHECKPOINT {path} cannot be read: {reason}.") from None
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
+        raise _unreadable(path, error) from None
     if not isinstance(content, Mapping):
         raise UserError(
             f"CHECKPOINT {path} holds a {type(content).__name__} and not a state_dict; save one by "
             "torch.save(model.state_dict(), FILE)."
         )
     return dict(content)
+
+
+def _read_safetensors(path: Path) -> dict:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        return {**metadata, "state_dict": safetensors.torch.load_file(path)}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _is_old_pickle(path: Path) -> bool:
+    """Whether a file begins like those of torch.save before 1.6: pickle protocol 2."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x80\x02"
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
+    return UserError(f"CHECKPOINT {path} cannot be read: {reason}.")
 
 
 def _is_ours(content: Mapping) -> bool:

@@ -2,7 +2,12 @@
 
 import click
 
+from evaluate.export_command import export
+from evaluate.gradients_command import gradients
 from evaluate.knn_command import knn
+from evaluate.linear_command import linear
+from evaluate.neighbors_command import neighbors
+from evaluate.robustness_command import robustness
 from evaluate.saliency_command import saliency
 
 
@@ -11,5 +16,5 @@ def main() -> None:
     """Judge masks and pretrained networks: scores on the terminal, JSON and pictures in files."""
 
 
-for command in (saliency, knn):
+for command in (linear, knn, robustness, neighbors, gradients, saliency, export):
     main.add_command(command)

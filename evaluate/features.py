@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from data.errors import UserError
+from data.keys import Keys
+from data.plain_loader import build_plain_loader, normalise
 from evaluate.checkpoints import Checkpoint
-from evaluate.loading import normalise, test_loader
+from evaluate.loading import whole_loader
 
 PENULTIMATE = "penultimate"
 
@@ -74,42 +76,60 @@ class Features:
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def extract(
     backbone: Backbone,
-    loader: DataLoader,
+    batches: Iterable[dict],
+    total: int,
     device: torch.device,
     description: str = "features",
 ) -> Features:
-    """Run the backbone over a loader's images, once, in order."""
-    backbone.to(device)
-    dataset = loader.dataset
+    """Run the backbone over batches of uint8 images, in order.
+
+    batches : as of `data.plain_loader`: dicts of `index` (B,), `image` (B, S, S, 3), `unreadable`
+    total : how many images there are, for the progress bar
+    """
+    backbone.to(device, memory_format=torch.channels_last)
     features, rows, unreadable = [], [], {}
-    with tqdm(total=len(dataset), desc=description, unit="image", disable=None) as bar:
-        for numbers, images, bad in loader:
-            unreadable |= {dataset.keys[number]: reason for number, reason in bad.items()}
-            if len(numbers):
-                images = images.to(device, non_blocking=True)
-                features.append(backbone(normalise(images)).float().cpu())
-                rows.append(numbers.numpy())
-            bar.update(len(numbers) + len(bad))
+    with tqdm(total=total, desc=description, unit="image", disable=None) as bar:
+        for batch in batches:
+            unreadable |= dict(text.split(": ", 1) for text in batch["unreadable"])
+            if len(batch["index"]):
+                images = normalise(batch["image"].to(device, non_blocking=True))
+                features.append(backbone(images).float().cpu())
+                rows.append(batch["index"].numpy())
+            bar.update(len(batch["index"]) + len(batch["unreadable"]))
     if not features:
         key, reason = next(iter(unreadable.items()))
-        raise UserError(f"no image below {dataset.root} can be read; '{key}': {reason}.")
+        raise UserError(f"IMAGES: not one image can be read; '{key}': {reason}.")
     return Features(torch.cat(features), np.concatenate(rows), unreadable)
 
 
 def extract_folder(
     backbone: Backbone,
     root: Path,
-    keys: list[str],
+    keys: Keys,
     *,
     size: int,
     batch_size: int,
     workers: int,
     device: torch.device,
     description: str = "features",
+    whole: bool = False,
 ) -> Features:
-    """Features of the images `keys` below `root`, with the test crop."""
-    loader = test_loader(root, keys, size, batch_size, workers)
-    return extract(backbone, loader, device, description)
+    """Features of the images `keys` below `root`, with the centre crop.
+
+    `whole` takes square pictures without the crop, at `size`, as ImageNet-9's are made to be.
+    """
+    if whole:
+        loader = whole_loader(root, keys, size, batch_size, workers)
+    else:
+        loader = build_plain_loader(
+            root,
+            keys=keys,
+            image_size=size,
+            batch_size=batch_size,
+            workers=workers,
+            pin_memory=device.type == "cuda",
+        )
+    return extract(backbone, loader, len(keys), device, description)

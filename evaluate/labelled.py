@@ -10,6 +10,8 @@ import numpy as np
 
 from data.errors import UserError
 from data.images import list_images
+from data.keys import Keys
+from data.labelled import labels_from_folders
 
 VAL_NAMES = ("val", "valid", "validation", "test")
 
@@ -22,7 +24,7 @@ class Labelled:
     """
 
     root: Path
-    keys: list[str]
+    keys: Keys
     labels: np.ndarray
     classes: list[str]
 
@@ -30,8 +32,13 @@ class Labelled:
         return len(self.keys)
 
     def take(self, rows: np.ndarray) -> Labelled:
-        """Some of the images, with the same classes."""
-        return Labelled(self.root, [self.keys[i] for i in rows], self.labels[rows], self.classes)
+        """Some of the images, with the same classes; rows are sorted."""
+        return Labelled(
+            self.root,
+            Keys.from_raw([self.keys.raw(i) for i in rows]),
+            self.labels[rows],
+            self.classes,
+        )
 
 
 @dataclass(frozen=True)
@@ -54,20 +61,22 @@ def open_labelled(root: str | Path, argument: str = "IMAGES") -> Labelled:
             f"{argument} {root} has no class folders; the images of each class belong in a folder "
             "of their own below it."
         )
-    keys = list(list_images(root))
+    keys = list_images(root)
     stray = next((key for key in keys if "/" not in key), None)
     if stray is not None:
         raise UserError(
             f"{argument} {root}: '{stray}' lies outside the class folders and so has no label; "
             "move it into one."
         )
-    names = [key.split("/", 1)[0] for key in keys]
-    classes = sorted(set(names))
-    empty = sorted(set(folders) - set(classes))
+    empty = sorted(set(folders) - {key.split("/", 1)[0] for key in keys})
     if empty:
         raise UserError(f"{argument} {root}: the class '{empty[0]}' has no images; remove it.")
-    place = {name: number for number, name in enumerate(classes)}
-    return Labelled(root, keys, np.array([place[name] for name in names], np.int64), classes)
+    found = labels_from_folders(keys)
+    if found is None:
+        raise UserError(
+            f"{argument} {root} has a single class; two or more are needed to tell apart."
+        )
+    return Labelled(root, keys, found.labels, found.class_names)
 
 
 def has_split(root: str | Path) -> bool:

@@ -1,8 +1,8 @@
-"""Batches of images for probes: the standard test crop, and the standard training crop."""
+"""Batches that `data.plain_loader` does not give: random training crops, and whole pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
+from data.crop import crop_resize
 from data.images import UnreadableImage, decode, key_path
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-def test_crop(size: int) -> v2.Transform:
-    """Resize the short side to 256/224 of `size`, then cut the centre: (3, size, size) uint8."""
-    return v2.Compose([v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)])
+from data.keys import Keys
 
 
 def train_crop(size: int) -> v2.Transform:
@@ -29,49 +23,31 @@ def train_crop(size: int) -> v2.Transform:
     )
 
 
-def normalise(images: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) -> float32, by ImageNet's mean and deviation, on the images' device."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device)[:, None, None]
-    std = torch.tensor(IMAGENET_STD, device=images.device)[:, None, None]
-    return (images.float() / 255 - mean) / std
+class TrainingImages(Dataset):
+    """Randomly transformed images: `dataset[epoch, number]` is (number, uint8 (S, S, 3)).
 
+    The transform draws from (seed, epoch, number) alone, so that what is drawn depends neither on
+    the number of workers nor on where a run was resumed. An unreadable image is (number, reason).
+    """
 
-class Images(Dataset):
-    """Images by number: (number, uint8 (3, S, S)), or (number, reason) where one cannot be read."""
-
-    def __init__(self, root: Path, keys: Sequence[str], transform: v2.Transform):
-        self.root, self.keys, self.transform = root, keys, transform
+    def __init__(self, root: Path, keys: Keys, transform: v2.Transform, seed: int):
+        self.root, self.keys, self.transform, self.seed = root, keys, transform, seed
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, number: int) -> tuple[int, Tensor | str]:
+    def __getitem__(self, place: tuple[int, int]) -> tuple[int, Tensor | str]:
+        epoch, number = place
         try:
             pixels = decode(key_path(self.root, self.keys[number])).image
         except UnreadableImage as reason:
             return number, str(reason)
-        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-        return number, self.transform(image)
-
-
-class TrainingImages(Images):
-    """Randomly transformed images by (epoch, number).
-
-    The transform draws from (seed, epoch, number) alone, so that what is drawn depends neither on
-    the number of workers nor on where a run was resumed. An unreadable image is the same in every
-    epoch, and is given as such.
-    """
-
-    def __init__(self, root: Path, keys: Sequence[str], transform: v2.Transform, seed: int):
-        super().__init__(root, keys, transform)
-        self.seed = seed
-
-    def __getitem__(self, place: tuple[int, int]) -> tuple[int, Tensor | str]:
-        epoch, number = place
         with torch.random.fork_rng(devices=[]):
             state = np.random.SeedSequence((self.seed, epoch, number)).generate_state(1)
             torch.manual_seed(int(state[0]))
-            return super().__getitem__(number)
+            return number, self.transform(torch.from_numpy(pixels).permute(2, 0, 1)).permute(
+                1, 2, 0
+            )
 
 
 class EpochBatches(Sampler):
@@ -79,7 +55,7 @@ class EpochBatches(Sampler):
 
     The order is a permutation by (seed, epoch). Each step's `batch_size` images are dealt to the
     processes in turn; where the last ones do not go round, the permutation's first fill up, so
-    that every process takes part in every step.
+    that every process takes part in every step. `batch_size` is a multiple of `size`.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, size: int = 1):
@@ -98,7 +74,7 @@ class EpochBatches(Sampler):
 
 
 def collate(samples: list[tuple[int, Tensor | str]]) -> tuple[Tensor, Tensor, dict[int, str]]:
-    """(numbers (B,), images uint8 (B, 3, S, S), {number: reason} of those that cannot be read)."""
+    """(numbers (B,), images uint8 (B, S, S, 3), {number: reason} of those that cannot be read)."""
     good = [(number, image) for number, image in samples if not isinstance(image, str)]
     bad = {number: reason for number, reason in samples if isinstance(reason, str)}
     numbers = torch.tensor([number for number, _ in good], dtype=torch.int64)
@@ -106,24 +82,6 @@ def collate(samples: list[tuple[int, Tensor | str]]) -> tuple[Tensor, Tensor, di
         torch.stack([image for _, image in good]) if good else torch.empty(0, dtype=torch.uint8)
     )
     return numbers, images, bad
-
-
-def test_loader(
-    root: Path,
-    keys: Sequence[str],
-    size: int,
-    batch_size: int,
-    workers: int,
-    transform: v2.Transform | None = None,
-) -> DataLoader:
-    """Batches in order, once, with the test crop."""
-    return DataLoader(
-        Images(root, keys, transform or test_crop(size)),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
-    )
 
 
 def train_loader(
@@ -138,3 +96,32 @@ def train_loader(
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
     )
+
+
+class WholeImages(Dataset):
+    """Batches of whole pictures, resized to S x S where they have another size."""
+
+    def __init__(self, root: Path, keys: Keys, size: int):
+        self.root, self.keys, self.size = root, keys, size
+
+    def __getitem__(self, numbers: list[int]) -> dict:
+        shown, images, unreadable = [], [], []
+        for number in numbers:
+            key = self.keys[number]
+            try:
+                image = decode(key_path(self.root, key)).image
+            except UnreadableImage as reason:
+                unreadable.append(f"{key}: {reason}")
+                continue
+            images.append(crop_resize(image, (0, 0, *image.shape[:2]), self.size))
+            shown.append(number)
+        pixels = np.stack(images) if images else np.empty((0, self.size, self.size, 3), np.uint8)
+        index = torch.tensor(shown, dtype=torch.int64)
+        return {"index": index, "image": torch.from_numpy(pixels), "unreadable": unreadable}
+
+
+def whole_loader(root: Path, keys: Keys, size: int, batch_size: int, workers: int) -> DataLoader:
+    """Batches like those of `data.plain_loader`, of pictures that are not cropped."""
+    numbers = list(range(len(keys)))
+    runs = [numbers[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+    return DataLoader(WholeImages(root, keys, size), None, sampler=runs, num_workers=workers)
