@@ -140,8 +140,8 @@ def build_pool(
     for one in shards:
         if not any(key in one for key in keys):
             raise UserError(
-                f"the masks in {str(one.folder)!r} are of images such as {one.keys[0]!r}, none is of "
-                f"an image in {os.fspath(images)!r}; give the masks of these images."
+                f"the masks in {str(one.folder)!r} are of images such as {one.keys[0]!r}, "
+                f"none is of an image in {os.fspath(images)!r}; give the masks of these images."
             )
     order = np.random.default_rng(settings.seed).permutation(len(keys))
     counts = {"looked_at": 0, "without_mask": 0, "unreadable": 0}

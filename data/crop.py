@@ -11,7 +11,7 @@ def crop_resize(image: np.ndarray, box: tuple[int, int, int, int], size: int) ->
     """Cut a box of whole pixels and resize it to size x size.
 
     The same pixels as torchvision's `resized_crop` (bilinear, antialiased) of a uint8 tensor: this
-    is the kernel it calls, on the channels-last layout that the decoder leaves, where it is fastest.
+    is its kernel, on the channels-last layout that the decoder leaves, where it is fastest.
 
     Parameters
     ----------

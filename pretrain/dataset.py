@@ -1,8 +1,8 @@
 """What a worker does: decode an image, cut its views, their masks and backgrounds by one box.
 
 Copy-paste commutes with cropping, so only the cut-outs are composited, at the output size and on
-the device (`pretrain.augment`). The mask's blur happens here, before the crop, on the mask at its own
-resolution, because it must see what lies beyond the crop's border.
+the device (`pretrain.augment`). The mask's blur happens here, before the crop, on the mask at its
+own resolution, because it must see what lies beyond the crop's border.
 """
 
 from __future__ import annotations
