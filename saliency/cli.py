@@ -10,6 +10,7 @@ import click
 
 from data.errors import UserError
 from data.images import list_images
+from data.keys import printable
 from data.shards import Status
 
 UNSUPERVISED = ("rbd", "mc", "gs")
@@ -158,7 +159,9 @@ def main(
     """
     if jobs == 0:
         raise UserError("--jobs 0: give the number of processes, or -1 for one a core.")
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup, or & in a script, set it
+            signal.signal(number, _interrupt)
     try:
         _run(
             images, out, methods, max_side, superpixels, remove_frame, follow_edges, jobs, part,
@@ -168,7 +171,7 @@ def main(
         click.echo(
             "\nStopped. Finished shards are kept: run the same command again to go on.", err=True
         )
-        _leave(143 if interruption.args == (signal.SIGTERM,) else 130)
+        sys.exit(128 + interruption.args[0])
 
 
 def _run(
@@ -226,7 +229,7 @@ def _run(
         summary = make_shards(plan, workers.run)
     finally:
         workers.close()
-    click.echo(_report(summary, out, len(methods), time.monotonic() - started))
+    click.echo(_report(summary, out, time.monotonic() - started))
     if summary.rows and summary.failed / summary.rows > max_failures:
         click.echo(
             f"{summary.failed} of {summary.rows} images have no mask, more than --max-failures "
@@ -236,17 +239,16 @@ def _run(
         sys.exit(1)
 
 
-def _report(summary, out: Path, methods: int, seconds: float) -> str:
+def _report(summary, out: Path, seconds: float) -> str:
     """The closing lines: what was made, what failed, what is still missing."""
     lines = []
     if summary.shards_kept:
         lines.append(f"{summary.shards_kept} shards were there already.")
-    if summary.rows:
-        masks = (summary.rows - summary.failed) * methods
-        each = summary.mask_bytes / max(1, masks) / 1024
+    if summary.images:
+        each = summary.mask_bytes / max(1, summary.masks) / 1024
         lines.append(
-            f"{masks} masks in {seconds:.1f} s ({summary.rows / seconds:.1f} images/s), "
-            f"{each:.1f} KB a mask, in {out}"
+            f"{summary.masks} masks in {seconds:.1f} s ({summary.images / seconds:.1f} images/s), "
+            f"{each:.1f} KB a mask, in {printable(str(out))}"
         )
     if summary.statuses[Status.FLAT]:
         lines.append(f"{summary.statuses[Status.FLAT]} images are flat: their masks are zero.")
@@ -262,12 +264,7 @@ def _report(summary, out: Path, methods: int, seconds: float) -> str:
 
 
 def _interrupt(number: int, frame: object) -> None:
+    """Stop by an exception, once: a second Ctrl-C must not disturb the cleaning up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt(number)
-
-
-def _leave(code: int) -> None:
-    """Exit without waiting for workers in the middle of a task."""
-    from joblib.externals.loky import get_reusable_executor
-
-    get_reusable_executor().shutdown(wait=True, kill_workers=True)
-    sys.exit(code)
