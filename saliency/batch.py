@@ -211,8 +211,11 @@ def make_shards(
     with closing(results), bar() as progress:
         for number in missing:
             _write_shard(plan, number, canvases[number], attributes, results, summary, progress)
-    for folder in plan.folders.values():
-        absent = plan.shard_count - len(shard_paths(folder))
+    for method, folder in plan.folders.items():
+        there = shard_paths(folder)
+        if plan.overwrite and plan.parts > 1:  # the others may not have overwritten theirs yet
+            there = [path for path in there if not _difference(plan, method, digest, path)]
+        absent = plan.shard_count - len(there)
         summary.shards_missing = max(summary.shards_missing, absent)
         if not absent:
             build_index(folder)
@@ -257,7 +260,7 @@ def _prepare(plan: Plan, method: str, folder: Path, digest: str) -> None:
             continue
         if plan.overwrite and plan.parts > 1:
             continue  # another part's to overwrite
-        difference = _difference(plan, method, digest, number, path)
+        difference = _difference(plan, method, digest, path)
         if difference:
             raise UserError(
                 f"{str(folder)!r} already holds shards {difference}; choose another OUT, "
@@ -265,7 +268,7 @@ def _prepare(plan: Plan, method: str, folder: Path, digest: str) -> None:
             )
 
 
-def _difference(plan: Plan, method: str, digest: str, number: int, path: Path) -> str | None:
+def _difference(plan: Plan, method: str, digest: str, path: Path) -> str | None:
     """Say in what way an existing shard is not one of the plan's, or None if it is."""
     header = read_header(path)
     if header.method != method:
@@ -277,7 +280,7 @@ def _difference(plan: Plan, method: str, digest: str, number: int, path: Path) -
         there, wanted = header.parameters.get(name), recorded.get(name)
         if there != wanted:
             return f"made with {name} {there!r}, not {wanted!r}"
-    rows = plan.rows(number)
+    rows = plan.rows(header.number)
     if header.count != plan.shard_count or header.images != rows.stop - rows.start:
         return f"of another --shard-size ({header.count} shards, not {plan.shard_count})"
     return None
