@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from data.errors import UserError
@@ -119,6 +120,7 @@ class Summary:
     ----------
     statuses : dict of int
         Images per status in the shards of the plan's part, those that were there before included.
+        Flat is one whose mask is zero by every method.
     failures : list of (key, reason)
         The first of them.
     images : int
@@ -294,11 +296,13 @@ def _missing_methods(plan: Plan, number: int) -> list[str]:
 
 def _count_kept(plan: Plan, number: int, summary: Summary) -> None:
     """Count the images of a shard that an earlier run has finished."""
-    folder = next(iter(plan.folders.values()))  # the statuses are alike in all
-    with open_shard(folder / shard_name(number)) as file:
-        statuses, errors = file["status"][:], file["error"].asstr()[:]
+    statuses = []
+    for folder in plan.folders.values():
+        with open_shard(folder / shard_name(number)) as file:
+            statuses.append(file["status"][:])
+            errors = file["error"].asstr()[:]  # alike in all
     keys = plan.keys[plan.rows(number)]
-    for key, status, error in zip(keys, statuses.tolist(), errors, strict=True):
+    for key, status, error in zip(keys, np.min(statuses, axis=0), errors, strict=True):
         summary.count(key, Status(status), error)
     summary.shards_kept += 1
 
@@ -363,14 +367,14 @@ def _write_shard(
         while row < len(keys):
             for result in next(results):
                 for method, writer in writers.items():
-                    chunk = result.chunks[method] if result.chunks is not None else None
+                    chunk, status = result.chunks.get(method), result.statuses[method]
                     writer.write(
-                        row, chunk, result.mask_size, result.image_size, result.status, result.error
+                        row, chunk, result.mask_size, result.image_size, status, result.error
                     )
                     if chunk is not None:
                         summary.masks += 1
                         summary.mask_bytes += len(chunk.data)
-                summary.count(keys[row], result.status, result.error)
+                summary.count(keys[row], min(result.statuses.values()), result.error)
                 summary.images += 1
                 row += 1
                 progress.update()

@@ -134,10 +134,9 @@ def saliency_maps(
 
 def compute(
     image: np.ndarray, methods: Sequence[str], superpixels: SuperpixelCount, remove_frame: bool
-) -> tuple[dict[str, np.ndarray], bool]:
+) -> dict[str, np.ndarray]:
     """What the batch stage calls for each image; see `saliency_maps`."""
-    maps = saliency_maps(image, methods, superpixels, remove_frame)
-    return maps.by_method, maps.flat
+    return saliency_maps(image, methods, superpixels, remove_frame).by_method
 
 
 def kernels_are_compiled() -> bool:

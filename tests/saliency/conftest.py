@@ -1,6 +1,6 @@
 """Pictures and golden intermediates for the saliency tests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,12 +55,18 @@ def disc_image(height: int, width: int, seed: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
+def draw_disc() -> Callable[[int, int, int], np.ndarray]:
+    """The function that draws a disc: (height, width, seed) to uint8 (height, width, 3)."""
+    return disc_image
+
+
+@pytest.fixture(scope="session")
 def photographs(tmp_path_factory) -> Path:
     """A folder of six small pictures, one flat one, and one that cannot be read."""
     folder = tmp_path_factory.mktemp("photographs")
     (folder / "a").mkdir()
     for i in range(6):
-        Image.fromarray(disc_image(60 + 4 * i, 90 - 2 * i, i)).save(folder / f"a/disc-{i}.png")
+        Image.fromarray(disc_image(120 + 4 * i, 150 - 2 * i, i)).save(folder / f"a/disc-{i}.png")
     Image.new("RGB", (30, 20), (9, 99, 9)).save(folder / "flat.png")
     (folder / "torn.jpg").touch()
     return folder
