@@ -37,7 +37,7 @@ def parse_part(context: click.Context, parameter: click.Parameter, text: str) ->
 
 
 def parse_superpixels(context: click.Context, parameter: click.Parameter, text: str) -> str:
-    """Check a superpixel count: 'authors', '250' or '600px'."""
+    """Check a superpixel count: 'auto', 'authors', '250' or '600px'."""
     from saliency.unsupervised import SuperpixelCount
 
     try:
@@ -45,7 +45,7 @@ def parse_superpixels(context: click.Context, parameter: click.Parameter, text: 
     except ValueError:
         raise UserError(
             f"--superpixels {text}: give a number an image (250), pixels a superpixel (600px), "
-            "or authors."
+            "auto or authors."
         ) from None
     return text
 
@@ -71,14 +71,19 @@ def parse_superpixels(context: click.Context, parameter: click.Parameter, text: 
 )
 @click.option(
     "--superpixels",
-    default="authors",
+    default="auto",
     show_default=True,
     callback=parse_superpixels,
-    metavar="N|Npx|authors",
-    help="Superpixels an image (250), or pixels a superpixel (600px); 'authors' is 600px for rbd "
-    "and gs, 250 for mc.",
+    metavar="N|Npx|auto|authors",
+    help="Superpixels an image (250), or pixels a superpixel (600px). 'authors' is 600px for rbd "
+    "and gs, 250 for mc; 'auto' the same, but at most 600 an image.",
 )
 @click.option("--remove-frame", is_flag=True, help="Give artificial picture frames saliency 0.")
+@click.option(
+    "--follow-edges",
+    is_flag=True,
+    help="Refine masks by a guided filter: higher max F, higher mean error (docs/saliency.md).",
+)
 @click.option(
     "--jobs",
     type=click.IntRange(min=-1),
@@ -130,6 +135,7 @@ def main(
     max_side: int,
     superpixels: str,
     remove_frame: bool,
+    follow_edges: bool,
     jobs: int,
     part: tuple[int, int],
     shard_size: int,
@@ -158,8 +164,8 @@ def main(
             signal.signal(number, _interrupt)
     try:
         _run(
-            images, out, methods, max_side, superpixels, remove_frame, jobs, part, shard_size,
-            compression, limit, overwrite, max_failures, backend, scheduler,
+            images, out, methods, max_side, superpixels, remove_frame, follow_edges, jobs, part,
+            shard_size, compression, limit, overwrite, max_failures, backend, scheduler,
         )  # fmt: skip
     except KeyboardInterrupt as interruption:
         click.echo(
@@ -169,8 +175,8 @@ def main(
 
 
 def _run(
-    images, out, methods, max_side, superpixels, remove_frame, jobs, part, shard_size,
-    compression, limit, overwrite, max_failures, backend, scheduler,
+    images, out, methods, max_side, superpixels, remove_frame, follow_edges, jobs, part,
+    shard_size, compression, limit, overwrite, max_failures, backend, scheduler,
 ) -> None:  # fmt: skip
     from saliency.batch import Plan, make_shards
     from saliency.unsupervised import (
@@ -195,6 +201,7 @@ def _run(
             "max_side": max_side,
             "superpixels": superpixels,
             "remove_frame": remove_frame,
+            "follow_edges": follow_edges,
             "orientation": "upright (EXIF applied)",
         },
         map_function=partial(
@@ -202,6 +209,7 @@ def _run(
             methods=methods,
             superpixels=SuperpixelCount.parse(superpixels),
             remove_frame=remove_frame,
+            follow_edges=follow_edges,
         ),
         max_side=max_side,
         shard_size=shard_size,
