@@ -239,7 +239,7 @@ def test_an_out_of_another_run_is_a_sentence(photographs, tmp_path):
         (photographs, ["--method", "gs"], "of method 'rbd', not 'gs'"),
         (other, [], "of other images than the 6 in"),
         (photographs, ["--max-side", 99], "made with max_side 400, not 99"),
-        (photographs, ["--superpixels", "50"], "made with superpixels 'authors', not '50'"),
+        (photographs, ["--superpixels", "50"], "made with superpixels 'auto', not '50'"),
         (photographs, ["--remove-frame"], "made with remove_frame False, not True"),
     ):
         result = call(images, out, "--jobs", 1, *arguments)
