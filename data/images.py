@@ -1,0 +1,356 @@
+"""Folders of images: list them, decode them as they are meant to be seen."""
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import BinaryIO, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from data.errors import UserError
+from data.keys import Keys
+
+EXTENSIONS = frozenset(
+    f".{ending}"
+    for ending in (
+        *("avif", "bmp", "dib", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg"),
+        *("pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp"),
+    )
+)
+"""What counts as an image in a folder, in any case of letters."""
+
+MAX_PIXELS = 250_000_000
+"""Larger images are refused as unreadable: Pillow holds 4 bytes a pixel, here up to 1 GB."""
+
+PAGE = (255, 255, 255)
+"""What shows through transparent pixels: white, as on a page."""
+
+# Pillow would also run Ghostscript on an EPS file that calls itself .jpg. Photographs come first.
+Image.init()
+_FORMATS = [
+    name
+    for name in (
+        *("JPEG", "PNG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "DIB"),
+        *("TGA", "ICO"),
+    )
+    if name in Image.OPEN
+]
+
+
+class UnreadableImage(Exception):
+    """An image that cannot be decoded; its text is one short sentence that says why."""
+
+
+class Decoded(NamedTuple):
+    """A decoded image.
+
+    Attributes
+    ----------
+    image : uint8 array, (h, w, 3)
+        RGB, upright, its long side capped.
+    image_size : (int, int)
+        Height and width of the upright image before the cap.
+    """
+
+    image: np.ndarray
+    image_size: tuple[int, int]
+
+
+# Folders ----------------------------------------------------------------------------------------
+
+
+def list_images(root: str | os.PathLike) -> Keys:
+    """List the images below a folder as sorted keys: paths relative to it, joined by `/`.
+
+    Any tree will do. Files count by their extension (`EXTENSIONS`). Symbolic links are followed,
+    to files and to folders; a folder that contains itself through a link is entered once. A link
+    that leads nowhere is listed: it is an image that is missing, not one that was never there.
+    Hidden files and folders (a leading dot) are skipped.
+
+    Raises
+    ------
+    UserError
+        No such folder, not a folder, a folder below it that cannot be read, or no image in it.
+    """
+    root = os.fspath(root)
+    if not os.path.lexists(root):
+        raise UserError(f"there is no folder {root!r}; give the folder that holds the images.")
+    if not os.path.isdir(root):
+        raise UserError(f"{root!r} is not a folder; give the folder that holds the images.")
+    keys = Keys(_walk(root, "", ()))
+    if not keys:
+        known = " ".join(sorted(EXTENSIONS))
+        raise UserError(f"there are no images in {root!r} (files ending in one of: {known}).")
+    return keys
+
+
+def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Yield the keys below a folder; `above` identifies the folders that contain it."""
+    try:
+        facts = os.stat(folder)
+        with os.scandir(folder) as found:
+            entries = list(found)
+    except OSError as error:
+        raise UserError(
+            f"the folder {folder!r} cannot be read ({_why(error)}); "
+            "make it readable or move it away."
+        ) from None
+    here = (facts.st_dev, facts.st_ino)
+    if here in above:
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, here))
+        elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and _is_file_or_lost(entry):
+            yield prefix + entry.name
+
+
+def _is_file_or_lost(entry: os.DirEntry) -> bool:
+    """Tell a file, or a link to one or to nothing, from a pipe, which would never end."""
+    if entry.is_symlink():
+        return os.path.isfile(entry) or not os.path.exists(entry)
+    return entry.is_file()
+
+
+def key_path(root: str | os.PathLike, key: str) -> str:
+    """Return the path of a key's image below the image root."""
+    return os.path.join(os.fspath(root), *key.split("/"))
+
+
+# Images -----------------------------------------------------------------------------------------
+
+
+def read_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Return the upright height and width from an image's header, mostly without decoding it.
+
+    Raises UnreadableImage as `decode` does, for what the header tells.
+    """
+    with _reasons(), open(path, "rb") as file:
+        return _upright_size(_open(file))
+
+
+def decode(path: str | os.PathLike, max_side: int = 0) -> Decoded:
+    """Decode an image as Pillow shows it, upright, in RGB.
+
+    EXIF orientation is applied; colour profiles are not. Of an animation the first frame is taken.
+    Palette, CMYK, grayscale, 1-bit and 16-bit images become 8-bit RGB; 16 bits are scaled by
+    255/65535, not clipped; gray images of 32 bits or floating point are scaled from [0, 1],
+    [0, 255], or else from their own range. Transparent pixels show `PAGE`.
+
+    Parameters
+    ----------
+    path
+        The image file. Its content decides, not its name: a PNG named `.JPEG` is fine.
+    max_side
+        The long side's cap in pixels. A larger image is scaled down by area averages, each side
+        to its rounded share, at least 1; a smaller one is left alone. 0: never scale.
+
+    Raises
+    ------
+    UnreadableImage
+        Missing, empty, truncated, not an image, not permitted, or more than `MAX_PIXELS` pixels.
+    """
+    with _reasons():
+        with open(path, "rb") as file:
+            data = file.read()
+        image = _open(BytesIO(data))
+        size = _upright_size(image)
+        target = _capped(size, max_side)
+        pixels = _decode_plain_jpeg(image, data, target)
+        if pixels is None:
+            del data
+            pixels = _decode_any(image, target)
+        if pixels.shape[:2] != target:
+            pixels = cv2.resize(pixels, target[::-1], interpolation=cv2.INTER_AREA)
+    return Decoded(pixels, size)
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn whatever goes wrong with an image file into UnreadableImage with a reason."""
+    try:
+        yield
+    except UnreadableImage:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableImage("not an image of a known format") from None
+    except MemoryError:
+        raise UnreadableImage("not enough memory to decode it") from None
+    except OSError as error:
+        raise UnreadableImage(_why(error)) from None
+    except Exception as error:  # decoders meet any garbage, and raise anything
+        raise UnreadableImage(f"damaged ({_why(error)})") from None
+
+
+def _why(error: Exception) -> str:
+    """Return an exception's reason in one line."""
+    if isinstance(error, OSError) and error.errno is not None:
+        plain = {errno.EACCES: "permission denied", errno.ENOENT: "no such file or folder"}
+        return plain.get(error.errno, str(error.strerror).lower())
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+_pillow_limit = threading.Lock()
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    """Open an image, with this module's limit of pixels in the place of Pillow's."""
+    if not file.read(1):
+        raise UnreadableImage("empty file")
+    file.seek(0)
+    with _pillow_limit:
+        theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(file, formats=_FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = theirs
+    if image.width * image.height > MAX_PIXELS:
+        raise UnreadableImage(
+            f"{image.width}x{image.height} pixels, more than the limit of {MAX_PIXELS:,}"
+        )
+    if image.format == "TIFF":
+        image.load()  # which turns it: before, its size and its orientation disagree
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1..8; 1 is upright."""
+    try:
+        value = int(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF data: shown as it is stored
+        return 1
+    return value if value in _TURN else 1
+
+
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    sideways = _orientation(image) in (5, 6, 7, 8)
+    return (image.width, image.height) if sideways else (image.height, image.width)
+
+
+def _capped(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """Return (height, width) with the long side at most `max_side`."""
+    if max_side <= 0 or max(size) <= max_side:
+        return size
+    scale = max_side / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _decode_plain_jpeg(
+    image: Image.Image, data: bytes, target: tuple[int, int]
+) -> np.ndarray | None:
+    """Decode a whole, upright, three-channel JPEG by OpenCV: Pillow's pixels in 2/3 of its time.
+
+    Both use libjpeg-turbo. None where it does not apply. A file that does not end with the
+    end-of-image marker is left to Pillow, which tells a truncated image from a whole one.
+    """
+    plain = (
+        image.format == "JPEG"
+        and image.mode == "RGB"
+        and data.endswith(b"\xff\xd9")
+        and max(image.size) < 4 * max(target)  # beyond, decoding at a smaller scale is faster
+        and _orientation(image) == 1
+    )
+    if not plain:
+        return None
+    try:
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+    if pixels is None or pixels.shape != (image.height, image.width, 3):
+        return None
+    return pixels
+
+
+def _decode_any(image: Image.Image, target: tuple[int, int]) -> np.ndarray:
+    """Decode an opened image by Pillow to upright uint8 RGB.
+
+    Where the target is much smaller, the result is a whole fraction of the image, at least twice
+    the target: a JPEG is decoded at 1/2, 1/4 or 1/8 (its DCT), others are averaged over squares.
+    """
+    enough = 2 * max(target)
+    if image.format in ("JPEG", "MPO") and max(image.size) >= 2 * enough:
+        image.draft(None, (enough, enough))
+    orientation = _orientation(image)
+    image.load()
+    factor = max(1, max(image.size) // enough)
+    pixels = _bands_to_rgb(image, factor)
+    if orientation != 1:
+        pixels = np.asarray(Image.fromarray(pixels).transpose(_TURN[orientation]))
+    return np.require(pixels, requirements=["C", "W"])
+
+
+_BAND = 1 << 22  # pixels that are converted at a time
+
+
+def _bands_to_rgb(image: Image.Image, factor: int) -> np.ndarray:
+    """Convert a loaded image to RGB, averaged over squares of `factor` pixels.
+
+    Band by band, so that of a huge image no second copy is made.
+    """
+    width, height = image.size
+    to_rgb = _converter(image)
+    rows = factor * max(1, _BAND // (width * factor))
+    out = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        whole = top == 0 and bottom == height
+        band = to_rgb(image if whole else image.crop((0, top, width, bottom)))
+        if factor > 1:
+            band = band.reduce(factor)
+        out[top // factor : top // factor + band.height] = band
+    return out
+
+
+def _converter(image: Image.Image):
+    """Return the function that turns this image, or a band of it, into RGB."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        low, high = _gray_range(image)
+
+        def scale(band: Image.Image) -> Image.Image:
+            values = np.nan_to_num(np.asarray(band).astype(np.float64), nan=low)
+            gray = np.rint((values - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
+            return Image.fromarray(gray).convert("RGB")
+
+        return scale
+    if image.has_transparency_data:
+
+        def on_page(band: Image.Image) -> Image.Image:
+            page = Image.new("RGBA", band.size, (*PAGE, 255))
+            return Image.alpha_composite(page, band.convert("RGBA")).convert("RGB")
+
+        return on_page
+    return lambda band: band.convert("RGB")
+
+
+def _gray_range(image: Image.Image) -> tuple[float, float]:
+    """Return the values that black and white have in a gray image of more than 8 bits."""
+    if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):  # 16-bit, maybe widened
+        return 0.0, 65535.0
+    values = np.asarray(image)
+    values = values[np.isfinite(values)]
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    for white in (1.0, 255.0):
+        if low >= 0 and high <= white and image.mode == "F":
+            return 0.0, white
+    if low >= 0 and high <= 65535 and image.mode == "I":
+        return 0.0, 65535.0 if high > 255 else 255.0
+    return low, high if high > low else low + 1.0

@@ -1,0 +1,145 @@
+"""A file that appears whole under its name, or not at all."""
+
+import contextlib
+import errno
+import io
+import os
+from pathlib import Path
+
+from data.errors import UserError
+
+
+class PendingFile(io.RawIOBase):
+    """A new file under a hidden temporary name, which `publish` gives its own name.
+
+    It serves h5py as a file object. HDF5 cannot recover from a write that fails (it keeps the file
+    open and complains until the process ends), so a failure is remembered here instead of raised
+    there: from then on writes do nothing, and `check` and `publish` raise it as a sentence.
+
+    Parameters
+    ----------
+    path
+        The final name. The temporary one is `.<name>.<process id>.tmp` in the same folder, which is
+        made when it is missing.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self._failure: OSError | None = None
+        self._position = 0
+        self._end = 0
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
+            self._descriptor = os.open(self.temporary, flags, 0o666)
+        except OSError as error:
+            raise UserError(_sentence(self.path, error)) from None
+
+    def check(self) -> None:
+        """Raise UserError if a write has failed."""
+        if self._failure is not None:
+            raise UserError(_sentence(self.path, self._failure))
+
+    def publish(self) -> None:
+        """Sync the file, give it its name (replacing what is there), and sync the folder."""
+        try:
+            self.check()
+            try:
+                os.fsync(self._descriptor)
+                os.replace(self.temporary, self.path)
+            except OSError as error:
+                raise UserError(_sentence(self.path, error)) from None
+            sync_folder(self.path.parent)
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Close and remove the temporary file, if it is still there; later writes do nothing."""
+        if self._failure is None:
+            self._failure = OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+        if not self.closed:
+            os.close(self._descriptor)
+            self.close()
+            with contextlib.suppress(OSError):
+                self.temporary.unlink(missing_ok=True)
+
+    # What h5py asks of a file object --------------------------------------------------------------
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._end}[whence]
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, data) -> int:
+        rest = memoryview(data).cast("B")
+        count = len(rest)
+        place = self._position
+        while rest and self._failure is None:
+            try:
+                done = os.pwrite(self._descriptor, rest, place)
+            except OSError as error:
+                self._failure = error
+                break
+            rest, place = rest[done:], place + done
+        self._position += count
+        self._end = max(self._end, self._position)
+        return count
+
+    def readinto(self, buffer) -> int:
+        view = memoryview(buffer).cast("B")
+        found = b""
+        if self._failure is None:
+            try:
+                found = os.pread(self._descriptor, len(view), self._position)
+            except OSError as error:
+                self._failure = error
+        view[: len(found)] = found
+        view[len(found) :] = bytes(len(view) - len(found))  # a hole, or what could not be written
+        self._position += len(view)
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        self._end = self._position if size is None else size
+        if self._failure is None:
+            try:
+                os.ftruncate(self._descriptor, self._end)
+            except OSError as error:
+                self._failure = error
+        return self._end
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
+def sync_folder(folder: str | os.PathLike) -> None:
+    """Make a folder's new names survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems cannot sync a folder
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sentence(path: Path, error: OSError) -> str:
+    reason = str(error.strerror or error).lower()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return (
+            f"the disk that holds {str(path.parent)!r} is full ({reason}); "
+            "make room and run the same command again, it goes on where it stopped."
+        )
+    return (
+        f"{str(path)!r} cannot be written ({reason}); "
+        "mend that and run the same command again, it goes on where it stopped."
+    )

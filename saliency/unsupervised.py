@@ -1,0 +1,131 @@
+"""RBD, MC and GS on one image: from pixels to maps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from saliency import geodesic, markov_chain, regions, robust_background
+from saliency.frame import inside_frame
+from saliency.region_graph import RegionGraph
+from saliency.slic import slic_epfl
+
+METHODS = ("rbd", "mc", "gs")
+
+
+@dataclass(frozen=True)
+class SuperpixelCount:
+    """How many superpixels to ask for.
+
+    Attributes
+    ----------
+    number : int or None
+        A number an image, or None for `pixels_each`.
+    pixels_each : float or None
+        Pixels a superpixel. None, with `number` None too, is the authors' choice: one in 600 pixels
+        for RBD and GS, 250 an image for MC.
+    """
+
+    number: int | None = None
+    pixels_each: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "SuperpixelCount":
+        """Read 'authors', a number an image ('250') or pixels a superpixel ('600px')."""
+        if text == "authors":
+            return cls()
+        if text.endswith("px"):
+            pixels = float(text[:-2])
+            if not 1 <= pixels < np.inf:
+                raise ValueError(text)
+            return cls(pixels_each=pixels)
+        number = int(text)
+        if number < 1:
+            raise ValueError(text)
+        return cls(number=number)
+
+    def of_area(self, area: int) -> "SuperpixelCount":
+        """The same wish for an image of so many pixels, both ways of asking filled in."""
+        if self.number is not None:
+            return SuperpixelCount(self.number, area / self.number)
+        if self.pixels_each is not None:
+            return SuperpixelCount(max(1, round(area / self.pixels_each)), self.pixels_each)
+        return SuperpixelCount(250, 600.0)
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Saliency maps of one image.
+
+    Attributes
+    ----------
+    by_method : dict of float32 (H, W) in [0, 1]
+    flat : bool
+        The image has one colour everywhere, so nothing stands out and the maps are zero.
+    """
+
+    by_method: dict[str, np.ndarray]
+    flat: bool
+
+
+def saliency_maps(
+    image: np.ndarray,
+    methods: Sequence[str],
+    superpixels: SuperpixelCount | None = None,
+    remove_frame: bool = False,
+) -> Maps:
+    """Compute several methods in one pass; RBD and GS share their superpixels.
+
+    Parameters
+    ----------
+    image : uint8 (H, W, 3)
+        RGB, of any size from 1 x 1.
+    methods : sequence of {"rbd", "mc", "gs"}
+    superpixels : SuperpixelCount, optional
+        The authors' choice unless given.
+    remove_frame : bool
+        Leave an artificial frame out of the computation and give it saliency 0.
+
+    Returns
+    -------
+    Maps
+
+    Raises
+    ------
+    ValueError
+        The array is no uint8 RGB image, or a method is unknown.
+    """
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"need a uint8 (H, W, 3) RGB image, got {image.dtype} {image.shape}")
+    unknown = set(methods) - set(METHODS)
+    if unknown:
+        raise ValueError(f"unknown method {sorted(unknown)[0]!r}: choose from {METHODS}")
+    if remove_frame:
+        within = inside_frame(image)
+        inner = saliency_maps(np.ascontiguousarray(image[within]), methods, superpixels)
+        whole = {}
+        for name, part in inner.by_method.items():
+            whole[name] = np.zeros(image.shape[:2], np.float32)
+            whole[name][within] = part
+        return Maps(whole, inner.flat)
+
+    image = np.ascontiguousarray(image)
+    if (image == image[0, 0]).all():
+        zero = np.zeros(image.shape[:2], np.float32)
+        return Maps({name: zero.copy() for name in methods}, flat=True)
+    asked = (superpixels or SuperpixelCount()).of_area(image.shape[0] * image.shape[1])
+    maps = {}
+    graph = None
+    for name in methods:
+        if name == "mc":
+            segments = slic_epfl(image, asked.number)
+            values = markov_chain.superpixel_saliency(segments, image)
+        else:
+            if graph is None:
+                graph = RegionGraph.of(image, asked.pixels_each)
+            segments = graph.superpixels
+            method = robust_background if name == "rbd" else geodesic
+            values = method.superpixel_saliency(graph)
+        maps[name] = regions.paint(segments, values.astype(np.float32))
+    return Maps(maps, flat=False)
