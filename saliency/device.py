@@ -72,6 +72,11 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
     return PRECISIONS[name]
 
 
+def memory_layout(device: torch.device) -> torch.memory_format:
+    """Channels last on a GPU, where tensor cores want it; elsewhere PyTorch's own order."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
 @contextmanager
 def memory_for(batch_size: int, device: torch.device) -> Iterator[None]:
     """Tell an exhausted memory in one sentence that names --batch-size."""

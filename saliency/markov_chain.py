@@ -11,7 +11,7 @@ from scipy.linalg import cho_factor, cho_solve
 from saliency import regions
 from saliency.colour import lab_of_means
 from saliency.scaling import min_max
-from saliency.slic import Superpixels, slic_epfl
+from saliency.slic import Superpixels
 
 _THETA = 10.0  # paper equation 2: w = exp(-theta d), d scaled to [0, 1]
 _LEAST_WEIGHT = 1e-5

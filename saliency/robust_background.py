@@ -7,7 +7,7 @@ authors' code, which differ from the paper's text in places; the paper's are not
 """
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve
 
 from saliency.region_graph import RegionGraph, gaussian_weight
 from saliency.scaling import min_max

@@ -4,23 +4,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_WINDOW = 11  # pixels
+_RADIUS = 5  # a window of 11x11 pixels
 _SIGMA = 1.5
 _C1 = 0.01**2
 _C2 = 0.03**2
 
 
-def _gaussian(like: Tensor) -> Tensor:
-    distance = torch.arange(_WINDOW, dtype=like.dtype, device=like.device) - _WINDOW // 2
-    weights = torch.exp(-(distance**2) / (2 * _SIGMA**2))
-    return weights / weights.sum()
+def _gaussian(length: int, like: Tensor) -> Tensor:
+    """The Gaussian window as a (length, length) band matrix: row i weighs the pixels round i.
+
+    As two products with such a matrix the separable blur is several times as fast as a convolution
+    of one channel, forward and backward; pixels outside the map count as zeros.
+    """
+    place = torch.arange(length, device=like.device, dtype=like.dtype)
+    distance = place[:, None] - place
+    weights = torch.exp(-(distance**2) / (2 * _SIGMA**2)) * (distance.abs() <= _RADIUS)
+    around = torch.arange(-_RADIUS, _RADIUS + 1, device=like.device, dtype=like.dtype)
+    return weights / torch.exp(-(around**2) / (2 * _SIGMA**2)).sum()
 
 
 def _blur(x: Tensor) -> Tensor:
-    """Gaussian-weighted local mean of (N, 1, H, W), with zeros outside; separable."""
-    kernel = _gaussian(x)
-    x = F.conv2d(x, kernel.view(1, 1, 1, -1), padding=(0, _WINDOW // 2))
-    return F.conv2d(x, kernel.view(1, 1, -1, 1), padding=(_WINDOW // 2, 0))
+    """Gaussian-weighted local mean of (N, 1, H, W), with zeros outside."""
+    height, width = x.shape[-2:]
+    return _gaussian(height, x) @ x @ _gaussian(width, x)  # the matrices are symmetric
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from saliency.basnet.network import BASNet
 from saliency.basnet.preprocess import SIZE, preprocess, resize_map, stretch
-from saliency.device import memory_for
+from saliency.device import memory_for, memory_layout
 
 
 class Predictor:
@@ -17,7 +17,7 @@ class Predictor:
     Parameters
     ----------
     network : BASNet
-        Moved to `device`, into the layout channels last.
+        Moved to `device`; on a GPU into the layout channels last.
     device : torch.device
     precision : torch.dtype or None
         Autocast to bfloat16 or float16; None computes in float32.
@@ -39,8 +39,9 @@ class Predictor:
         self.precision = precision
         self.batch_size = batch_size
         self.compiled = compiled
+        self.layout = memory_layout(self.device)
         with memory_for(batch_size, self.device):
-            network = network.eval().to(self.device, memory_format=torch.channels_last)
+            network = network.eval().to(self.device, memory_format=self.layout)
         self.network = torch.compile(network) if compiled else network
 
     @torch.inference_mode()
@@ -68,7 +69,7 @@ class Predictor:
             padding = batch.new_zeros((self.batch_size - count, *batch.shape[1:]))
             batch = torch.cat([batch, padding])
         with memory_for(self.batch_size, self.device):
-            x = batch.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+            x = batch.to(self.device, non_blocking=True, memory_format=self.layout)
             with torch.autocast(
                 self.device.type, dtype=self.precision, enabled=self.precision is not None
             ):
