@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data.errors import UserError
+from data.image_modes import to_rgb
 from data.keys import Keys
 
 EXTENSIONS = frozenset(
@@ -26,9 +28,6 @@ EXTENSIONS = frozenset(
 
 MAX_PIXELS = 250_000_000
 """Larger images are refused as unreadable: Pillow holds 4 bytes a pixel, here up to 1 GB."""
-
-PAGE = (255, 255, 255)
-"""What shows through transparent pixels: white, as on a page."""
 
 # Pillow would also run Ghostscript on an EPS file that calls itself .jpg. Photographs come first.
 Image.init()
@@ -132,8 +131,15 @@ def read_size(path: str | os.PathLike) -> tuple[int, int]:
 
     Raises UnreadableImage as `decode` does, for what the header tells.
     """
+    with open_image(path) as image:
+        return _upright_size(image)
+
+
+@contextmanager
+def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
+    """Open an image by Pillow, as it is stored; UnreadableImage also for what goes wrong inside."""
     with _reasons(), open(path, "rb") as file:
-        return _upright_size(_open(file))
+        yield _open(file)
 
 
 def decode(path: str | os.PathLike, max_side: int = 0) -> Decoded:
@@ -142,7 +148,7 @@ def decode(path: str | os.PathLike, max_side: int = 0) -> Decoded:
     EXIF orientation is applied; colour profiles are not. Of an animation the first frame is taken.
     Palette, CMYK, grayscale, 1-bit and 16-bit images become 8-bit RGB; 16 bits are scaled by
     255/65535, not clipped; gray images of 32 bits or floating point are scaled from [0, 1],
-    [0, 255], or else from their own range. Transparent pixels show `PAGE`.
+    [0, 255], or else from their own range. Behind transparent pixels there is white, as on a page.
 
     Parameters
     ----------
@@ -162,7 +168,7 @@ def decode(path: str | os.PathLike, max_side: int = 0) -> Decoded:
             data = file.read()
         image = _open(BytesIO(data))
         size = _upright_size(image)
-        target = _capped(size, max_side)
+        target = capped_size(size, max_side)
         pixels = _decode_plain_jpeg(image, data, target)
         if pixels is None:
             del data
@@ -223,8 +229,10 @@ def _open(file: BinaryIO) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1..8; 1 is upright."""
     try:
-        value = int(image.getexif().get(0x0112, 1))
-    except Exception:  # damaged EXIF data: shown as it is stored
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about damaged EXIF data, image by image
+            value = int(image.getexif().get(0x0112, 1))
+    except Exception:  # worse damage: shown as it is stored
         return 1
     return value if value in _TURN else 1
 
@@ -245,8 +253,8 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     return (image.width, image.height) if sideways else (image.height, image.width)
 
 
-def _capped(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """Return (height, width) with the long side at most `max_side`."""
+def capped_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """Return (height, width) with the long side at most `max_side`; 0: no cap."""
     if max_side <= 0 or max(size) <= max_side:
         return size
     scale = max_side / max(size)
@@ -292,65 +300,7 @@ def _decode_any(image: Image.Image, target: tuple[int, int]) -> np.ndarray:
     orientation = _orientation(image)
     image.load()
     factor = max(1, max(image.size) // enough)
-    pixels = _bands_to_rgb(image, factor)
+    pixels = to_rgb(image, factor)
     if orientation != 1:
         pixels = np.asarray(Image.fromarray(pixels).transpose(_TURN[orientation]))
     return np.require(pixels, requirements=["C", "W"])
-
-
-_BAND = 1 << 22  # pixels that are converted at a time
-
-
-def _bands_to_rgb(image: Image.Image, factor: int) -> np.ndarray:
-    """Convert a loaded image to RGB, averaged over squares of `factor` pixels.
-
-    Band by band, so that of a huge image no second copy is made.
-    """
-    width, height = image.size
-    to_rgb = _converter(image)
-    rows = factor * max(1, _BAND // (width * factor))
-    out = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        whole = top == 0 and bottom == height
-        band = to_rgb(image if whole else image.crop((0, top, width, bottom)))
-        if factor > 1:
-            band = band.reduce(factor)
-        out[top // factor : top // factor + band.height] = band
-    return out
-
-
-def _converter(image: Image.Image):
-    """Return the function that turns this image, or a band of it, into RGB."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        low, high = _gray_range(image)
-
-        def scale(band: Image.Image) -> Image.Image:
-            values = np.nan_to_num(np.asarray(band).astype(np.float64), nan=low)
-            gray = np.rint((values - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
-            return Image.fromarray(gray).convert("RGB")
-
-        return scale
-    if image.has_transparency_data:
-
-        def on_page(band: Image.Image) -> Image.Image:
-            page = Image.new("RGBA", band.size, (*PAGE, 255))
-            return Image.alpha_composite(page, band.convert("RGBA")).convert("RGB")
-
-        return on_page
-    return lambda band: band.convert("RGB")
-
-
-def _gray_range(image: Image.Image) -> tuple[float, float]:
-    """Return the values that black and white have in a gray image of more than 8 bits."""
-    if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):  # 16-bit, maybe widened
-        return 0.0, 65535.0
-    values = np.asarray(image)
-    values = values[np.isfinite(values)]
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
-    for white in (1.0, 255.0):
-        if low >= 0 and high <= white and image.mode == "F":
-            return 0.0, white
-    if low >= 0 and high <= 65535 and image.mode == "I":
-        return 0.0, 65535.0 if high > 255 else 255.0
-    return low, high if high > low else low + 1.0

@@ -18,6 +18,11 @@ def decode_key(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
+def printable(key: str) -> str:
+    """Return a key as one line that any terminal, page or file can show: odd characters escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in key)
+
+
 class Keys(Sequence[str]):
     """An immutable sequence of unique keys, sorted by their UTF-8 bytes.
 

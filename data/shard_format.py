@@ -33,6 +33,11 @@ class Status(IntEnum):
     FAILED = 3  # the method gave up on the image; no mask
 
 
+def status_of(mask: np.ndarray) -> Status:
+    """Return the status of an image that got this mask: FLAT where it is zero, else OK."""
+    return Status.OK if mask.any() else Status.FLAT
+
+
 STATUS_TYPE = h5py.enum_dtype({status.name: int(status) for status in Status}, basetype="u1")
 TEXT_TYPE = h5py.string_dtype("utf-8")
 

@@ -27,6 +27,7 @@ from data.shard_format import (
     read_header,
     shard_name,
     shard_paths,
+    status_of,
 )
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "remove_stale_files",
     "shard_name",
     "shard_paths",
+    "status_of",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Artificial frames around photographs (`removeframe.m`), which RBD's demo script cuts off first."""
+"""Artificial frames around photographs, which RBD's demo script cuts off (`removeframe.m`)."""
 
 import cv2
 import numpy as np

@@ -9,6 +9,7 @@ from saliency import regions
 from saliency.colour import lab_of_means
 from saliency.slic import Superpixels, slic_split
 
+_LEAST_SIGMA = 1e-9
 _BORDER_PIXELS = 8  # a superpixel that reaches into this band counts as boundary
 
 
@@ -92,7 +93,7 @@ class RegionGraph:
         nearest2 = np.where(self.within_two & other, self.colour_distance, np.inf).min(axis=1)
         edges = step[np.triu(self.adjacent, 1)]
         top = int(len(edges) * 0.01 + 0.5)
-        largest = np.partition(edges, len(edges) - top)[len(edges) - top :]
+        largest = np.sort(edges)[len(edges) - top :]
         return (
             float(nearest1.mean()),
             float(nearest2.mean()),
@@ -127,5 +128,10 @@ class RegionGraph:
 
 
 def gaussian_weight(distance: np.ndarray, sigma: float) -> np.ndarray:
-    """exp(-d^2 / (2 sigma^2)), exactly 0 beyond 3 sigma (`Dist2WeightMatrix.m`)."""
+    """exp(-d^2 / (2 sigma^2)), exactly 0 beyond 3 sigma (`Dist2WeightMatrix.m`).
+
+    A sigma of 0, which an image of few flat colours can give, means: 1 where d is 0. There the
+    authors' code divides 0 by 0.
+    """
+    sigma = max(sigma, _LEAST_SIGMA)
     return np.where(distance > 3 * sigma, 0.0, np.exp(-(distance**2) / (2 * sigma**2)))

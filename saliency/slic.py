@@ -4,14 +4,15 @@ Published saliency maps depend on the superpixels they were made from: with anot
 the authors' own RBD moves by a mean absolute difference of about .045. So both variants follow the
 authors' arithmetic, to the order of its operations where a tie could fall the other way:
 
-* `slic_split` is the one that RBD and GS call (`SLIC_Split.m`), about one superpixel per 600 pixels;
+* `slic_split` is what RBD and GS call (`SLIC_Split.m`), about one superpixel per 600 pixels;
 * `slic_epfl` is the EPFL program that MC calls, about 250 superpixels an image.
 
 How it is fast. One image row at a time stays in the first-level cache while all the seeds whose
-window holds the row claim their pixels, in the order of the seeds, eight to sixteen pixels an
-instruction. A labelled row is then read as runs of equal labels: prefix sums give each run's share
-of its cluster's new centre, and the same runs later give connected components, region statistics
-and contacts without another visit to the pixels.
+window holds the row compete for its pixels, in float32 and vectorised; the few pixels at which two
+seeds come too close for float32 are decided again in float64, so that the labels are those of the
+float64 program. Only pixels that change hands move the sums behind the centres. The labelled rows
+then become runs of equal labels, and connected components, region statistics and contacts are read
+off the runs without another visit to the pixels.
 """
 
 from typing import NamedTuple
@@ -117,24 +118,67 @@ def _slic(lab, seed_x, seed_y, reach, spatial_weight, smallest):
     return _connected(rough, smallest)
 
 
-@njit(cache=True, error_model="numpy")
-def _claim(lightness, a, b, column, x0, x1, centre, dy2, weight, k, distance, owner):
-    """Give seed k the pixels of one row to which it is nearer than every seed before it.
+@njit(cache=True, error_model="numpy", inline="always")
+def _claim(lightness, a, b, ramp, x0, x1, cl, ca, cb, cx, dy2, weight, k, best, second, owner):
+    """Let seed k compete for the pixels x0..x1 of one row, in float32.
 
-    Unsigned indices keep numba from testing for negative ones, and the two conditional stores are
-    written as selections: both are what lets LLVM vectorise the loop.
+    (cl, ca, cb) is its colour, cx its column from x0. Unsigned indices keep numba from testing for
+    negative ones, and the stores are written as selections: both are what lets LLVM vectorise the
+    loop, to eight pixels an instruction.
     """
     first = uintp(x0)
     for i in range(x1 - x0):
-        x = first + uintp(i)
-        dl = lightness[x] - centre[0]
-        da = a[x] - centre[1]
-        db = b[x] - centre[2]
-        dx = column[x] - centre[3]
+        j = uintp(i)
+        x = first + j
+        dl = lightness[x] - cl
+        da = a[x] - ca
+        db = b[x] - cb
+        dx = ramp[j] - cx
         d = dl * dl + da * da + db * db + (dx * dx + dy2) * weight
-        nearer = d < distance[x]
-        distance[x] = d if nearer else distance[x]
+        held = best[x]
+        nearer = d < held
+        loser = held if nearer else d
+        second[x] = loser if loser < second[x] else second[x]
+        best[x] = d if nearer else held
         owner[x] = k if nearer else owner[x]
+
+
+@njit(cache=True, error_model="numpy")
+def _mark_close(best, second, close):
+    """Mark the pixels whose two nearest seeds float32 cannot tell apart.
+
+    Lab values below 128 and centres are off by at most 2^-18 each, so a squared distance d is off
+    by less than 1.5e-5 (1 + d); the tolerance for two of them leaves a factor of three.
+    """
+    for i in range(best.size):
+        x = uintp(i)
+        close[x] = second[x] - best[x] < np.float32(1e-4) * (np.float32(1.0) + best[x])
+
+
+@njit(cache=True, error_model="numpy")
+def _mark_changed(before, after, changed):
+    for i in range(before.size):
+        x = uintp(i)
+        changed[x] = before[x] != after[x]
+
+
+@njit(cache=True, error_model="numpy")
+def _nearest(lab, y, x, seeds, x0, x1, centre, weight, unclaimed):
+    """The nearest seed of one pixel in float64, the first among equals, as the authors have it."""
+    best = np.inf
+    owner = unclaimed
+    for k in seeds:
+        if x0[k] <= x < x1[k]:
+            dl = lab[0, y, x] - centre[k, 0]
+            da = lab[1, y, x] - centre[k, 1]
+            db = lab[2, y, x] - centre[k, 2]
+            dx = x - centre[k, 3]
+            dy = y - centre[k, 4]
+            d = dl * dl + da * da + db * db + (dx * dx + dy * dy) * weight
+            if d < best:
+                best = d
+                owner = k
+    return owner
 
 
 @njit(cache=True, error_model="numpy")
@@ -142,38 +186,34 @@ def _k_means(lab, seed_x, seed_y, reach, spatial_weight):
     """Label each pixel by the nearest of the seeds whose window holds it; move the seeds; repeat.
 
     Distance: |dLab|^2 + spatial_weight |dxy|^2. Window: +-reach around the seed, cut to whole
-    pixels. Returns int32 (H, W) labels.
+    pixels. `lab` is float64 (3, H, W); returns int32 (H, W) labels.
     """
     _, h, w = lab.shape
     n = seed_x.size
+    lab32 = lab.astype(np.float32)
     centre = np.empty((n, 5))  # L, a, b, x, y
     for k in range(n):
         x, y = min(int(seed_x[k]), w - 1), min(int(seed_y[k]), h - 1)
         for c in range(3):
             centre[k, c] = lab[c, y, x]
         centre[k, 3], centre[k, 4] = seed_x[k], seed_y[k]
+    total = np.zeros((n, 6))  # of each cluster's pixels: L, a, b, x, y, 1
 
-    prefix = np.empty((3, h, w + 1))  # sums along the rows
-    for c in range(3):
-        for y in range(h):
-            total = 0.0
-            prefix[c, y, 0] = 0.0
-            for x in range(w):
-                total += lab[c, y, x]
-                prefix[c, y, x + 1] = total
-
-    labels = np.zeros((h, w), np.int32)
-    column = np.arange(w).astype(np.float64)
-    distance = np.empty(w)
-    owner = np.empty(w)  # as float64: a selection between equal widths vectorises
+    owner = np.zeros((h, w), np.float32)  # labels in the width of distances: selections vectorise
+    before = np.empty(w, np.float32)
+    best = np.empty(w, np.float32)
+    second = np.empty(w, np.float32)
+    ramp = np.arange(2 * reach + 2).astype(np.float32)
+    weight32 = np.float32(spatial_weight)
+    marks = np.zeros((w + 7) // 8 * 8, np.uint8)
+    eight_marks = marks.view(np.uint64)
     x0, x1 = np.empty(n, np.int64), np.empty(n, np.int64)
     y0, y1 = np.empty(n, np.int64), np.empty(n, np.int64)
     row_first = np.empty(h + 1, np.int64)
     row_fill = np.empty(h, np.int64)
-    seeds_of_row = np.empty(n * (2 * reach + 2), np.int32)
-    total = np.empty((n, 6))
+    seeds_of_rows = np.empty(n * (2 * reach + 2), np.int32)
 
-    for _ in range(_ITERATIONS):
+    for iteration in range(_ITERATIONS):
         # Which seeds' windows hold which row; seeds stay in order within a row.
         row_first[:] = 0
         for k in range(n):
@@ -188,48 +228,65 @@ def _k_means(lab, seed_x, seed_y, reach, spatial_weight):
             row_fill[y] = row_first[y]
         for k in range(n):
             for y in range(y0[k], y1[k]):
-                seeds_of_row[row_fill[y]] = k
+                seeds_of_rows[row_fill[y]] = k
                 row_fill[y] += 1
 
-        total[:] = 0.0
-        changed = False
+        changes = 0
         for y in range(h):
-            distance[:] = np.inf
-            previous = labels[y]
-            for x in range(w):
-                owner[x] = previous[x]
-            for e in range(row_first[y], row_first[y + 1]):
-                k = seeds_of_row[e]
+            row = owner[y]
+            before[:] = row
+            best[:] = np.inf
+            second[:] = np.inf
+            lightness, a, b = lab32[0, y], lab32[1, y], lab32[2, y]
+            seeds = seeds_of_rows[row_first[y] : row_first[y + 1]]
+            for k in seeds:
                 dy = y - centre[k, 4]
                 _claim(
-                    lab[0, y], lab[1, y], lab[2, y], column, x0[k], x1[k],
-                    centre[k], dy * dy, spatial_weight, float(k), distance, owner,
+                    lightness, a, b, ramp, x0[k], x1[k],
+                    np.float32(centre[k, 0]), np.float32(centre[k, 1]), np.float32(centre[k, 2]),
+                    np.float32(centre[k, 3] - x0[k]), np.float32(dy * dy), weight32,
+                    np.float32(k), best, second, row,
                 )  # fmt: skip
-            x = 0
-            while x < w:
-                start = x
-                k = int(owner[start])
-                while x < w and owner[x] == owner[start]:
-                    x += 1
-                total[k, 0] += prefix[0, y, x] - prefix[0, y, start]
-                total[k, 1] += prefix[1, y, x] - prefix[1, y, start]
-                total[k, 2] += prefix[2, y, x] - prefix[2, y, start]
-                total[k, 3] += (start + x - 1) * (x - start) * 0.5
-                total[k, 4] += y * (x - start)
-                total[k, 5] += x - start
-            differences = 0
-            for x in range(w):
-                differences += np.int32(owner[x]) != previous[x]
-                previous[x] = np.int32(owner[x])
-            changed |= differences > 0
-        if not changed:
+
+            _mark_close(best, second, marks[:w])
+            for i in range(eight_marks.size):
+                if eight_marks[i] != 0:
+                    for x in range(8 * i, min(8 * i + 8, w)):
+                        if marks[x]:
+                            old = int(before[x])
+                            row[x] = _nearest(lab, y, x, seeds, x0, x1, centre, spatial_weight, old)
+
+            _mark_changed(before, row, marks[:w])
+            if iteration == 0:
+                for x in range(w):
+                    _add(total, int(row[x]), lab, y, x, 1.0)
+                    changes += marks[x]
+                continue
+            for i in range(eight_marks.size):
+                if eight_marks[i] != 0:
+                    for x in range(8 * i, min(8 * i + 8, w)):
+                        if marks[x]:
+                            changes += 1
+                            _add(total, int(before[x]), lab, y, x, -1.0)
+                            _add(total, int(row[x]), lab, y, x, 1.0)
+        if changes == 0:
             break
         for k in range(n):
             if total[k, 5] > 0:
                 inverse = 1.0 / total[k, 5]
                 for c in range(5):
                     centre[k, c] = total[k, c] * inverse
-    return labels
+    return owner.astype(np.int32)
+
+
+@njit(cache=True, inline="always")
+def _add(total, k, lab, y, x, sign):
+    total[k, 0] += sign * lab[0, y, x]
+    total[k, 1] += sign * lab[1, y, x]
+    total[k, 2] += sign * lab[2, y, x]
+    total[k, 3] += sign * x
+    total[k, 4] += sign * y
+    total[k, 5] += sign
 
 
 @njit(cache=True)

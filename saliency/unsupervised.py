@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -129,3 +130,25 @@ def saliency_maps(
             values = method.superpixel_saliency(graph)
         maps[name] = regions.paint(segments, values.astype(np.float32))
     return Maps(maps, flat=False)
+
+
+def compute(
+    image: np.ndarray, methods: Sequence[str], superpixels: SuperpixelCount, remove_frame: bool
+) -> tuple[dict[str, np.ndarray], bool]:
+    """What the batch stage calls for each image; see `saliency_maps`."""
+    maps = saliency_maps(image, methods, superpixels, remove_frame)
+    return maps.by_method, maps.flat
+
+
+def kernels_are_compiled() -> bool:
+    """Whether an earlier process has left compiled kernels for this one."""
+    from saliency import slic
+
+    folder = Path(slic._k_means.stats.cache_path)
+    return any(folder.glob("slic._k_means-*.nbi"))
+
+
+def compile_kernels(methods: Sequence[str]) -> None:
+    """Compile what the methods need, or load it, before many processes all do so at once."""
+    sample = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    saliency_maps(sample, methods)

@@ -1,0 +1,66 @@
+"""Turn any of Pillow's modes into 8-bit RGB: 16-bit, floating-point, palette, CMYK, transparent."""
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+PAGE = (255, 255, 255)
+"""What shows through transparent pixels: white, as on a page."""
+
+_BAND = 1 << 22  # pixels that are converted at a time
+
+
+def to_rgb(image: Image.Image, factor: int = 1) -> np.ndarray:
+    """Convert a loaded image to uint8 (h, w, 3) RGB, averaged over squares of `factor` pixels.
+
+    Band by band, so that of a huge image no second copy is made.
+    """
+    width, height = image.size
+    convert = _converter(image)
+    rows = factor * max(1, _BAND // (width * factor))
+    out = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        whole = top == 0 and bottom == height
+        band = convert(image if whole else image.crop((0, top, width, bottom)))
+        if factor > 1:
+            band = band.reduce(factor)
+        out[top // factor : top // factor + band.height] = band
+    return out
+
+
+def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Return the function that turns this image, or a band of it, into RGB."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        low, high = _gray_range(image)
+
+        def scale(band: Image.Image) -> Image.Image:
+            values = np.nan_to_num(np.asarray(band).astype(np.float64), nan=low)
+            gray = np.rint((values - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
+            return Image.fromarray(gray).convert("RGB")
+
+        return scale
+    if image.has_transparency_data:
+
+        def on_page(band: Image.Image) -> Image.Image:
+            page = Image.new("RGBA", band.size, (*PAGE, 255))
+            return Image.alpha_composite(page, band.convert("RGBA")).convert("RGB")
+
+        return on_page
+    return lambda band: band.convert("RGB")
+
+
+def _gray_range(image: Image.Image) -> tuple[float, float]:
+    """Return the values that black and white have in a gray image of more than 8 bits."""
+    if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):  # 16-bit, maybe widened
+        return 0.0, 65535.0
+    values = np.asarray(image)
+    values = values[np.isfinite(values)]
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    for white in (1.0, 255.0):
+        if low >= 0 and high <= white and image.mode == "F":
+            return 0.0, white
+    if low >= 0 and high <= 65535 and image.mode == "I":
+        return 0.0, 65535.0 if high > 255 else 255.0
+    return low, high if high > low else low + 1.0

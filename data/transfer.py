@@ -1,0 +1,271 @@
+"""Masks as PNG files: out of shards, and from any other tool into shards."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from data.errors import UserError
+from data.image_modes import to_rgb
+from data.images import UnreadableImage, capped_size, key_path, list_images, open_image, read_size
+from data.index import build_index
+from data.keys import Keys
+from data.mask_shards import MaskShards
+from data.panels import scale_mask
+from data.shards import (
+    ChunkEncoder,
+    ShardWriter,
+    Status,
+    remove_stale_files,
+    shard_name,
+    shard_paths,
+    status_of,
+)
+from data.software import software_versions
+
+Progress = Callable[[Iterable, int], Iterable]
+
+
+def _silent(steps: Iterable, total: int) -> Iterable:
+    return steps
+
+
+# Out --------------------------------------------------------------------------------------------
+
+
+def export_masks(
+    masks: MaskShards,
+    folder: str | os.PathLike,
+    full_size: bool = False,
+    overwrite: bool = False,
+    progress: Progress = _silent,
+) -> int:
+    """Write each mask to `<folder>/<key>.png`, 8-bit gray; return how many.
+
+    Parameters
+    ----------
+    masks
+        Where from. Rows without a mask are left out.
+    folder
+        Where to; made when it is missing.
+    full_size
+        Scale masks bilinearly to their images' sizes; else they stay at working resolution.
+    overwrite
+        Replace files that are there. Otherwise one such file is a UserError, before any is
+        written.
+    """
+    rows = np.flatnonzero(masks.statuses() <= Status.FLAT).tolist()
+    for row in rows:
+        path = _png_path(folder, masks.keys[row])
+        if not overwrite and os.path.lexists(path):
+            raise UserError(
+                f"{path!r} is there already; choose another folder, or replace it by --overwrite."
+            )
+    for row in progress(rows, len(rows)):
+        mask = masks.read(row)
+        if full_size:
+            mask = scale_mask(mask, masks.image_size(row))
+        path = _png_path(folder, masks.keys[row])
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb" if overwrite else "xb") as file:
+                Image.fromarray(mask).save(file, "PNG")
+        except OSError as error:
+            raise UserError(
+                f"{path!r} cannot be written ({str(error.strerror or error).lower()}); "
+                "mend that and run the command again with --overwrite."
+            ) from None
+    return len(rows)
+
+
+def _png_path(folder: str | os.PathLike, key: str) -> str:
+    """Return where a key's mask goes; UserError for a key that would lead out of the folder."""
+    parts = key.split("/")
+    if any(part in ("", ".", "..") or os.sep in part or "\0" in part for part in parts) or (
+        os.altsep and os.altsep in os.path.join(*parts)
+    ):
+        raise UserError(
+            f"the key {key!r} does not name a file inside a folder; these shards are not to be "
+            "trusted, nothing was exported."
+        )
+    return os.path.join(os.fspath(folder), *parts) + ".png"
+
+
+# In ---------------------------------------------------------------------------------------------
+
+_MASK_EXTENSIONS = (".png", ".PNG", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".jpg", ".jpeg")
+
+
+def import_masks(
+    folder: str | os.PathLike,
+    out: str | os.PathLike,
+    images: str | os.PathLike,
+    method: str = "import",
+    max_side: int = 400,
+    shard_size: int = 4096,
+    compression: str = "zstd",
+    overwrite: bool = False,
+    progress: Progress = _silent,
+) -> MaskShards:
+    """Make shards of another tool's masks.
+
+    A mask belongs to the image `a/b.jpg` if it is `a/b.jpg.png` or else `a/b.png` below `folder`
+    (other extensions serve too). It is read as 8-bit gray, 255 foreground: 16 bits are scaled, a
+    mask of only zeros and ones counts as zeros and 255, of a cut-out with transparency the alpha
+    is the mask. It must have its image's shape; larger than the cap, it is scaled down by area
+    averages.
+
+    Parameters
+    ----------
+    folder
+        The folder of masks.
+    out
+        Where the shards go; UserError if there are shards, but for `overwrite`, which removes them.
+    images
+        The image folder. Every image gets a row; one without a sound mask has status FAILED (or
+        UNREADABLE, if the image is the reason) and says why.
+    method, max_side, shard_size, compression
+        As recorded in the shards.
+
+    Raises
+    ------
+    UserError
+        Not one mask belongs to an image; two images have one mask; the disk is full.
+    """
+    keys = list_images(images)
+    found = list_images(folder)
+    partners = _match(keys, found)
+    if not (partners >= 0).any():
+        raise UserError(
+            f"no mask in {os.fspath(folder)!r} has the name of an image in {os.fspath(images)!r} "
+            f"(such as {keys[0] + '.png'!r}); check both folders."
+        )
+    _make_room(out, overwrite)
+    sizes = [_size(key_path(images, key)) for key in keys] if max_side == 0 else []
+    count = -(-len(keys) // shard_size)
+    attributes = {
+        "method": method,
+        "parameters": {"max_side": max_side},
+        "software": software_versions(),
+        "listing_digest": keys.digest(),
+    }
+    rows = iter(progress(range(len(keys)), len(keys)))
+    for number in range(count):
+        start = number * shard_size
+        part = keys[start : start + shard_size]
+        canvas = max_side or max(
+            [1, *(side for size in sizes[start:][: len(part)] for side in size)]
+        )
+        encoder = ChunkEncoder(canvas, compression)
+        path = Path(out) / shard_name(number)
+        with ShardWriter(path, number, count, part, canvas, compression, attributes) as writer:
+            for inner, key in enumerate(part):
+                next(rows)
+                partner = int(partners[start + inner])
+                mask_path = key_path(folder, found[partner]) if partner >= 0 else None
+                _import_row(writer, encoder, inner, key_path(images, key), mask_path, max_side)
+            writer.commit()
+    for _ in rows:  # let a progress bar finish
+        pass
+    build_index(out)
+    return MaskShards(out)
+
+
+def _import_row(
+    writer: ShardWriter,
+    encoder: ChunkEncoder,
+    row: int,
+    image_path: str,
+    mask_path: str | None,
+    max_side: int,
+) -> None:
+    size = (0, 0)
+    try:
+        size = read_size(image_path)
+    except UnreadableImage as error:
+        writer.write(row, None, status=Status.UNREADABLE, error=str(error))
+        return
+    try:
+        if mask_path is None:
+            raise UnreadableImage("no such file")
+        mask = _fit(read_mask(mask_path), size, max_side)
+    except UnreadableImage as error:
+        writer.write(row, None, (0, 0), size, Status.FAILED, f"its mask: {error}")
+        return
+    writer.write(row, encoder.encode(mask), mask.shape, size, status_of(mask))
+
+
+def _match(keys: Keys, masks: Keys) -> np.ndarray:
+    """Return the row in `masks` of each key's mask, -1 where there is none."""
+    partners = np.full(len(keys), -1, np.int64)
+    by_stem: dict[int, str] = {}
+    for row, key in enumerate(keys):
+        partners[row] = _first(masks, key)
+        if partners[row] < 0:
+            partner = partners[row] = _first(masks, os.path.splitext(key)[0])
+            if partner >= 0 and (other := by_stem.setdefault(int(partner), key)) != key:
+                raise UserError(
+                    f"the mask {masks[int(partner)]!r} could be of {other!r} or of {key!r}; "
+                    f"name it after one of them ({other + '.png'!r})."
+                )
+    return partners
+
+
+def _first(masks: Keys, name: str) -> int:
+    for extension in _MASK_EXTENSIONS:
+        with contextlib.suppress(KeyError):
+            return masks.find(name + extension)
+    return -1
+
+
+def read_mask(path: str | os.PathLike) -> np.ndarray:
+    """Read a mask of any image format as uint8 (h, w); see `import_masks`. UnreadableImage."""
+    with open_image(path) as image:
+        image.load()
+        if image.has_transparency_data:
+            alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+            if alpha.min() != alpha.max():
+                return alpha
+        mask = np.asarray(Image.fromarray(to_rgb(image)).convert("L"))
+        if image.mode in ("L", "I", "I;16") and image.getextrema() == (0, 1):
+            mask = np.where(np.asarray(image) > 0, 255, 0).astype(np.uint8)
+    return mask
+
+
+def _fit(mask: np.ndarray, size: tuple[int, int], max_side: int) -> np.ndarray:
+    """Check a mask's shape against its image's size, and scale it down to the cap."""
+    height, width = mask.shape
+    # the same shape: each side as the image's, scaled by one factor, give or take a pixel
+    if abs(height * size[1] - width * size[0]) > max(size):
+        raise UnreadableImage(
+            f"it is {width} x {height}, its image {size[1]} x {size[0]}, another shape"
+        )
+    target = capped_size(size, max_side)
+    if height <= target[0] and width <= target[1]:
+        return mask
+    return cv2.resize(mask, target[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _size(path: str) -> tuple[int, int]:
+    try:
+        return read_size(path)
+    except UnreadableImage:
+        return 0, 0
+
+
+def _make_room(out: str | os.PathLike, overwrite: bool) -> None:
+    if not os.path.isdir(out):
+        return
+    old = shard_paths(out)
+    if old and not overwrite:
+        raise UserError(
+            f"there are mask shards in {os.fspath(out)!r} already; choose another folder, or "
+            "replace them by --overwrite."
+        )
+    for path in old:
+        path.unlink()
+    remove_stale_files(out)

@@ -1,0 +1,265 @@
+"""The command `saliency-compute`."""
+
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import click
+
+from data.errors import UserError
+from data.images import list_images
+from data.shards import Status
+
+UNSUPERVISED = ("rbd", "mc", "gs")
+
+
+def parse_methods(context: click.Context, parameter: click.Parameter, text: str) -> tuple[str, ...]:
+    """Read a comma-separated list of methods."""
+    methods = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",")))
+    for name in methods:
+        if name not in UNSUPERVISED:
+            raise UserError(f"--method {name}: choose from {', '.join(UNSUPERVISED)}.")
+    return methods
+
+
+def parse_part(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, int]:
+    """Read 'i/n'."""
+    try:
+        part, parts = (int(number) for number in text.split("/"))
+    except ValueError:
+        part, parts = 0, 0
+    if not 1 <= part <= parts:
+        raise UserError(f"--part {text}: give i/n with 1 <= i <= n, such as 3/16.")
+    return part, parts
+
+
+def parse_superpixels(context: click.Context, parameter: click.Parameter, text: str) -> str:
+    """Check a superpixel count: 'authors', '250' or '600px'."""
+    from saliency.unsupervised import SuperpixelCount
+
+    try:
+        SuperpixelCount.parse(text)
+    except ValueError:
+        raise UserError(
+            f"--superpixels {text}: give a number an image (250), pixels a superpixel (600px), "
+            "or authors."
+        ) from None
+    return text
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("images", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--method",
+    "methods",
+    default="rbd",
+    show_default=True,
+    callback=parse_methods,
+    help="rbd, mc or gs; or several, as in rbd,gs: these share superpixels and decoding, and each "
+    "method's shards go into a folder of its name below OUT.",
+)
+@click.option(
+    "--max-side",
+    type=click.IntRange(min=0),
+    default=400,
+    show_default=True,
+    help="Working resolution: larger images are scaled down to this long side; 0 scales none.",
+)
+@click.option(
+    "--superpixels",
+    default="authors",
+    show_default=True,
+    callback=parse_superpixels,
+    metavar="N|Npx|authors",
+    help="Superpixels an image (250), or pixels a superpixel (600px); 'authors' is 600px for rbd "
+    "and gs, 250 for mc.",
+)
+@click.option("--remove-frame", is_flag=True, help="Give artificial picture frames saliency 0.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=-1),
+    default=-1,
+    show_default=True,
+    help="Worker processes; -1: one a core.",
+)
+@click.option(
+    "--part",
+    default="1/1",
+    show_default=True,
+    callback=parse_part,
+    metavar="I/N",
+    help="Make only every N-th shard, from the I-th: for array jobs on a shared file system.",
+)
+@click.option(
+    "--shard-size",
+    type=click.IntRange(min=1),
+    default=4096,
+    show_default=True,
+    help="Images a shard.",
+)
+@click.option(
+    "--compression", type=click.Choice(["zstd", "gzip"]), default="zstd", show_default=True
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Only the first so many images, in order of keys."
+)
+@click.option("--overwrite", is_flag=True, help="Replace shards that OUT already holds.")
+@click.option(
+    "--max-failures",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Exit with 1 when a larger share of the images has no mask.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["processes", "dask", "ray"]),
+    default="processes",
+    show_default=True,
+    help="Where the workers are. Dask and Ray: pip install 'dilo[dask]' or 'dilo[ray]'.",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Of a running Dask scheduler or Ray head.")
+def main(
+    images: Path,
+    out: Path,
+    methods: tuple[str, ...],
+    max_side: int,
+    superpixels: str,
+    remove_frame: bool,
+    jobs: int,
+    part: tuple[int, int],
+    shard_size: int,
+    compression: str,
+    limit: int | None,
+    overwrite: bool,
+    max_failures: float,
+    backend: str,
+    scheduler: str | None,
+) -> None:
+    """Compute a saliency mask for every image below IMAGES, into mask shards in OUT.
+
+    IMAGES is any folder tree of images, such as ImageNet's train/<wnid>/*.JPEG. Run the same
+    command again after an interruption: it makes only the shards that are missing. Look at the
+    result with mask-shards.
+
+    \b
+    Example:
+      saliency-compute photos masks --method rbd
+      mask-shards gallery masks --images photos -o gallery.html
+    """
+    if jobs == 0:
+        raise UserError("--jobs 0: give the number of processes, or -1 for one a core.")
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _run(
+            images, out, methods, max_side, superpixels, remove_frame, jobs, part, shard_size,
+            compression, limit, overwrite, max_failures, backend, scheduler,
+        )  # fmt: skip
+    except KeyboardInterrupt as interruption:
+        click.echo(
+            "\nStopped. Finished shards are kept: run the same command again to go on.", err=True
+        )
+        _leave(143 if interruption.args == (signal.SIGTERM,) else 130)
+
+
+def _run(
+    images, out, methods, max_side, superpixels, remove_frame, jobs, part, shard_size,
+    compression, limit, overwrite, max_failures, backend, scheduler,
+) -> None:  # fmt: skip
+    from saliency.batch import Plan, make_shards
+    from saliency.unsupervised import (
+        SuperpixelCount,
+        compile_kernels,
+        compute,
+        kernels_are_compiled,
+    )
+    from saliency.workers import Workers
+
+    keys = list_images(images)
+    if limit is not None:
+        keys = keys[:limit]
+    if not kernels_are_compiled():
+        click.echo("Compiling the kernels, once after installation (about 15 s) ...", err=True)
+    compile_kernels(methods)
+    plan = Plan(
+        images=images,
+        keys=keys,
+        folders={name: out / name if len(methods) > 1 else out for name in methods},
+        parameters={
+            "max_side": max_side,
+            "superpixels": superpixels,
+            "remove_frame": remove_frame,
+            "orientation": "upright (EXIF applied)",
+        },
+        map_function=partial(
+            compute,
+            methods=methods,
+            superpixels=SuperpixelCount.parse(superpixels),
+            remove_frame=remove_frame,
+        ),
+        max_side=max_side,
+        shard_size=shard_size,
+        compression=compression,
+        part=part[0],
+        parts=part[1],
+        overwrite=overwrite,
+    )
+    workers = Workers(jobs, backend, scheduler)
+    click.echo(
+        f"{len(keys)} images, method {', '.join(methods)}, {plan.shard_count} shards of up to "
+        f"{shard_size}, {workers.jobs} workers",
+        err=True,
+    )
+    started = time.monotonic()
+    try:
+        summary = make_shards(plan, workers.run)
+    finally:
+        workers.close()
+    click.echo(_report(summary, out, len(methods), time.monotonic() - started))
+    if summary.rows and summary.failed / summary.rows > max_failures:
+        click.echo(
+            f"{summary.failed} of {summary.rows} images have no mask, more than --max-failures "
+            f"{max_failures:g}.",
+            err=True,
+        )
+        sys.exit(1)
+
+
+def _report(summary, out: Path, methods: int, seconds: float) -> str:
+    """The closing lines: what was made, what failed, what is still missing."""
+    lines = []
+    if summary.shards_kept:
+        lines.append(f"{summary.shards_kept} shards were there already.")
+    if summary.rows:
+        masks = (summary.rows - summary.failed) * methods
+        each = summary.mask_bytes / max(1, masks) / 1024
+        lines.append(
+            f"{masks} masks in {seconds:.1f} s ({summary.rows / seconds:.1f} images/s), "
+            f"{each:.1f} KB a mask, in {out}"
+        )
+    if summary.statuses[Status.FLAT]:
+        lines.append(f"{summary.statuses[Status.FLAT]} images are flat: their masks are zero.")
+    if summary.failed:
+        lines.append(f"{summary.failed} images have no mask; the first of them:")
+        lines += [f"  {key!r}: {reason}" for key, reason in summary.failures]
+    if summary.shards_missing:
+        lines.append(
+            f"{summary.shards_missing} shards of other parts are not there yet; the part that "
+            "finishes last writes index.h5."
+        )
+    return "\n".join(lines)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def _leave(code: int) -> None:
+    """Exit without waiting for workers in the middle of a task."""
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown(wait=True, kill_workers=True)
+    sys.exit(code)

@@ -1,0 +1,147 @@
+"""Where tasks run: this process, joblib's processes, or a Dask or Ray cluster."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import cv2
+import joblib
+from joblib.externals.loky.process_executor import BrokenProcessPool
+from threadpoolctl import threadpool_limits
+
+from data.errors import UserError
+
+BACKENDS = ("processes", "dask", "ray")
+
+Task = Callable[[], Any]
+
+
+class Workers:
+    """Run tasks in order of their results.
+
+    Parameters
+    ----------
+    jobs : int
+        Processes; -1 for one per core that this process may use. 1 works in this process.
+    backend : {"processes", "dask", "ray"}
+        Where they are. Dask and Ray need their package (`pip install 'dilo[dask]'`).
+    scheduler : str, optional
+        Address of a Dask scheduler or Ray head; without it, one is started on this machine.
+
+    Raises
+    ------
+    UserError
+        The package is missing or the scheduler does not answer.
+    """
+
+    def __init__(self, jobs: int = -1, backend: str = "processes", scheduler: str | None = None):
+        if backend == "processes" and scheduler is not None:
+            raise UserError(
+                f"--scheduler {scheduler} needs a cluster; add --backend dask or --backend ray."
+            )
+        self.jobs = usable_cores() if jobs == -1 else jobs
+        self._close = contextlib.ExitStack()
+        if backend == "dask":
+            self._connect_dask(scheduler)
+        elif backend == "ray":
+            self._connect_ray(scheduler)
+        self._backend = {"processes": "loky"}.get(backend, backend)
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Any]:
+        """Yield each task's result, in order, while later tasks already run.
+
+        Raises
+        ------
+        UserError
+            A worker process was killed from outside.
+        """
+        if self.jobs == 1 and self._backend == "loky":
+            yield from (single_threaded(task) for task in tasks)
+            return
+        settings = {"inner_max_num_threads": 1} if self._backend == "loky" else {}
+        with joblib.parallel_config(self._backend, n_jobs=self.jobs, **settings):
+            try:
+                if self._backend == "ray":  # its backend gives no results before the last
+                    calls = map(_call, tasks)
+                    while some := list(islice(calls, 16 * self.jobs)):
+                        yield from joblib.Parallel()(some)
+                else:
+                    yield from joblib.Parallel(
+                        return_as="generator", batch_size=1, pre_dispatch="3*n_jobs"
+                    )(map(_call, tasks))
+            except BrokenProcessPool:
+                raise UserError(
+                    "a worker process was killed (out of memory?); run the same command again, "
+                    f"with fewer than --jobs {self.jobs} if it happens again: it goes on where it "
+                    "stopped."
+                ) from None
+
+    def _connect_dask(self, scheduler: str | None) -> None:
+        try:
+            from dask.distributed import Client
+        except ImportError:
+            raise UserError(_missing("dask")) from None
+        try:
+            client = (
+                Client(scheduler, timeout=30)
+                if scheduler
+                else Client(n_workers=self.jobs, threads_per_worker=1, dashboard_address=None)
+            )
+        except (OSError, TimeoutError, ValueError) as error:
+            raise UserError(_no_answer("Dask", scheduler, error)) from None
+        self._close.callback(client.close)
+        self.jobs = max(1, sum(client.nthreads().values()))
+
+    def _connect_ray(self, scheduler: str | None) -> None:
+        try:
+            import ray
+            from ray.util.joblib import register_ray
+        except ImportError:
+            raise UserError(_missing("ray")) from None
+        try:
+            ray.init(scheduler, num_cpus=None if scheduler else self.jobs, log_to_driver=False)
+        except (ConnectionError, ValueError) as error:
+            raise UserError(_no_answer("Ray", scheduler, error)) from None
+        register_ray()
+        self._close.callback(ray.shutdown)
+        self.jobs = max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def close(self) -> None:
+        """Disconnect from a cluster."""
+        self._close.close()
+
+
+def single_threaded(task: Task) -> Any:
+    """Run a task with one thread: the parallelism is over images."""
+    _limit_threads()
+    return task()
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on (a batch system may grant fewer than there are)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_limits = None
+
+
+def _limit_threads() -> None:
+    global _limits
+    if _limits is None:
+        cv2.setNumThreads(1)
+        _limits = threadpool_limits(1)  # of BLAS and OpenMP, for the rest of the process
+
+
+def _call(task: Task) -> tuple:
+    return joblib.delayed(single_threaded)(task)
+
+
+def _missing(package: str) -> str:
+    return f"--backend {package} needs a package: pip install 'dilo[{package}]'."
+
+
+def _no_answer(name: str, scheduler: str | None, error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    return f"--scheduler {scheduler}: no {name} cluster answers ({reason}); check the address."
