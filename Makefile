@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+IMAGES ?= demo-output/photographs
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench
 
 setup: $(VENV)/.ready
 
@@ -13,9 +14,16 @@ $(VENV)/.ready: setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
+demo: setup
+	$(BIN)/python demo.py demo-output
+
 test: setup
 	$(BIN)/python -m pytest -q
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# make bench IMAGES=folder
+bench: setup
+	$(BIN)/python -m benchmarks.saliency --images $(IMAGES)

@@ -182,7 +182,9 @@ def decode(path: str | os.PathLike, max_side: int = 0) -> Decoded:
 def _reasons() -> Iterator[None]:
     """Turn whatever goes wrong with an image file into UnreadableImage with a reason."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of damaged EXIF data and the like
+            yield
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
@@ -229,10 +231,8 @@ def _open(file: BinaryIO) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1..8; 1 is upright."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about damaged EXIF data, image by image
-            value = int(image.getexif().get(0x0112, 1))
-    except Exception:  # worse damage: shown as it is stored
+        value = int(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF data: shown as it is stored
         return 1
     return value if value in _TURN else 1
 

@@ -33,7 +33,7 @@ class PendingFile(io.RawIOBase):
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
-            self._descriptor = os.open(self.temporary, flags, 0o666)
+            self._descriptor: int | None = os.open(self.temporary, flags, 0o666)
         except OSError as error:
             raise UserError(_sentence(self.path, error)) from None
 
@@ -59,9 +59,9 @@ class PendingFile(io.RawIOBase):
         """Close and remove the temporary file, if it is still there; later writes do nothing."""
         if self._failure is None:
             self._failure = OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
-        if not self.closed:
+        if self._descriptor is not None:
             os.close(self._descriptor)
-            self.close()
+            self._descriptor = None
             with contextlib.suppress(OSError):
                 self.temporary.unlink(missing_ok=True)
 
@@ -111,6 +111,9 @@ class PendingFile(io.RawIOBase):
             except OSError as error:
                 self._failure = error
         return self._end
+
+    def flush(self) -> None:
+        """Do nothing: nothing is buffered."""
 
     def readable(self) -> bool:
         return True

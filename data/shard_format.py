@@ -123,7 +123,12 @@ class ShardHeader:
 def open_shard(path: str | os.PathLike) -> h5py.File:
     """Open an HDF5 file for reading, without locks, for network file systems."""
     try:
-        return h5py.File(path, "r", locking=False)
+        try:
+            return h5py.File(path, "r", locking=False)
+        except OSError as error:
+            if "file locking flag" not in str(error):
+                raise
+            return h5py.File(path, "r")  # somebody in this process has it open, with locks
     except FileNotFoundError:
         raise UserError(f"there is no file {os.fspath(path)!r}.") from None
     except OSError as error:

@@ -182,11 +182,11 @@ def _nearest(lab, y, x, seeds, x0, x1, centre, weight, unclaimed):
 
 
 @njit(cache=True, error_model="numpy")
-def _k_means(lab, seed_x, seed_y, reach, spatial_weight):
+def _k_means(lab, seed_x, seed_y, reach, spatial_weight, iterations=_ITERATIONS):
     """Label each pixel by the nearest of the seeds whose window holds it; move the seeds; repeat.
 
     Distance: |dLab|^2 + spatial_weight |dxy|^2. Window: +-reach around the seed, cut to whole
-    pixels. `lab` is float64 (3, H, W); returns int32 (H, W) labels.
+    pixels. `lab` is float64 (3, H, W); returns int32 (H, W) labels. Stops when none changes.
     """
     _, h, w = lab.shape
     n = seed_x.size
@@ -213,7 +213,7 @@ def _k_means(lab, seed_x, seed_y, reach, spatial_weight):
     row_fill = np.empty(h, np.int64)
     seeds_of_rows = np.empty(n * (2 * reach + 2), np.int32)
 
-    for iteration in range(_ITERATIONS):
+    for iteration in range(iterations):
         # Which seeds' windows hold which row; seeds stay in order within a row.
         row_first[:] = 0
         for k in range(n):

@@ -1,0 +1,1 @@
+"""Scripts that print tables: what, how measured, ratio to a peer or to the floor."""

@@ -1,0 +1,44 @@
+"""A sheet shows each picture once, where its heading says."""
+
+import numpy as np
+
+from data.panels import Panel, Row
+from data.sheet import draw_sheet
+
+RED = np.full((60, 80, 3), (250, 0, 0), np.uint8)
+GREEN = np.full((60, 80, 3), (0, 250, 0), np.uint8)
+MASK = np.full((60, 80), 77, np.uint8)
+
+
+def pixels(sheet, color):
+    return np.argwhere((np.asarray(sheet) == color).all(-1))
+
+
+def test_pictures_stand_in_their_columns():
+    row = Row("a.jpg", RED, "80 x 60", [Panel(MASK, GREEN, "covers 30%")])
+    sheet = draw_sheet([row], ["rbd"], side=100)
+    red, mask, green = (pixels(sheet, c) for c in ((250, 0, 0), (77, 77, 77), (0, 250, 0)))
+    assert len(red) == len(green) == 60 * 80
+    assert len(mask) >= 60 * 80
+    assert red[:, 1].max() < mask[:, 1].min() and np.median(mask[:, 1]) < green[:, 1].min()
+
+
+def test_rows_fill_the_sheet_and_captions_are_written():
+    rows = [Row(f"{i}.jpg", RED, "", [Panel(MASK, GREEN, "")]) for i in range(5)]
+    sheet = draw_sheet(rows, ["rbd"], side=100)
+    assert len(pixels(sheet, (250, 0, 0))) == 5 * 60 * 80
+    several = draw_sheet(rows, ["rbd", "mc"], side=100)
+    assert several.height > 1.5 * sheet.height  # one row beside another only for one method
+    assert np.asarray(sheet).min() < 60  # ink
+
+
+def test_what_is_missing_is_said():
+    nothing = Row("x" * 500 + "\n\udcff", None, "no such file " * 30, [Panel(None, None, "failed")])
+    sheet = draw_sheet([nothing], ["rbd"])
+    cell = np.asarray(sheet)[60:150, 30:250]
+    assert (cell < 150).any()  # the reason is written in the cell
+
+
+def test_extreme_shapes():
+    line = np.zeros((300, 1, 3), np.uint8)
+    assert draw_sheet([Row("a", line, "", [Panel(line[..., 0], line, "")])] * 2, ["m"]).width > 700

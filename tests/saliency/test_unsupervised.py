@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+
+import saliency
+from saliency.unsupervised import METHODS, SuperpixelCount, saliency_maps
+
+PUBLIC = {"rbd": saliency.rbd, "mc": saliency.mc, "gs": saliency.gs}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_public_functions(method, disc):
+    image, inside = disc
+    result = PUBLIC[method](image)
+    assert result.dtype == np.float32 and result.shape == inside.shape
+    assert result.min() >= 0 and result.max() <= 1
+    assert result[inside].mean() > result[~inside].mean() + 0.5
+
+
+def test_methods_in_one_pass_equal_each_alone(disc):
+    together = saliency_maps(disc[0], METHODS)
+    assert not together.flat
+    for method in METHODS:
+        assert (together.by_method[method] == PUBLIC[method](disc[0])).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 3), (3, 40), (10, 400), (20, 20), (33, 9)])
+def test_any_size_gives_a_map(method, shape):
+    image = np.random.default_rng(14).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    result = PUBLIC[method](image)
+    assert result.shape == shape and np.isfinite(result).all()
+    assert result.min() >= 0 and result.max() <= 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("colour", [0, 127, 255])
+def test_flat_image_gives_zero(method, colour):
+    image = np.full((60, 80, 3), colour, np.uint8)
+    maps = saliency_maps(image, (method,))
+    assert maps.flat and not maps.by_method[method].any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_flat_halves_have_no_scale_to_read(method):
+    """Every superpixel has a neighbour of its very colour, so that the scales are zero."""
+    image = np.zeros((60, 80, 3), np.uint8)
+    image[:, 40:] = 200
+    result = PUBLIC[method](image)
+    assert np.isfinite(result).all() and result.min() >= 0 and result.max() <= 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gray_photograph(method, disc):
+    image, inside = disc
+    gray = np.repeat(image[..., :1], 3, axis=2)
+    result = PUBLIC[method](gray)
+    assert result[inside].mean() > result[~inside].mean() + 0.5
+
+
+def test_not_contiguous_image_is_the_same(disc):
+    image = disc[0]
+    assert (saliency.rbd(image[:, ::-1]) == saliency.rbd(image[:, ::-1].copy())).all()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((5, 5), np.uint8),
+        np.zeros((5, 5, 4), np.uint8),
+        np.zeros((5, 5, 3), np.float32),
+        np.zeros((0, 5, 3), np.uint8),
+    ],
+)
+def test_wrong_arrays_are_refused(wrong):
+    with pytest.raises(ValueError, match="uint8"):
+        saliency.rbd(wrong)
+
+
+def test_superpixel_count():
+    assert SuperpixelCount.parse("authors").of_area(10**6) == SuperpixelCount(250, 600.0)
+    assert SuperpixelCount.parse("100").of_area(10_000) == SuperpixelCount(100, 100.0)
+    assert SuperpixelCount.parse("50px").of_area(10_000) == SuperpixelCount(200, 50.0)
+    for wrong in ("0", "-3", "0px", "nanpx", "many"):
+        with pytest.raises(ValueError):
+            SuperpixelCount.parse(wrong)
+
+
+def test_more_superpixels_make_a_finer_map(disc):
+    def levels(count):
+        return len(np.unique(saliency_maps(disc[0], ("rbd",), count).by_method["rbd"]))
+
+    assert levels(SuperpixelCount.parse("150")) > levels(SuperpixelCount.parse("20"))
