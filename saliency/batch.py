@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import math
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -39,8 +39,19 @@ _BLOCK = 16  # images a task: about a tenth of a second, small beside a shard, l
 MapFunction = Callable[[np.ndarray], tuple[dict[str, np.ndarray], bool]]
 """An image, uint8 (h, w, 3), to float maps (h, w) in [0, 1] by method, and whether it is flat."""
 
+
+class Block(NamedTuple):
+    """Some rows of one shard: what a worker does at a time."""
+
+    shard: int
+    rows: slice  # of all keys
+
+
 RunTasks = Callable[[Iterable[Callable[[], Any]]], Iterator[Any]]
 """Runs tasks, wherever, and yields their results in order (`saliency.workers`)."""
+
+Produce = Callable[["Plan", Sequence[Block], dict[int, int]], Iterator[list["Row"]]]
+"""Blocks and each shard's raster side to the rows of each block, in order."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +67,8 @@ class Plan:
         Output folder of each method.
     parameters : dict
         As JSON-able values; shards of other parameters are refused.
-    map_function : MapFunction
-        Picklable.
+    map_function : MapFunction, optional
+        Picklable. A method that computes on a device has none (`saliency.learned`).
     max_side : int
         Cap of the working long side in pixels; 0 for none.
     shard_size : int
@@ -71,7 +82,7 @@ class Plan:
     keys: Keys
     folders: dict[str, Path]
     parameters: dict[str, Any]
-    map_function: MapFunction
+    map_function: MapFunction | None = None
     max_side: int = 400
     shard_size: int = 4096
     compression: str = "zstd"
@@ -134,7 +145,12 @@ class Row(NamedTuple):
     error: str
 
 
-def make_shards(plan: Plan, run_tasks: RunTasks, show_progress: bool | None = None) -> Summary:
+def make_shards(
+    plan: Plan,
+    run_tasks: RunTasks,
+    show_progress: bool | None = None,
+    produce: Produce | None = None,
+) -> Summary:
     """Write every shard of the plan's part that is not there yet, then the index.
 
     Parameters
@@ -143,6 +159,8 @@ def make_shards(plan: Plan, run_tasks: RunTasks, show_progress: bool | None = No
     run_tasks : RunTasks
     show_progress : bool, optional
         None: only where stderr is a terminal.
+    produce : Produce, optional
+        What makes the rows; None: the plan's map function, by `run_tasks`.
 
     Returns
     -------
@@ -169,20 +187,10 @@ def make_shards(plan: Plan, run_tasks: RunTasks, show_progress: bool | None = No
     }
     blocks = [block for number in missing for block in _blocks(plan, number)]
     canvases = _canvases(plan, missing, run_tasks)
-    tasks = (
-        partial(
-            compute_rows,
-            str(plan.images),
-            list(plan.keys[rows]),
-            plan.map_function,
-            tuple(plan.folders),
-            plan.max_side,
-            canvases[number],
-            plan.compression,
-        )
-        for number, rows in blocks
-    )
-    results = run_tasks(tasks)
+    if produce is None:
+        results = run_tasks(_tasks(plan, blocks, canvases))
+    else:
+        results = produce(plan, blocks, canvases)
     images = sum(rows.stop - rows.start for _, rows in blocks)
     hidden = None if show_progress is None else not show_progress  # None: where it is no terminal
     progress = tqdm(total=images, unit=" images", smoothing=0.05, disable=hidden)
@@ -243,11 +251,26 @@ def _difference(plan: Plan, method: str, digest: str, number: int, path: Path) -
     return None
 
 
-def _blocks(plan: Plan, number: int) -> Iterator[tuple[int, slice]]:
-    """Cut a shard's rows into tasks."""
+def _blocks(plan: Plan, number: int) -> Iterator[Block]:
+    """Cut a shard's rows into blocks."""
     rows = plan.rows(number)
     for start in range(rows.start, rows.stop, _BLOCK):
-        yield number, slice(start, min(start + _BLOCK, rows.stop))
+        yield Block(number, slice(start, min(start + _BLOCK, rows.stop)))
+
+
+def _tasks(plan: Plan, blocks: list[Block], canvases: dict[int, int]) -> Iterator[partial]:
+    """A task for each block, by the plan's map function."""
+    for number, rows in blocks:
+        yield partial(
+            compute_rows,
+            str(plan.images),
+            list(plan.keys[rows]),
+            plan.map_function,
+            tuple(plan.folders),
+            plan.max_side,
+            canvases[number],
+            plan.compression,
+        )
 
 
 def _canvases(plan: Plan, numbers: list[int], run_tasks: RunTasks) -> dict[int, int]:

@@ -11,6 +11,12 @@ import click
 from data.errors import UserError
 from data.images import list_images
 from data.shards import Status
+from saliency.learned_options import (
+    LEARNED,
+    build_method,
+    check_options,
+    learned_options,
+)
 
 UNSUPERVISED = ("rbd", "mc", "gs")
 
@@ -19,8 +25,11 @@ def parse_methods(context: click.Context, parameter: click.Parameter, text: str)
     """Read a comma-separated list of methods."""
     methods = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",")))
     for name in methods:
-        if name not in UNSUPERVISED:
-            raise UserError(f"--method {name}: choose from {', '.join(UNSUPERVISED)}.")
+        if name not in UNSUPERVISED + LEARNED:
+            known = ", ".join(UNSUPERVISED + LEARNED)
+            raise UserError(f"--method {name}: choose from {known}.")
+        if name in LEARNED and len(methods) > 1:
+            raise UserError(f"--method {text}: {name} goes alone; run it by itself.")
     return methods
 
 
@@ -59,7 +68,8 @@ def parse_superpixels(context: click.Context, parameter: click.Parameter, text: 
     show_default=True,
     callback=parse_methods,
     help="rbd, mc or gs; or several, as in rbd,gs: these share superpixels and decoding, and each "
-    "method's shards go into a folder of its name below OUT.",
+    "method's shards go into a folder of its name below OUT. Or, with --weights, basnet, cam or "
+    "gradient.",
 )
 @click.option(
     "--max-side",
@@ -122,7 +132,10 @@ def parse_superpixels(context: click.Context, parameter: click.Parameter, text: 
     help="Where the workers are. Dask and Ray: pip install 'dilo[dask]' or 'dilo[ray]'.",
 )
 @click.option("--scheduler", metavar="ADDRESS", help="Of a running Dask scheduler or Ray head.")
+@learned_options
+@click.pass_context
 def main(
+    context: click.Context,
     images: Path,
     out: Path,
     methods: tuple[str, ...],
@@ -138,6 +151,7 @@ def main(
     max_failures: float,
     backend: str,
     scheduler: str | None,
+    **learned,
 ) -> None:
     """Compute a saliency mask for every image below IMAGES, into mask shards in OUT.
 
@@ -146,17 +160,20 @@ def main(
     result with mask-shards.
 
     \b
-    Example:
+    Examples:
       saliency-compute photos masks --method rbd
+      saliency-compute photos masks --method basnet --weights basnet.pth
       mask-shards gallery masks --images photos -o gallery.html
     """
     if jobs == 0:
         raise UserError("--jobs 0: give the number of processes, or -1 for one a core.")
+    if not check_options(context, methods):
+        learned = None
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         _run(
             images, out, methods, max_side, superpixels, remove_frame, jobs, part, shard_size,
-            compression, limit, overwrite, max_failures, backend, scheduler,
+            compression, limit, overwrite, max_failures, backend, scheduler, learned,
         )  # fmt: skip
     except KeyboardInterrupt as interruption:
         click.echo(
@@ -167,39 +184,28 @@ def main(
 
 def _run(
     images, out, methods, max_side, superpixels, remove_frame, jobs, part, shard_size,
-    compression, limit, overwrite, max_failures, backend, scheduler,
+    compression, limit, overwrite, max_failures, backend, scheduler, learned,
 ) -> None:  # fmt: skip
     from saliency.batch import Plan, make_shards
-    from saliency.unsupervised import (
-        SuperpixelCount,
-        compile_kernels,
-        compute,
-        kernels_are_compiled,
-    )
     from saliency.workers import Workers
 
-    keys = list_images(images)
-    if limit is not None:
-        keys = keys[:limit]
-    if not kernels_are_compiled():
-        click.echo("Compiling the kernels, once after installation (about 15 s) ...", err=True)
-    compile_kernels(methods)
+    everything = list_images(images)
+    keys = everything if limit is None else everything[:limit]
+    if learned is None:
+        chosen, parameters = _unsupervised(methods, superpixels, remove_frame)
+    else:
+        method, parameters = build_method(methods[0], everything, **learned)
+        chosen = {}
     plan = Plan(
         images=images,
         keys=keys,
         folders={name: out / name if len(methods) > 1 else out for name in methods},
         parameters={
             "max_side": max_side,
-            "superpixels": superpixels,
-            "remove_frame": remove_frame,
+            **parameters,
             "orientation": "upright (EXIF applied)",
         },
-        map_function=partial(
-            compute,
-            methods=methods,
-            superpixels=SuperpixelCount.parse(superpixels),
-            remove_frame=remove_frame,
-        ),
+        **chosen,
         max_side=max_side,
         shard_size=shard_size,
         compression=compression,
@@ -208,17 +214,25 @@ def _run(
         overwrite=overwrite,
     )
     workers = Workers(jobs, backend, scheduler)
+    produce = None
+    if learned is not None:
+        from saliency.learned import LearnedStage
+
+        produce = LearnedStage(method, workers.jobs)
+    where = f" on {method.device}" if learned is not None else ""
     click.echo(
-        f"{len(keys)} images, method {', '.join(methods)}, {plan.shard_count} shards of up to "
-        f"{shard_size}, {workers.jobs} workers",
+        f"{len(keys)} images, method {', '.join(methods)}{where}, {plan.shard_count} shards of up "
+        f"to {shard_size}, {workers.jobs} workers",
         err=True,
     )
     started = time.monotonic()
     try:
-        summary = make_shards(plan, workers.run)
+        summary = make_shards(plan, workers.run, produce=produce)
     finally:
         workers.close()
     click.echo(_report(summary, out, len(methods), time.monotonic() - started))
+    if produce is not None and summary.rows:
+        click.echo(f"{method.device} waited for images {produce.waiting_share:.0%} of the time.")
     if summary.rows and summary.failed / summary.rows > max_failures:
         click.echo(
             f"{summary.failed} of {summary.rows} images have no mask, more than --max-failures "
@@ -226,6 +240,28 @@ def _run(
             err=True,
         )
         sys.exit(1)
+
+
+def _unsupervised(methods, superpixels: str, remove_frame: bool) -> tuple[dict, dict]:
+    """The plan's map function, compiled, and what of it shapes a mask."""
+    from saliency.unsupervised import (
+        SuperpixelCount,
+        compile_kernels,
+        compute,
+        kernels_are_compiled,
+    )
+
+    if not kernels_are_compiled():
+        click.echo("Compiling the kernels, once after installation (about 15 s) ...", err=True)
+    compile_kernels(methods)
+    map_function = partial(
+        compute,
+        methods=methods,
+        superpixels=SuperpixelCount.parse(superpixels),
+        remove_frame=remove_frame,
+    )
+    parameters = {"superpixels": superpixels, "remove_frame": remove_frame}
+    return {"map_function": map_function}, parameters
 
 
 def _report(summary, out: Path, methods: int, seconds: float) -> str:

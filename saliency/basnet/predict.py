@@ -5,6 +5,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from saliency.basnet.network import BASNet
 from saliency.basnet.preprocess import SIZE, preprocess, resize_map, stretch
@@ -12,7 +13,7 @@ from saliency.device import memory_for, memory_layout
 
 
 class Predictor:
-    """A BASNet on its device: batches of preprocessed images to normalised maps.
+    """A BASNet on its device: batches of preprocessed images to maps.
 
     Parameters
     ----------
@@ -45,13 +46,35 @@ class Predictor:
         self.network = torch.compile(network) if compiled else network
 
     @torch.inference_mode()
-    def __call__(self, batch: np.ndarray | torch.Tensor) -> np.ndarray:
-        """Map a batch.
+    def refined(self, batch: Tensor) -> Tensor:
+        """The refined output for a batch that is on the device, without waiting for it.
+
+        Parameters
+        ----------
+        batch : float32 Tensor, (N, 3, S, S)
+            Images by `saliency.basnet.preprocess.preprocess`, at most `batch_size` of them.
+
+        Returns
+        -------
+        float32 Tensor, (N, S, S)
+            Probabilities, not yet normalised.
+        """
+        count = len(batch)
+        if self.compiled and count < self.batch_size:  # one shape, one compilation
+            padding = batch.new_zeros((self.batch_size - count, *batch.shape[1:]))
+            batch = torch.cat([batch, padding])
+        with torch.autocast(
+            self.device.type, dtype=self.precision, enabled=self.precision is not None
+        ):
+            return self.network(batch)[0][:count, 0]
+
+    def __call__(self, batch: np.ndarray | Tensor) -> np.ndarray:
+        """Map a batch from anywhere.
 
         Parameters
         ----------
         batch : float32, (N, 3, S, S)
-            Images by `saliency.basnet.preprocess.preprocess`, at most `batch_size` of them.
+            As for `refined`.
 
         Returns
         -------
@@ -63,18 +86,9 @@ class Predictor:
         UserError
             The device's memory is too small for the batch.
         """
-        batch = torch.as_tensor(batch)
-        count = len(batch)
-        if self.compiled and count < self.batch_size:  # one shape, one compilation
-            padding = batch.new_zeros((self.batch_size - count, *batch.shape[1:]))
-            batch = torch.cat([batch, padding])
         with memory_for(self.batch_size, self.device):
-            x = batch.to(self.device, non_blocking=True, memory_format=self.layout)
-            with torch.autocast(
-                self.device.type, dtype=self.precision, enabled=self.precision is not None
-            ):
-                refined = self.network(x)[0]
-            return stretch(refined[:count, 0].cpu().numpy())
+            batch = torch.as_tensor(batch).to(self.device, memory_format=self.layout)
+            return stretch(self.refined(batch).cpu().numpy())
 
 
 def predict(

@@ -257,6 +257,6 @@ class Trainer:
 
 
 def _calm_worker(number: int) -> None:
-    """Workers leave the terminal's Ctrl-C to the parent, and end when the parent says so."""
+    """Workers leave Ctrl-C and a scheduler's SIGTERM, sent to all processes, to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -49,7 +49,7 @@ def test_mean_of_the_map_and_bias_make_the_score(arch):
     torch.manual_seed(0)
     network = torchvision.models.get_model(arch, num_classes=5).eval()
     x = torch.randn(2, 3, 96, 64)
-    maps, classes = ClassActivation(network)(x, torch.tensor([3, 1]))
+    maps, _ = ClassActivation(network)(x, torch.tensor([3, 1]))
     scores = network(x).detach()
     _, head = list(network.named_modules())[-1]
     assert maps.shape == (2, 3, 2)
