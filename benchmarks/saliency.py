@@ -58,7 +58,11 @@ def throughput(images: Path, keys: Keys, method: str, max_side: int, jobs: int) 
             folders={method: Path(folder) / "masks"},
             parameters={},
             map_function=partial(
-                compute, methods=(method,), superpixels=SuperpixelCount(), remove_frame=False
+                compute,
+                methods=(method,),
+                superpixels=SuperpixelCount(),
+                remove_frame=False,
+                follow_edges=False,
             ),
             max_side=max_side,
         )
@@ -71,7 +75,7 @@ def throughput(images: Path, keys: Keys, method: str, max_side: int, jobs: int) 
 
 def warm_up(method: str) -> None:
     sample = np.random.default_rng(0).integers(0, 255, (48, 48, 3)).astype(np.uint8)
-    compute(sample, (method,), SuperpixelCount(), False)
+    compute(sample, (method,), SuperpixelCount(), False, False)
 
 
 def one_pass(lab: np.ndarray, side: int) -> None:
@@ -159,7 +163,7 @@ def against_size(images: Path, keys: Keys) -> list[list]:
                 scale = long_side / max(photograph.shape[:2])
                 image = cv2.resize(photograph, None, fx=scale, fy=scale)
                 started = time.perf_counter()
-                compute(image, (method,), SuperpixelCount(), False)
+                compute(image, (method,), SuperpixelCount.parse("auto"), False, False)
                 seconds.append(time.perf_counter() - started)
                 pixels.append(image.shape[0] * image.shape[1])
             each, n = np.median(seconds), np.median(pixels)

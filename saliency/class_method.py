@@ -15,7 +15,7 @@ from saliency.device import memory_for, memory_layout
 
 
 class ClassMethod:
-    """A classifier on its device with what the pipeline asks for (`saliency.learned.LearnedMethod`).
+    """A classifier on its device, as `saliency.learned.LearnedMethod` asks for it.
 
     Parameters
     ----------

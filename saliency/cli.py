@@ -45,7 +45,7 @@ def parse_part(context: click.Context, parameter: click.Parameter, text: str) ->
 
 
 def parse_superpixels(context: click.Context, parameter: click.Parameter, text: str) -> str:
-    """Check a superpixel count: 'authors', '250' or '600px'."""
+    """Check a superpixel count: 'auto', 'authors', '250' or '600px'."""
     from saliency.unsupervised import SuperpixelCount
 
     try:
@@ -53,7 +53,7 @@ def parse_superpixels(context: click.Context, parameter: click.Parameter, text: 
     except ValueError:
         raise UserError(
             f"--superpixels {text}: give a number an image (250), pixels a superpixel (600px), "
-            "or authors."
+            "auto or authors."
         ) from None
     return text
 
@@ -80,14 +80,19 @@ def parse_superpixels(context: click.Context, parameter: click.Parameter, text: 
 )
 @click.option(
     "--superpixels",
-    default="authors",
+    default="auto",
     show_default=True,
     callback=parse_superpixels,
-    metavar="N|Npx|authors",
-    help="Superpixels an image (250), or pixels a superpixel (600px); 'authors' is 600px for rbd "
-    "and gs, 250 for mc.",
+    metavar="N|Npx|auto|authors",
+    help="Superpixels an image (250), or pixels a superpixel (600px). 'authors' is 600px for rbd "
+    "and gs, 250 for mc; 'auto' the same, but at most 600 an image.",
 )
 @click.option("--remove-frame", is_flag=True, help="Give artificial picture frames saliency 0.")
+@click.option(
+    "--follow-edges",
+    is_flag=True,
+    help="Refine masks by a guided filter: higher max F, higher mean error (docs/saliency.md).",
+)
 @click.option(
     "--jobs",
     type=click.IntRange(min=-1),
@@ -142,6 +147,7 @@ def main(
     max_side: int,
     superpixels: str,
     remove_frame: bool,
+    follow_edges: bool,
     jobs: int,
     part: tuple[int, int],
     shard_size: int,
@@ -172,8 +178,8 @@ def main(
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         _run(
-            images, out, methods, max_side, superpixels, remove_frame, jobs, part, shard_size,
-            compression, limit, overwrite, max_failures, backend, scheduler, learned,
+            images, out, methods, max_side, superpixels, remove_frame, follow_edges, jobs, part,
+            shard_size, compression, limit, overwrite, max_failures, backend, scheduler, learned,
         )  # fmt: skip
     except KeyboardInterrupt as interruption:
         click.echo(
@@ -183,8 +189,8 @@ def main(
 
 
 def _run(
-    images, out, methods, max_side, superpixels, remove_frame, jobs, part, shard_size,
-    compression, limit, overwrite, max_failures, backend, scheduler, learned,
+    images, out, methods, max_side, superpixels, remove_frame, follow_edges, jobs, part,
+    shard_size, compression, limit, overwrite, max_failures, backend, scheduler, learned,
 ) -> None:  # fmt: skip
     from saliency.batch import Plan, make_shards
     from saliency.workers import Workers
@@ -192,7 +198,7 @@ def _run(
     everything = list_images(images)
     keys = everything if limit is None else everything[:limit]
     if learned is None:
-        chosen, parameters = _unsupervised(methods, superpixels, remove_frame)
+        chosen, parameters = _unsupervised(methods, superpixels, remove_frame, follow_edges)
     else:
         method, parameters = build_method(methods[0], everything, **learned)
         chosen = {}
@@ -242,7 +248,9 @@ def _run(
         sys.exit(1)
 
 
-def _unsupervised(methods, superpixels: str, remove_frame: bool) -> tuple[dict, dict]:
+def _unsupervised(
+    methods: tuple[str, ...], superpixels: str, remove_frame: bool, follow_edges: bool
+) -> tuple[dict, dict]:
     """The plan's map function, compiled, and what of it shapes a mask."""
     from saliency.unsupervised import (
         SuperpixelCount,
@@ -259,8 +267,13 @@ def _unsupervised(methods, superpixels: str, remove_frame: bool) -> tuple[dict, 
         methods=methods,
         superpixels=SuperpixelCount.parse(superpixels),
         remove_frame=remove_frame,
+        follow_edges=follow_edges,
     )
-    parameters = {"superpixels": superpixels, "remove_frame": remove_frame}
+    parameters = {
+        "superpixels": superpixels,
+        "remove_frame": remove_frame,
+        "follow_edges": follow_edges,
+    }
     return {"map_function": map_function}, parameters
 
 

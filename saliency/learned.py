@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.errors import UserError
-from data.images import UnreadableImage, decode, key_path
+from data.images import UnreadableImage, capped_size, decode, key_path
 from data.shards import ChunkEncoder, Status
 from saliency.batch import Block, Plan, Row, to_uint8
 from saliency.device import memory_for, memory_layout
@@ -96,17 +96,9 @@ class _PreparedBlocks(Dataset):
                 facts.append(Facts((0, 0), (0, 0), str(reason)))
                 continue
             inputs.append(self.prepare(image))
-            facts.append(Facts(image_size, capped(image_size, self.max_side), ""))
+            facts.append(Facts(image_size, capped_size(image_size, self.max_side), ""))
         stacked = np.stack(inputs) if inputs else np.zeros((0, 3, 1, 1), np.float32)
         return Prepared(block, torch.from_numpy(stacked), facts)
-
-
-def capped(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """(height, width) scaled down to a long side of `max_side`, rounded; 0 leaves it."""
-    if max_side <= 0 or max(size) <= max_side:
-        return size
-    scale = max_side / max(size)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 @dataclass
@@ -325,9 +317,9 @@ def _rows(block: Block) -> range:
 
 
 def _calm_worker(number: int) -> None:
-    """Workers leave Ctrl-C to the parent, end when it says so, and use one core each."""
+    """Workers use one core, and leave Ctrl-C and a scheduler's SIGTERM to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(1)
 
 

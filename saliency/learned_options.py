@@ -64,7 +64,7 @@ _OPTIONS = (
 )
 _NAMES = ("weights", "arch", "labels", "device", "batch_size", "precision", "compiled")
 NAMES = (*_NAMES, "input_size")
-_ONLY_UNSUPERVISED = ("superpixels", "remove_frame", "backend", "scheduler")
+_ONLY_UNSUPERVISED = ("superpixels", "remove_frame", "follow_edges", "backend", "scheduler")
 
 
 def learned_options(command: Callable) -> Callable:

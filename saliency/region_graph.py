@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numba import njit
 
 from saliency import regions
 from saliency.colour import lab_of_means
@@ -86,12 +87,9 @@ class RegionGraph:
         two steps, and the mean of the largest hundredth of the distances between neighbours; the
         last is nan where that hundredth is less than half a pair.
         """
-        n = len(self.lab)
-        other = ~np.eye(n, dtype=bool)
-        step = np.where(self.adjacent & other, self.colour_distance, np.inf)
-        nearest1 = step.min(axis=1)
-        nearest2 = np.where(self.within_two & other, self.colour_distance, np.inf).min(axis=1)
-        edges = step[np.triu(self.adjacent, 1)]
+        nearest1 = _nearest(self.colour_distance, self.adjacent)
+        nearest2 = _nearest(self.colour_distance, self.within_two)
+        edges = self.colour_distance[np.triu(self.adjacent, 1)]
         top = int(len(edges) * 0.01 + 0.5)
         largest = np.sort(edges)[len(edges) - top :]
         return (
@@ -128,10 +126,31 @@ class RegionGraph:
 
 
 def gaussian_weight(distance: np.ndarray, sigma: float) -> np.ndarray:
-    """exp(-d^2 / (2 sigma^2)), exactly 0 beyond 3 sigma (`Dist2WeightMatrix.m`).
+    """exp(-d^2 / (2 sigma^2)), exactly 0 beyond 3 sigma (`Dist2WeightMatrix.m`); float64 (N, N).
 
     A sigma of 0, which an image of few flat colours can give, means: 1 where d is 0. There the
     authors' code divides 0 by 0.
     """
-    sigma = max(sigma, _LEAST_SIGMA)
-    return np.where(distance > 3 * sigma, 0.0, np.exp(-(distance**2) / (2 * sigma**2)))
+    return _gaussian_weight(distance, max(sigma, _LEAST_SIGMA))
+
+
+@njit(cache=True)
+def _gaussian_weight(distance, sigma):
+    weight = np.zeros(distance.shape)  # most distances are beyond, and need no exponential
+    for i in range(distance.shape[0]):
+        for j in range(distance.shape[1]):
+            if distance[i, j] <= 3 * sigma:
+                weight[i, j] = np.exp(-(distance[i, j] ** 2) / (2 * sigma**2))
+    return weight
+
+
+@njit(cache=True)
+def _nearest(distance, linked):
+    """The smallest distance of each node to another that it is linked with."""
+    n = distance.shape[0]
+    nearest = np.full(n, np.inf)
+    for i in range(n):
+        for j in range(n):
+            if i != j and linked[i, j] and distance[i, j] < nearest[i]:
+                nearest[i] = distance[i, j]
+    return nearest

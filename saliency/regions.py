@@ -32,8 +32,7 @@ def contacts(superpixels: Superpixels, corners: bool = False) -> np.ndarray:
 
 def two_ring(adjacent: np.ndarray) -> np.ndarray:
     """Neighbours and neighbours' neighbours of an adjacency with True on its diagonal."""
-    reached = adjacent.astype(np.float32)  # BLAS counts the paths of two steps
-    return reached @ reached > 0
+    return _two_ring(adjacent)
 
 
 def border(superpixels: Superpixels, thickness: int) -> np.ndarray:
@@ -125,6 +124,18 @@ def _border(s, thickness):
             if outer or s.run_start[r] < thickness or s.run_end[r] > w - thickness:
                 inside[s.run_label[r]] = True
     return inside
+
+
+@njit(cache=True)
+def _two_ring(adjacent):
+    n = adjacent.shape[0]
+    reached = np.zeros((n, n), np.bool_)
+    for i in range(n):
+        for j in range(n):
+            if adjacent[i, j]:
+                for k in range(n):
+                    reached[i, k] |= adjacent[j, k]
+    return reached
 
 
 @njit(cache=True)

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from saliency.region_graph import RegionGraph, gaussian_weight
+from saliency.regions import distances
 from saliency.scaling import min_max
 from saliency.shortest_paths import all_pairs_within
 
@@ -44,8 +45,6 @@ def background_weighted_contrast(graph: RegionGraph, probability: np.ndarray) ->
 
     Below Otsu's threshold it is 0 (not in the paper).
     """
-    from saliency.regions import distances
-
     near = gaussian_weight(distances(graph.mean_position), _SPATIAL_SIGMA)
     contrast = min_max((graph.colour_distance * near) @ probability)
     contrast[contrast < otsu_threshold(contrast)] = 0.0
@@ -72,7 +71,7 @@ def optimise(graph: RegionGraph, connectivity: np.ndarray, contrast: np.ndarray)
         connectivity > _SURE_BACKGROUND, _SURE_WEIGHT, background_probability(connectivity)
     )
     linked = graph.within_two | graph.boundary_pairs
-    smooth = np.where(linked, gaussian_weight(graph.colour_distance, graph.neighbour_sigma), 0.0)
+    smooth = gaussian_weight(np.where(linked, graph.colour_distance, np.inf), graph.neighbour_sigma)
     # In the authors' matrix a contact counts twice where each of the two superpixels somewhere lies
     # left of or above the other, and once where only one does.
     smooth += _SMOOTHNESS * (graph.contacts.astype(float) + graph.contacts.T)

@@ -8,6 +8,7 @@ import numpy as np
 
 from saliency import geodesic, markov_chain, regions, robust_background
 from saliency.frame import inside_frame
+from saliency.refine import refine
 from saliency.region_graph import RegionGraph
 from saliency.slic import slic_epfl
 
@@ -25,14 +26,22 @@ class SuperpixelCount:
     pixels_each : float or None
         Pixels a superpixel. None, with `number` None too, is the authors' choice: one in 600 pixels
         for RBD and GS, 250 an image for MC.
+    at_most : int or None
+        A bound on the authors' choice for RBD and GS. Their time grows with its square and cube.
     """
 
     number: int | None = None
     pixels_each: float | None = None
+    at_most: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> "SuperpixelCount":
-        """Read 'authors', a number an image ('250') or pixels a superpixel ('600px')."""
+        """Read 'auto', 'authors', a number an image ('250') or pixels a superpixel ('600px').
+
+        'auto' is the authors' choice up to 600 superpixels, that is up to 360,000 pixels.
+        """
+        if text == "auto":
+            return cls(at_most=600)
         if text == "authors":
             return cls()
         if text.endswith("px"):
@@ -51,7 +60,7 @@ class SuperpixelCount:
             return SuperpixelCount(self.number, area / self.number)
         if self.pixels_each is not None:
             return SuperpixelCount(max(1, round(area / self.pixels_each)), self.pixels_each)
-        return SuperpixelCount(250, 600.0)
+        return SuperpixelCount(250, max(600.0, area / self.at_most if self.at_most else 0.0))
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,7 @@ def saliency_maps(
     methods: Sequence[str],
     superpixels: SuperpixelCount | None = None,
     remove_frame: bool = False,
+    follow_edges: bool = False,
 ) -> Maps:
     """Compute several methods in one pass; RBD and GS share their superpixels.
 
@@ -86,6 +96,8 @@ def saliency_maps(
         The authors' choice unless given.
     remove_frame : bool
         Leave an artificial frame out of the computation and give it saliency 0.
+    follow_edges : bool
+        Refine the maps by a guided filter (`saliency.refine`); the authors do not.
 
     Returns
     -------
@@ -104,7 +116,7 @@ def saliency_maps(
         raise ValueError(f"unknown method {sorted(unknown)[0]!r}: choose from {METHODS}")
     if remove_frame:
         within = inside_frame(image)
-        inner = saliency_maps(np.ascontiguousarray(image[within]), methods, superpixels)
+        inner = saliency_maps(image[within], methods, superpixels, follow_edges=follow_edges)
         whole = {}
         for name, part in inner.by_method.items():
             whole[name] = np.zeros(image.shape[:2], np.float32)
@@ -129,14 +141,20 @@ def saliency_maps(
             method = robust_background if name == "rbd" else geodesic
             values = method.superpixel_saliency(graph)
         maps[name] = regions.paint(segments, values.astype(np.float32))
+        if follow_edges:
+            maps[name] = refine(maps[name], image)
     return Maps(maps, flat=False)
 
 
 def compute(
-    image: np.ndarray, methods: Sequence[str], superpixels: SuperpixelCount, remove_frame: bool
+    image: np.ndarray,
+    methods: Sequence[str],
+    superpixels: SuperpixelCount,
+    remove_frame: bool,
+    follow_edges: bool,
 ) -> tuple[dict[str, np.ndarray], bool]:
     """What the batch stage calls for each image; see `saliency_maps`."""
-    maps = saliency_maps(image, methods, superpixels, remove_frame)
+    maps = saliency_maps(image, methods, superpixels, remove_frame, follow_edges)
     return maps.by_method, maps.flat
 
 

@@ -38,7 +38,9 @@ class Reader(HTMLParser):
 
 def test_page():
     rows = [
-        Row(HOSTILE, IMAGE, "40 x 30", [Panel(MASK, IMAGE, "covers 9%"), Panel(None, None, "<no>")]),
+        Row(
+            HOSTILE, IMAGE, "40 x 30", [Panel(MASK, IMAGE, "covers 9%"), Panel(None, None, "<no>")]
+        ),
         Row("b.jpg", None, "empty file", [Panel(MASK, None, "covers 9%")] * 2),
     ]
     page = make_page(rows, ["rbd", "m<c"], "T & T", ["one <line>"])

@@ -30,11 +30,11 @@ def test_scales_where_a_hundredth_of_the_pairs_is_none(disc):
 
 
 def test_gaussian_weight_is_zero_beyond_three_sigma():
-    distance = np.array([0.0, 2.0, 6.0, 6.0001, np.inf])
+    distance = np.array([[0.0, 2.0, 6.0, 6.0001, np.inf]])
     np.testing.assert_allclose(
-        gaussian_weight(distance, 2.0), [1, np.exp(-0.5), np.exp(-4.5), 0, 0]
+        gaussian_weight(distance, 2.0), [[1, np.exp(-0.5), np.exp(-4.5), 0, 0]]
     )
 
 
 def test_gaussian_weight_without_width_tells_equal_from_different():
-    assert (gaussian_weight(np.array([0.0, 1e-3]), 0.0) == [1, 0]).all()
+    assert (gaussian_weight(np.array([[0.0, 1e-3]]), 0.0) == [[1, 0]]).all()
