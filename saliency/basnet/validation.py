@@ -69,7 +69,7 @@ def validate(predictor: Predictor, pairs: list[Pair], size: int, workers: int = 
         recall += r
         error += np.abs(levels / 255 - truth).mean()
     n = len(pairs)
-    return Scores(Curve(precision / n, recall / n), error / n)
+    return Scores(Curve(precision / n, recall / n), float(error / n))
 
 
 def _maps(
