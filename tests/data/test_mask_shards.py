@@ -192,6 +192,15 @@ def test_a_shard_exchanged_behind_the_index_is_noticed(tmp_path, write_shards, m
         MaskShards(tmp_path).read(0)
 
 
+def test_open_shards_keep_no_cache(tmp_path, write_shards, masks):
+    """HDF5's cache of chunks would grow to 8 MB for each open shard."""
+    write_shards(tmp_path, masks)
+    shards = MaskShards(tmp_path)
+    shards.read(0)
+    cache = shards._open_shards[0].file.id.get_access_plist().get_cache()
+    assert cache[2] == 0  # bytes
+
+
 def test_a_run_half_way(tmp_path, write_shards, masks):
     keys = write_shards(tmp_path, masks, size=3, only=(0, 2), index=False)
     with pytest.raises(UserError, match=r"2 of 4 shards, missing: 1, 3"):
