@@ -23,9 +23,10 @@ from data.shards import ChunkEncoder
 from saliency.basnet import BASNet, Predictor, load_basnet
 from saliency.basnet.method import BasnetMethod
 from saliency.basnet.preprocess import SIZE, preprocess
-from saliency.batch import Plan, make_shards, to_uint8
+from saliency.batch import Plan, make_shards
 from saliency.device import PRECISIONS, pick_device, pick_precision
 from saliency.learned import LearnedStage
+from saliency.rows import to_uint8
 from saliency.workers import Workers, usable_cores
 
 MAX_SIDE = 400
@@ -34,7 +35,7 @@ MAX_SIDE = 400
 class FreeNetwork(BasnetMethod):
     """BASNet's work outside the network, with the input's first channel as the map."""
 
-    def compute(self, batch: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    def compute(self, batch: torch.Tensor, keys: list[str]) -> torch.Tensor:
         return batch[:, 0]
 
 
@@ -71,10 +72,10 @@ def stage(images: Path, keys: Keys, method: BasnetMethod, jobs: int) -> tuple[fl
     """Images a second of the whole stage, and the share of the time the device waited."""
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan(images, keys, {"basnet": Path(folder) / "masks"}, {}, max_side=MAX_SIDE)
-        produce = LearnedStage(method, jobs)
+        compute = LearnedStage(method, jobs)
         started = time.perf_counter()
-        make_shards(plan, Workers(1).run, show_progress=False, produce=produce)
-        return len(keys) / (time.perf_counter() - started), produce.waiting_share
+        make_shards(plan, Workers(1).run, show_progress=False, compute_blocks=compute)
+        return len(keys) / (time.perf_counter() - started), compute.waiting_share
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

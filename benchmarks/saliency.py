@@ -29,9 +29,10 @@ from data.images import decode, key_path, list_images
 from data.keys import Keys
 from data.shards import ChunkEncoder
 from saliency import geodesic, markov_chain, regions, robust_background, slic
-from saliency.batch import Plan, make_shards, to_uint8
+from saliency.batch import Plan, make_shards
 from saliency.colour import lab_split
 from saliency.region_graph import RegionGraph
+from saliency.rows import to_uint8
 from saliency.shortest_paths import all_pairs_within
 from saliency.unsupervised import METHODS, SuperpixelCount, compute
 from saliency.workers import Workers, usable_cores

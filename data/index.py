@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from data.errors import UserError
+from data.interrupts import uninterrupted
 from data.key_table import build_slots
 from data.keys import Keys
 from data.pending_file import PendingFile
@@ -141,6 +142,7 @@ def scan(folder: str | os.PathLike, partial: bool = False) -> Index:
     )
 
 
+@uninterrupted()
 def build_index(folder: str | os.PathLike) -> Path:
     """Write `index.h5` for a whole set of shards, atomically; return its path.
 

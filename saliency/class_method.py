@@ -26,8 +26,9 @@ class ClassMethod:
     precision : torch.dtype or None
         Autocast to bfloat16 or float16; None computes in float32.
     batch_size : int
-    classes : int array, optional
-        Of every row; None takes what the network predicts.
+    classes : dict, optional
+        Class index by folder (`saliency.classifier.folder_classes`); None takes what the network
+        predicts.
     size : int
         Side of the square input in pixels.
     """
@@ -39,7 +40,7 @@ class ClassMethod:
         device: torch.device,
         precision: torch.dtype | None = None,
         batch_size: int = 64,
-        classes: np.ndarray | None = None,
+        classes: dict[str, int] | None = None,
         size: int = SIZE,
     ) -> None:
         self.kind = kind
@@ -54,11 +55,12 @@ class ClassMethod:
             network = network.to(device, memory_format=memory_layout(device))
         self._map = ClassActivation(network) if kind == "cam" else partial(class_gradient, network)
 
-    def compute(self, batch: Tensor, rows: list[int]) -> Tensor:
+    def compute(self, batch: Tensor, keys: list[str]) -> Tensor:
         """Each image's activation map (N, h, w) or gradient (N, S, S), on the device."""
         classes = None
         if self.classes is not None:
-            classes = torch.as_tensor(self.classes[rows], device=self.device)
+            indices = [self.classes[key.split("/", 1)[0]] for key in keys]
+            classes = torch.tensor(indices, device=self.device)
         with torch.autocast(
             self.device.type, dtype=self.precision, enabled=self.precision is not None
         ):

@@ -1,7 +1,7 @@
 """Classifiers for class-specific saliency: load one, find its linear head, choose its classes."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import cv2
 import numpy as np
@@ -155,15 +155,13 @@ def head_of(network: nn.Module) -> tuple[str, nn.Linear]:
     return linear[-1]
 
 
-def folder_labels(
-    keys: Sequence[str], classes: int, argument: str = "--labels folder"
-) -> list[int]:
-    """The class of every image by its folder: the index of its first folder in sorted order.
+def folder_classes(keys: Iterable[str], classes: int) -> dict[str, int]:
+    """The class of every class folder: its place among the sorted ones.
 
     Parameters
     ----------
-    keys : sequence of str
-        Paths relative to the image root, `/`-joined.
+    keys : iterable of str
+        Of all images: paths relative to the image root, `/`-joined; the first folder is the class.
     classes : int
         Of the network; as many folders must be there.
 
@@ -172,17 +170,18 @@ def folder_labels(
     UserError
         Images outside of folders, or another number of folders than of classes.
     """
-    folders = [key.split("/", 1)[0] if "/" in key else "" for key in keys]
-    names = sorted(set(folders))
-    if "" in names:
-        raise UserError(
-            f"{argument}: {folders.count('')} images lie in no class folder; "
-            "use --labels predicted."
-        )
+    names = set()
+    for key in keys:
+        folder, slash, _ = key.partition("/")
+        if not slash:
+            raise UserError(
+                f"--labels folder: the image {key!r} lies in no class folder; "
+                "use --labels predicted."
+            )
+        names.add(folder)
     if len(names) != classes:
         raise UserError(
-            f"{argument}: the images lie in {len(names)} class folders and the network knows "
+            f"--labels folder: the images lie in {len(names)} class folders and the network knows "
             f"{classes} classes; give the images of all classes, or use --labels predicted."
         )
-    index = {name: number for number, name in enumerate(names)}
-    return [index[folder] for folder in folders]
+    return {name: number for number, name in enumerate(sorted(names))}

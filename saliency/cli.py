@@ -10,13 +10,9 @@ import click
 
 from data.errors import UserError
 from data.images import list_images
+from data.keys import printable
 from data.shards import Status
-from saliency.learned_options import (
-    LEARNED,
-    build_method,
-    check_options,
-    learned_options,
-)
+from saliency.learned_options import LEARNED, build_method, check_options, learned_options
 
 UNSUPERVISED = ("rbd", "mc", "gs")
 
@@ -175,7 +171,9 @@ def main(
         raise UserError("--jobs 0: give the number of processes, or -1 for one a core.")
     if not check_options(context, methods):
         learned = None
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup, or & in a script, set it
+            signal.signal(number, _interrupt)
     try:
         _run(
             images, out, methods, max_side, superpixels, remove_frame, follow_edges, jobs, part,
@@ -185,7 +183,7 @@ def main(
         click.echo(
             "\nStopped. Finished shards are kept: run the same command again to go on.", err=True
         )
-        _leave(143 if interruption.args == (signal.SIGTERM,) else 130)
+        sys.exit(128 + interruption.args[0])
 
 
 def _run(
@@ -197,11 +195,11 @@ def _run(
 
     everything = list_images(images)
     keys = everything if limit is None else everything[:limit]
+    method, map_function = None, None
     if learned is None:
-        chosen, parameters = _unsupervised(methods, superpixels, remove_frame, follow_edges)
+        map_function, parameters = _unsupervised(methods, superpixels, remove_frame, follow_edges)
     else:
         method, parameters = build_method(methods[0], everything, **learned)
-        chosen = {}
     plan = Plan(
         images=images,
         keys=keys,
@@ -211,7 +209,7 @@ def _run(
             **parameters,
             "orientation": "upright (EXIF applied)",
         },
-        **chosen,
+        map_function=map_function,
         max_side=max_side,
         shard_size=shard_size,
         compression=compression,
@@ -220,12 +218,12 @@ def _run(
         overwrite=overwrite,
     )
     workers = Workers(jobs, backend, scheduler)
-    produce = None
-    if learned is not None:
+    stage = None
+    if method is not None:
         from saliency.learned import LearnedStage
 
-        produce = LearnedStage(method, workers.jobs)
-    where = f" on {method.device}" if learned is not None else ""
+        stage = LearnedStage(method, workers.jobs)
+    where = "" if method is None else f" on {method.device}"
     click.echo(
         f"{len(keys)} images, method {', '.join(methods)}{where}, {plan.shard_count} shards of up "
         f"to {shard_size}, {workers.jobs} workers",
@@ -233,12 +231,12 @@ def _run(
     )
     started = time.monotonic()
     try:
-        summary = make_shards(plan, workers.run, produce=produce)
+        summary = make_shards(plan, workers.run, compute_blocks=stage)
     finally:
         workers.close()
-    click.echo(_report(summary, out, len(methods), time.monotonic() - started))
-    if produce is not None and summary.rows:
-        click.echo(f"{method.device} waited for images {produce.waiting_share:.0%} of the time.")
+    click.echo(_report(summary, out, time.monotonic() - started))
+    if stage is not None and summary.images:
+        click.echo(f"{method.device} waited for images {stage.waiting_share:.0%} of the time.")
     if summary.rows and summary.failed / summary.rows > max_failures:
         click.echo(
             f"{summary.failed} of {summary.rows} images have no mask, more than --max-failures "
@@ -250,8 +248,8 @@ def _run(
 
 def _unsupervised(
     methods: tuple[str, ...], superpixels: str, remove_frame: bool, follow_edges: bool
-) -> tuple[dict, dict]:
-    """The plan's map function, compiled, and what of it shapes a mask."""
+) -> tuple[partial, dict]:
+    """The map function of these methods, compiled, and what of it shapes a mask."""
     from saliency.unsupervised import (
         SuperpixelCount,
         compile_kernels,
@@ -269,25 +267,23 @@ def _unsupervised(
         remove_frame=remove_frame,
         follow_edges=follow_edges,
     )
-    parameters = {
+    return map_function, {
         "superpixels": superpixels,
         "remove_frame": remove_frame,
         "follow_edges": follow_edges,
     }
-    return {"map_function": map_function}, parameters
 
 
-def _report(summary, out: Path, methods: int, seconds: float) -> str:
+def _report(summary, out: Path, seconds: float) -> str:
     """The closing lines: what was made, what failed, what is still missing."""
     lines = []
     if summary.shards_kept:
         lines.append(f"{summary.shards_kept} shards were there already.")
-    if summary.rows:
-        masks = (summary.rows - summary.failed) * methods
-        each = summary.mask_bytes / max(1, masks) / 1024
+    if summary.images:
+        each = summary.mask_bytes / max(1, summary.masks) / 1024
         lines.append(
-            f"{masks} masks in {seconds:.1f} s ({summary.rows / seconds:.1f} images/s), "
-            f"{each:.1f} KB a mask, in {out}"
+            f"{summary.masks} masks in {seconds:.1f} s ({summary.images / seconds:.1f} images/s), "
+            f"{each:.1f} KB a mask, in {printable(str(out))}"
         )
     if summary.statuses[Status.FLAT]:
         lines.append(f"{summary.statuses[Status.FLAT]} images are flat: their masks are zero.")
@@ -303,12 +299,7 @@ def _report(summary, out: Path, methods: int, seconds: float) -> str:
 
 
 def _interrupt(number: int, frame: object) -> None:
+    """Stop by an exception, once: a second Ctrl-C must not disturb the cleaning up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt(number)
-
-
-def _leave(code: int) -> None:
-    """Exit without waiting for workers in the middle of a task."""
-    from joblib.externals.loky import get_reusable_executor
-
-    get_reusable_executor().shutdown(wait=True, kill_workers=True)
-    sys.exit(code)

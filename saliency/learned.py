@@ -8,7 +8,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 from data.errors import UserError
 from data.images import UnreadableImage, capped_size, decode, key_path
 from data.shards import ChunkEncoder, Status
-from saliency.batch import Block, Plan, Row, to_uint8
+from saliency.batch import Block, Plan, RunTasks
 from saliency.device import memory_for, memory_layout
+from saliency.rows import Row, to_uint8
 
 _QUEUED_BATCHES = 3  # finished batches that may wait for the writer
 
@@ -47,8 +48,8 @@ class LearnedMethod(Protocol):
     decode_side: int
     prepare: Callable[[np.ndarray], np.ndarray]
 
-    def compute(self, batch: Tensor, rows: list[int]) -> Tensor:
-        """Prepared images (N, 3, S, S) on the device, and their row numbers, to (N, h, w) there."""
+    def compute(self, batch: Tensor, keys: list[str]) -> Tensor:
+        """Prepared images (N, 3, S, S) on the device, and their keys, to (N, h, w) there."""
 
     def finish(
         self, result: np.ndarray, prepared: np.ndarray, size: tuple[int, int]
@@ -76,8 +77,7 @@ class _PreparedBlocks(Dataset):
     """Item i is block i, decoded and prepared."""
 
     def __init__(self, plan: Plan, blocks: Sequence[Block], method: LearnedMethod) -> None:
-        self.images = str(plan.images)
-        self.keys = plan.keys
+        self.root = plan.root
         self.blocks = blocks
         self.max_side = plan.max_side
         self.decode_side = method.decode_side
@@ -89,9 +89,9 @@ class _PreparedBlocks(Dataset):
     def __getitem__(self, index: int) -> Prepared:
         block = self.blocks[index]
         inputs, facts = [], []
-        for key in self.keys[block.rows]:
+        for key in block.keys:
             try:
-                image, image_size = decode(key_path(self.images, key), self.decode_side)
+                image, image_size = decode(key_path(self.root, key), self.decode_side)
             except UnreadableImage as reason:
                 facts.append(Facts((0, 0), (0, 0), str(reason)))
                 continue
@@ -140,8 +140,8 @@ class LearnedStage:
         return max(0.0, 1 - self.busy_seconds / self.wall_seconds) if self.wall_seconds else 0.0
 
     def __call__(
-        self, plan: Plan, blocks: Sequence[Block], canvases: dict[int, int]
-    ) -> Iterator[list[Row]]:
+        self, plan: Plan, blocks: Iterable[Block], run_tasks: RunTasks
+    ) -> Generator[list[Row]]:
         """Yield the rows of each block, in order.
 
         Raises
@@ -153,7 +153,7 @@ class LearnedStage:
         stop = threading.Event()
         with ThreadPoolExecutor(self.jobs, thread_name_prefix="finish") as pool:
             driver = threading.Thread(
-                target=self._drive, args=(plan, blocks, canvases, pool, waiting, stop)
+                target=self._drive, args=(plan, list(blocks), pool, waiting, stop)
             )
             driver.start()
             try:
@@ -175,7 +175,6 @@ class LearnedStage:
         self,
         plan: Plan,
         blocks: Sequence[Block],
-        canvases: dict[int, int],
         pool: ThreadPoolExecutor,
         waiting: queue.Queue,
         stop: threading.Event,
@@ -183,7 +182,7 @@ class LearnedStage:
         """Keep the device busy: launch a batch, then finish the one before it."""
 
         def hand_over(running: _Running) -> None:
-            waiting.put(self._finish_batch(running, plan, canvases, pool))
+            waiting.put(self._finish_batch(running, plan, pool))
 
         before: _Running | None = None
         try:
@@ -228,24 +227,24 @@ class LearnedStage:
         inputs = [prepared.inputs for prepared in group if len(prepared.inputs)]
         if not inputs:
             return _Running(group, torch.zeros(0, 1, 1))
-        rows = [
-            row
+        keys = [
+            key
             for prepared in group
-            for row, facts in zip(_rows(prepared.block), prepared.facts, strict=True)
+            for key, facts in zip(prepared.block.keys, prepared.facts, strict=True)
             if not facts.error
         ]
         shape = (sum(map(len, inputs)), *inputs[0].shape[1:])
         batch = torch.cat(inputs, out=torch.empty(shape, pin_memory=gpu))
         with memory_for(self.method.batch_size, device):
             if not gpu:
-                results = self.method.compute(batch.to(device), rows).cpu()
+                results = self.method.compute(batch.to(device), keys).cpu()
                 self.busy_seconds += time.perf_counter() - now
                 self.wall_seconds = time.perf_counter() - self._first
                 return _Running(group, results)
             marks = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
             marks[0].record()
             batch = batch.to(device, non_blocking=True, memory_format=memory_layout(device))
-            results = self.method.compute(batch, rows)
+            results = self.method.compute(batch, keys)
             marks[1].record()
             there = torch.empty(results.shape, dtype=results.dtype, pin_memory=True)
             there.copy_(results, non_blocking=True)
@@ -253,7 +252,7 @@ class LearnedStage:
             return _Running(group, there, *marks)
 
     def _finish_batch(
-        self, running: _Running, plan: Plan, canvases: dict[int, int], pool: ThreadPoolExecutor
+        self, running: _Running, plan: Plan, pool: ThreadPoolExecutor
     ) -> list[list[Future]]:
         """Hand each image of a computed batch to a thread; futures of its rows by block."""
         if running.done is not None:
@@ -265,7 +264,6 @@ class LearnedStage:
         out = []
         for block, inputs, all_facts in running.blocks:
             arrays = iter(inputs.numpy())
-            canvas = canvases[block.shard]
             out.append(
                 [
                     pool.submit(
@@ -273,7 +271,7 @@ class LearnedStage:
                         facts,
                         None if facts.error else next(results),
                         None if facts.error else next(arrays),
-                        canvas,
+                        block.canvas,
                         plan,
                     )
                     for facts in all_facts
@@ -310,10 +308,6 @@ class LearnedStage:
         if key not in encoders:
             encoders[key] = ChunkEncoder(canvas, compression)
         return encoders[key]
-
-
-def _rows(block: Block) -> range:
-    return range(block.rows.start, block.rows.stop)
 
 
 def _calm_worker(number: int) -> None:

@@ -144,15 +144,13 @@ def build_method(
         method = BasnetMethod(predictor, input_size or SIZE)
         parameters["input_size"] = input_size or SIZE
     else:
-        import numpy as np
-
         from saliency.class_method import SIZE, ClassMethod
-        from saliency.classifier import folder_labels, head_of, load_classifier
+        from saliency.classifier import folder_classes, head_of, load_classifier
 
         network, arch = load_classifier(weights, arch)
         classes = None
         if labels == "folder":
-            classes = np.array(folder_labels(keys, head_of(network)[1].out_features))
+            classes = folder_classes(keys, head_of(network)[1].out_features)
         size = input_size or SIZE
         method = ClassMethod(name, network, place, dtype, batch_size, classes, size)
         parameters |= {"input_size": size, "arch": arch, "labels": labels or "predicted"}

@@ -34,7 +34,7 @@ class BasnetMethod:
     def batch_size(self) -> int:
         return self.predictor.batch_size
 
-    def compute(self, batch: Tensor, rows: list[int]) -> Tensor:
+    def compute(self, batch: Tensor, keys: list[str]) -> Tensor:
         """The refined map of every image, (N, S, S), on the device."""
         return self.predictor.refined(batch)
 
