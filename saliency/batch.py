@@ -53,8 +53,8 @@ class Plan:
         Output folder of each method.
     parameters : dict
         As JSON-able values; shards of other parameters are refused.
-    map_function : MapFunction
-        Picklable.
+    map_function : MapFunction, optional
+        Picklable. A method that computes on a device has none (`saliency.learned`).
     max_side : int
         Cap of the working long side in pixels; 0 for none.
     shard_size : int
@@ -68,7 +68,7 @@ class Plan:
     keys: Keys
     folders: dict[str, Path]
     parameters: dict[str, Any]
-    map_function: MapFunction
+    map_function: MapFunction | None = None
     max_side: int = 400
     shard_size: int = 4096
     compression: str = "zstd"
