@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [IMAGES]
 
-The folders of many images are hard links to one tiny picture. `planning` is the parent's peak after
+The folders of many images are hard links to tiny pictures. `planning` is the parent's peak after
 it has listed them, made their digest and drawn every task, without computing any. `worker` is the
 peak of a process that computes all three methods for the first 100 images of IMAGES (ECSSD, say;
 otherwise pictures of 400 x 300 with noise), the compiled kernels included.
@@ -24,6 +24,7 @@ COUNTS = (1_000, 10_000, 100_000)
 
 def main() -> None:
     """Measure each in a process of its own, and print a table."""
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this folder has a saliency.py too
     if len(sys.argv) > 2 and sys.argv[1] in ("plan", "work"):
         {"plan": plan, "work": work}[sys.argv[1]](Path(sys.argv[2]))
         return
@@ -44,13 +45,13 @@ def main() -> None:
 
 def link_images(folder: Path, count: int) -> None:
     """Make `count` names of one picture, 1,000 a folder."""
-    folder.mkdir()
-    picture = folder.with_suffix(".png")
-    Image.new("RGB", (8, 8), (200, 10, 10)).save(picture)
-    for i in range(count):
-        if i % 1000 == 0:
-            (folder / f"n{i // 1000:08d}").mkdir()
-        os.link(picture, folder / f"n{i // 1000:08d}" / f"n{i // 1000:08d}_{i:08d}.png")
+    for start in range(0, count, 1000):
+        name = f"n{start // 1000:08d}"
+        (folder / name).mkdir(parents=True)
+        picture = folder / name / f"{name}_{start:08d}.png"  # one each: links are limited in number
+        Image.new("RGB", (8, 8), (200, 10, 10)).save(picture)
+        for i in range(start + 1, start + 1000):
+            os.link(picture, folder / name / f"{name}_{i:08d}.png")
 
 
 def draw_noise(folder: Path) -> None:
@@ -65,8 +66,7 @@ def draw_noise(folder: Path) -> None:
 def measure(what: str, images: Path) -> int:
     """Peak resident memory, in bytes, of this program run for one measurement."""
     command = [sys.executable, __file__, what, str(images)]
-    root = Path(__file__).resolve().parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return int(done.stdout.split()[-1])
 

@@ -34,6 +34,15 @@ def images(tmp_path_factory, draw_disc) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def many_images(images, tmp_path_factory) -> Path:
+    """So many that no run is over before it is stopped."""
+    folder = tmp_path_factory.mktemp("many")
+    for i in range(60):
+        (folder / f"{i:02d}").symlink_to(images)
+    return folder
+
+
 def start(images: Path, out: Path, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "saliency", images, out, "--jobs", "2", "--shard-size", "6",
@@ -122,7 +131,8 @@ def test_killed_at_random_moments_and_resumed(images, uninterrupted, tmp_path):
 
 def test_a_killed_worker_is_a_sentence_and_the_next_run_finishes(images, uninterrupted, tmp_path):
     process = start(images, tmp_path)
-    wait_until(lambda: shard_paths(tmp_path), process)
+    wait_until(lambda: left_overs(tmp_path), process)
+    wait_until(lambda: workers_of(process), process)
     workers = workers_of(process)
     workers[0].kill()
     code, errors = finish(process)
@@ -144,8 +154,8 @@ def test_a_killed_worker_is_a_sentence_and_the_next_run_finishes(images, uninter
         (signal.SIGTERM, True, "2"),  # a batch system
     ],
 )
-def test_stopping_takes_seconds_and_tells_how_to_go_on(images, tmp_path, number, to_all, jobs):
-    process = start(images, tmp_path, "--jobs", jobs)
+def test_stopping_takes_seconds_and_tells_how_to_go_on(many_images, tmp_path, number, to_all, jobs):
+    process = start(many_images, tmp_path, "--jobs", jobs)
     wait_until(lambda: shard_paths(tmp_path), process)
     workers = workers_of(process)
     assert len(workers) == (2 if jobs == "2" else 0)
