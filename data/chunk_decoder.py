@@ -11,6 +11,8 @@ import numpy as np
 
 from data.shard_format import LIBVER
 
+_CHECKSUM = 4  # bytes of Fletcher-32 at a chunk's end
+
 
 class ChunkDecoder:
     """Turn a stored chunk back into a mask. One decoder serves one thread.
@@ -43,9 +45,11 @@ class ChunkDecoder:
     def decode(self, data: bytes, filter_mask: int, mask: np.ndarray) -> None:
         """Decode a chunk into `mask`, uint8 (h, w), from the canvas's top left corner.
 
-        `filter_mask` tells which filters were skipped. OSError or RuntimeError when the checksum is
-        wrong or the bytes cannot be decompressed.
+        `filter_mask` tells which filters were skipped. OSError, RuntimeError or ValueError when the
+        checksum is wrong or the bytes cannot be decompressed.
         """
+        if len(data) <= _CHECKSUM:  # HDF5's checksum filter would read beyond them, and crash
+            raise ValueError(f"{len(data)} bytes cannot be a mask")
         self._masks.write_direct_chunk((0, 0, 0), data, filter_mask)
         self._space.select_hyperslab((0, 0, 0), (1, *mask.shape))
         self._masks.read(h5py.h5s.create_simple((1, *mask.shape)), self._space, mask)

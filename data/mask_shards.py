@@ -182,6 +182,8 @@ class MaskShards:
             descriptor = self._shard(number)
             try:
                 data = os.pread(descriptor, size, int(self._index.chunk_offset[row]))
+                if len(data) != size:
+                    raise ValueError("the file is too short")
                 filters = int(self._index.chunk_filters[row])
                 self._shard_decoder[number].decode(data, filters, mask)
             except (OSError, ValueError, RuntimeError) as error:

@@ -180,6 +180,15 @@ def test_a_damaged_mask_is_a_sentence(tmp_path, write_shards, masks):
     assert np.array_equal(shards.read("a/003.JPEG"), masks["a/003.JPEG"])
 
 
+def test_a_shard_cut_short_after_it_was_opened_is_a_sentence(tmp_path, write_shards, masks):
+    write_shards(tmp_path, masks, size=50)
+    shards = MaskShards(tmp_path)
+    shards.read("a/001.JPEG")
+    os.truncate(tmp_path / shard_name(0), 100)
+    with pytest.raises(UserError, match="the file is too short"):
+        shards.read("a/001.JPEG")
+
+
 def test_a_shard_exchanged_behind_the_index_is_noticed(tmp_path, write_shards, masks):
     """One of the same size, so that only its digest tells."""
     same = {f"{i}.jpg": np.full((4, 4), 1, np.uint8) for i in range(4)}
