@@ -17,7 +17,6 @@ import h5py
 import numpy as np
 
 from data.backgrounds import POOL_FORMAT, POOL_VERSION
-from data.crop import crop_resize
 from data.errors import UserError
 from data.images import UnreadableImage, decode, key_path, list_images
 from data.keys import encode_key
@@ -205,6 +204,8 @@ def _crop(
         return None
     top = min(round(square[0] * scale[0]), image_size[0] - side)
     left = min(round(square[1] * scale[1]), image_size[1] - side)
+    from data.crop import crop_resize  # loads torch, which the other mask-shards do without
+
     return (top, left, side), crop_resize(image, (top, left, side, side), settings.size)
 
 
