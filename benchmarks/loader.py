@@ -1,4 +1,4 @@
-"""What the input side costs on one core: decode, crop, masks, copy-paste; and torchvision beside it.
+"""What the input side costs on one core: decode, crop, masks, copy-paste; torchvision beside it.
 
     python -m benchmarks.loader IMAGES [--masks MASKS] [--textures FOLDER]
 
@@ -191,8 +191,8 @@ def measure(arguments: argparse.Namespace, masks: Path, folder: Path) -> None:
     print(
         f"\n{len(keys)} images, views of {recipe.image_size} px, copy-paste with probability "
         f"{pasting['grayscale'].probability}; a pool of {report.crops} crops.\n"
-        f"Per pasted view a mask costs {seconds['read a mask'] / base:.1%} of an image's decode and "
-        f"crop; per view, at this probability, {0.5 * seconds['read a mask'] / base:.1%}.\n"
+        f"Per pasted view a mask costs {seconds['read a mask'] / base:.1%} of an image's decode "
+        f"and crop, and {0.5 * seconds['read a mask'] / base:.1%} per view.\n"
         f"Loader and augmentation, all on this core, with copy-paste: {theirs / whole:.2f} times "
         f"torchvision's images/s without it."
     )

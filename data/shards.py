@@ -130,7 +130,6 @@ class ShardWriter:
         The disk is full or the folder cannot be written, from any method.
     """
 
-    @uninterrupted()
     def __init__(
         self,
         path: str | os.PathLike,
@@ -152,13 +151,15 @@ class ShardWriter:
         self._checks = np.zeros(rows, np.uint32)
         header = _header(number, count, keys, attributes)
         self._file: h5py.File | None = None
-        self._pending = PendingFile(path)
+        self._pending: PendingFile | None = None
         try:
-            self._file = h5py.File(self._pending, "w", libver=LIBVER)
-            self._masks = create_masks(self._file, rows, canvas, compression).id
-            for name, value in header.items():
-                self._file.attrs[name] = value
-            self._pending.check()
+            with uninterrupted():
+                self._pending = PendingFile(path)
+                self._file = h5py.File(self._pending, "w", libver=LIBVER)
+                self._masks = create_masks(self._file, rows, canvas, compression).id
+                for name, value in header.items():
+                    self._file.attrs[name] = value
+                self._pending.check()
         except BaseException:
             self.abort()
             raise
@@ -223,6 +224,8 @@ class ShardWriter:
     @uninterrupted()
     def abort(self) -> None:
         """Drop the shard; nothing remains of it. After `commit` there is nothing to drop."""
+        if self._pending is None:
+            return
         self._pending.discard()  # first, so that closing the HDF5 file writes nothing more
         if self._file is not None:
             self._file.close()

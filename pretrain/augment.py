@@ -73,9 +73,9 @@ def jitter_one(
 
 
 def jitter_batch(images: torch.Tensor, factors: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
-    """Apply to each image the four adjustments in an order of its own, without looking at the order.
+    """Apply to each image the four adjustments in an order of its own.
 
-    In each of four steps every image gets the adjustment that is its turn. Brightness, contrast and
+    In each of four steps every image gets the adjustment whose turn it is. Brightness, contrast and
     saturation are one blend, with another partner each; so a step costs one blend and one hue, and
     no shape depends on data: nothing waits for the host and the whole fuses under torch.compile.
 

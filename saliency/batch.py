@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from data.errors import UserError
@@ -119,6 +120,7 @@ class Summary:
     ----------
     statuses : dict of int
         Images per status in the shards of the plan's part, those that were there before included.
+        Flat is one whose mask is zero by every method.
     failures : list of (key, reason)
         The first of them.
     images : int
@@ -211,8 +213,11 @@ def make_shards(
     with closing(results), bar() as progress:
         for number in missing:
             _write_shard(plan, number, canvases[number], attributes, results, summary, progress)
-    for folder in plan.folders.values():
-        absent = plan.shard_count - len(shard_paths(folder))
+    for method, folder in plan.folders.items():
+        there = shard_paths(folder)
+        if plan.overwrite and plan.parts > 1:  # the others may not have overwritten theirs yet
+            there = [path for path in there if not _difference(plan, method, digest, path)]
+        absent = plan.shard_count - len(there)
         summary.shards_missing = max(summary.shards_missing, absent)
         if not absent:
             build_index(folder)
@@ -257,7 +262,7 @@ def _prepare(plan: Plan, method: str, folder: Path, digest: str) -> None:
             continue
         if plan.overwrite and plan.parts > 1:
             continue  # another part's to overwrite
-        difference = _difference(plan, method, digest, number, path)
+        difference = _difference(plan, method, digest, path)
         if difference:
             raise UserError(
                 f"{str(folder)!r} already holds shards {difference}; choose another OUT, "
@@ -265,7 +270,7 @@ def _prepare(plan: Plan, method: str, folder: Path, digest: str) -> None:
             )
 
 
-def _difference(plan: Plan, method: str, digest: str, number: int, path: Path) -> str | None:
+def _difference(plan: Plan, method: str, digest: str, path: Path) -> str | None:
     """Say in what way an existing shard is not one of the plan's, or None if it is."""
     header = read_header(path)
     if header.method != method:
@@ -277,7 +282,7 @@ def _difference(plan: Plan, method: str, digest: str, number: int, path: Path) -
         there, wanted = header.parameters.get(name), recorded.get(name)
         if there != wanted:
             return f"made with {name} {there!r}, not {wanted!r}"
-    rows = plan.rows(number)
+    rows = plan.rows(header.number)
     if header.count != plan.shard_count or header.images != rows.stop - rows.start:
         return f"of another --shard-size ({header.count} shards, not {plan.shard_count})"
     return None
@@ -291,11 +296,13 @@ def _missing_methods(plan: Plan, number: int) -> list[str]:
 
 def _count_kept(plan: Plan, number: int, summary: Summary) -> None:
     """Count the images of a shard that an earlier run has finished."""
-    folder = next(iter(plan.folders.values()))  # the statuses are alike in all
-    with open_shard(folder / shard_name(number)) as file:
-        statuses, errors = file["status"][:], file["error"].asstr()[:]
+    statuses = []
+    for folder in plan.folders.values():
+        with open_shard(folder / shard_name(number)) as file:
+            statuses.append(file["status"][:])
+            errors = file["error"].asstr()[:]  # alike in all
     keys = plan.keys[plan.rows(number)]
-    for key, status, error in zip(keys, statuses.tolist(), errors, strict=True):
+    for key, status, error in zip(keys, np.min(statuses, axis=0), errors, strict=True):
         summary.count(key, Status(status), error)
     summary.shards_kept += 1
 
@@ -360,14 +367,14 @@ def _write_shard(
         while row < len(keys):
             for result in next(results):
                 for method, writer in writers.items():
-                    chunk = result.chunks[method] if result.chunks is not None else None
+                    chunk, status = result.chunks.get(method), result.statuses[method]
                     writer.write(
-                        row, chunk, result.mask_size, result.image_size, result.status, result.error
+                        row, chunk, result.mask_size, result.image_size, status, result.error
                     )
                     if chunk is not None:
                         summary.masks += 1
                         summary.mask_bytes += len(chunk.data)
-                summary.count(keys[row], result.status, result.error)
+                summary.count(keys[row], min(result.statuses.values()), result.error)
                 summary.images += 1
                 row += 1
                 progress.update()

@@ -286,7 +286,9 @@ def _report(summary, out: Path, seconds: float) -> str:
             f"{each:.1f} KB a mask, in {printable(str(out))}"
         )
     if summary.statuses[Status.FLAT]:
-        lines.append(f"{summary.statuses[Status.FLAT]} images are flat: their masks are zero.")
+        lines.append(
+            f"{summary.statuses[Status.FLAT]} images have an empty mask: nothing stands out."
+        )
     if summary.failed:
         lines.append(f"{summary.failed} images have no mask; the first of them:")
         lines += [f"  {key!r}: {reason}" for key, reason in summary.failures]

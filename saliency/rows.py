@@ -1,26 +1,37 @@
 """What a worker does: a few images in, a row of results each out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from data.images import UnreadableImage, decode, key_path, read_size
-from data.shards import Chunk, ChunkEncoder, Status
+from data.shards import Chunk, ChunkEncoder, Status, status_of
 
-MapFunction = Callable[[np.ndarray], tuple[dict[str, np.ndarray], bool]]
-"""An image, uint8 (h, w, 3), to float maps (h, w) in [0, 1] by method, and whether it is flat."""
+MapFunction = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""An image, uint8 (h, w, 3), to float maps (h, w) in [0, 1] by method."""
 
 
 class Row(NamedTuple):
-    """One image's results, as a worker sends them."""
+    """One image's results, as a worker sends them.
 
-    chunks: dict[str, Chunk] | None
+    Attributes
+    ----------
+    chunks : dict of Chunk
+        The mask of each method; none where there is an error.
+    mask_size, image_size : (int, int)
+        Height and width.
+    statuses : dict of Status
+        By method, for each of them: a mask may be all zero by one and not by another.
+    error : str
+    """
+
+    chunks: dict[str, Chunk]
     mask_size: tuple[int, int]
     image_size: tuple[int, int]
-    status: Status
-    error: str
+    statuses: dict[str, Status]
+    error: str = ""
 
 
 def compute_rows(
@@ -50,15 +61,23 @@ def _compute_row(
     try:
         image, image_size = decode(path, max_side)
     except UnreadableImage as reason:
-        return Row(None, (0, 0), (0, 0), Status.UNREADABLE, str(reason))
+        return without_mask(methods, Status.UNREADABLE, str(reason))
     try:
-        maps, flat = map_function(image)
-        chunks = {name: encoder.encode(to_uint8(maps[name])) for name in methods}
+        maps = map_function(image)
+        masks = {name: to_uint8(maps[name]) for name in methods}
+        chunks = {name: encoder.encode(mask) for name, mask in masks.items()}
     except Exception as error:  # one odd image must not end hours of work
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return Row(None, (0, 0), image_size, Status.FAILED, reason)
-    status = Status.FLAT if flat else Status.OK
-    return Row(chunks, image.shape[:2], image_size, status, "")
+        return without_mask(methods, Status.FAILED, reason, image_size)
+    statuses = {name: status_of(mask) for name, mask in masks.items()}
+    return Row(chunks, image.shape[:2], image_size, statuses)
+
+
+def without_mask(
+    methods: Iterable[str], status: Status, reason: str, image_size: tuple[int, int] = (0, 0)
+) -> Row:
+    """The row of an image that could not be decoded (UNREADABLE) or computed (FAILED)."""
+    return Row({}, (0, 0), image_size, dict.fromkeys(methods, status), reason)
 
 
 def longest_side(images: str, keys: list[str]) -> int:

@@ -138,7 +138,12 @@ class Workers:
         except ImportError:
             raise UserError(_missing("ray")) from None
         try:
-            ray.init(scheduler, num_cpus=None if scheduler else self.jobs, log_to_driver=False)
+            ray.init(
+                scheduler,
+                num_cpus=None if scheduler else self.jobs,
+                log_to_driver=False,
+                logging_level="error",
+            )
         except (ConnectionError, ValueError) as error:
             raise UserError(_no_answer("Ray", scheduler, error)) from None
         register_ray()
@@ -223,6 +228,6 @@ def _no_answer(name: str, scheduler: str | None, error: Exception) -> str:
 
 def _not_installed(name: str, scheduler: str | None) -> str:
     return (
-        f"--scheduler {scheduler}: the machines of this {name} cluster do not have DiLo; install it "
-        "there too, in the same version."
+        f"--scheduler {scheduler}: the machines of this {name} cluster do not have DiLo; "
+        "install it there too, in the same version."
     )

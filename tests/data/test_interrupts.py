@@ -46,13 +46,13 @@ import signal, sys
 import numpy as np
 from data.keys import Keys
 from data.shards import ChunkEncoder, ShardWriter
-signal.setitimer(signal.ITIMER_REAL, 0.3 + 0.0037 * int(sys.argv[2]))
 signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
 keys = Keys(f"{i:05d}" for i in range(100_000))
 attributes = dict(method="rbd", parameters={}, software={}, listing_digest="x")
 chunk = ChunkEncoder(8).encode(np.zeros((8, 8), np.uint8))
 try:
     with ShardWriter(sys.argv[1], 0, 1, keys, 8, "zstd", attributes) as writer:
+        signal.setitimer(signal.ITIMER_REAL, 0.03 + 0.037 * int(sys.argv[2]))
         for row in range(len(keys)):
             writer.write(row, chunk, (8, 8), (8, 8))
 except KeyboardInterrupt:
