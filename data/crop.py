@@ -1,0 +1,116 @@
+"""Cut a box out of an image or a mask and bring it to another size, antialiased."""
+
+import math
+
+import cv2
+import numpy as np
+import torch
+
+
+def crop_resize(image: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+    """Cut a box of whole pixels and resize it to size x size.
+
+    The same pixels as torchvision's `resized_crop` (bilinear, antialiased) of a uint8 tensor: this is
+    the kernel it calls, on the channels-last layout that the decoder leaves, where it is fastest.
+
+    Parameters
+    ----------
+    image : uint8 (H, W, 3).
+    box : (top, left, height, width) within the image.
+
+    Returns
+    -------
+    uint8 (size, size, 3)
+    """
+    top, left, height, width = box
+    pixels = torch.from_numpy(image[top : top + height, left : left + width])
+    if (height, width) == (size, size):
+        return pixels.numpy()
+    view = torch.nn.functional.interpolate(
+        pixels.permute(2, 0, 1)[None], (size, size), mode="bilinear", antialias=True
+    )
+    return view[0].permute(1, 2, 0).numpy()
+
+
+def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize the shorter side to size * 256 / 224 and cut the size x size centre, for evaluation.
+
+    The same pixels as torchvision's Resize and CenterCrop of a uint8 tensor; the customary 256 and
+    224 pixels, at any size.
+
+    Parameters
+    ----------
+    image : uint8 (H, W, 3).
+
+    Returns
+    -------
+    uint8 (size, size, 3)
+    """
+    height, width = image.shape[:2]
+    short = round(size * 256 / 224)
+    scale = short / min(height, width)
+    target = (short, int(scale * width)) if height <= width else (int(scale * height), short)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    if target != (height, width):
+        pixels = torch.nn.functional.interpolate(pixels, target, mode="bilinear", antialias=True)
+    top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
+    return pixels[0, :, top : top + size, left : left + size].permute(1, 2, 0).numpy()
+
+
+def sample_box(
+    array: np.ndarray,
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
+) -> np.ndarray:
+    """Resample a box with fractional borders, bilinearly with half-pixel centres.
+
+    For rasters that have another resolution than the image whose crop they follow: masks and
+    backgrounds. Pixels outside the array repeat its border. Where it shrinks by k or more (k =
+    1.5 rounds to 2), k x k pixels are first averaged, which antialiases.
+
+    Parameters
+    ----------
+    array : uint8 (H, W) or (H, W, 3).
+    box : (top, left, height, width) in pixels of `array`.
+    size : (height, width) of the result.
+
+    Returns
+    -------
+    uint8 array of that size
+    """
+    top, left, height, width = box
+    shrink_y = max(1, round(height / size[0]))
+    shrink_x = max(1, round(width / size[1]))
+    # Only the part that is looked at, with a margin for the interpolation and the averages.
+    first_y = min(max(0, math.floor(top) - shrink_y), array.shape[0] - 1)
+    first_x = min(max(0, math.floor(left) - shrink_x), array.shape[1] - 1)
+    part = array[
+        first_y : math.ceil(top + height) + 2 * shrink_y,
+        first_x : math.ceil(left + width) + 2 * shrink_x,
+    ]
+    top, left = top - first_y, left - first_x
+    if shrink_y > 1 or shrink_x > 1:
+        part = _average(part, shrink_y, shrink_x)
+        top, left = top / shrink_y, left / shrink_x
+        height, width = height / shrink_y, width / shrink_x
+    step_y, step_x = height / size[0], width / size[1]
+    # Output pixel (y, x) has its centre at top + (y + .5) step_y - .5 of the part, in pixel indices.
+    matrix = np.array(
+        [[step_x, 0, left + 0.5 * step_x - 0.5], [0, step_y, top + 0.5 * step_y - 0.5]]
+    )
+    return cv2.warpAffine(
+        np.ascontiguousarray(part),
+        matrix,
+        (size[1], size[0]),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+
+
+def _average(array: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Average blocks of rows x columns pixels; the last ones are filled by repeating the border."""
+    height, width = -(-array.shape[0] // rows), -(-array.shape[1] // columns)
+    below, beside = height * rows - array.shape[0], width * columns - array.shape[1]
+    if below or beside:
+        array = cv2.copyMakeBorder(array, 0, below, 0, beside, cv2.BORDER_REPLICATE)
+    return cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA)

@@ -1,0 +1,41 @@
+"""Class labels from folders: the first folder of a key is its class, as in ImageNet's layout."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from data.keys import Keys
+
+
+class Labels(NamedTuple):
+    """The classes of a folder of images.
+
+    class_names : sorted; label c means class_names[c].
+    labels : int64 (N,), in the order of the keys.
+    """
+
+    class_names: list[str]
+    labels: np.ndarray
+
+
+def labels_from_folders(keys: Keys) -> Labels | None:
+    """Return the classes that the images' first folders name; None where there are no classes.
+
+    There are none when an image lies in no folder, or when all lie in one.
+    """
+    numbers: dict[bytes, int] = {}
+    labels = np.empty(len(keys), np.int64)
+    for row, raw in enumerate(keys.iter_raw()):
+        folder, slash, _ = raw.partition(b"/")
+        if not slash:
+            return None
+        labels[row] = numbers.setdefault(folder, len(numbers))
+    if len(numbers) < 2:
+        return None
+    # Keys are sorted by their bytes with the slash, folders without: "a b/..." comes before "a/...".
+    names = sorted(numbers)
+    places = {name: place for place, name in enumerate(names)}
+    renumber = np.array([places[name] for name in numbers], np.int64)
+    return Labels([name.decode("utf-8", "surrogateescape") for name in names], renumber[labels])

@@ -1,0 +1,141 @@
+"""Images as evaluation sees them: resized, centre crop, no augmentation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data.crop import centre_crop
+from data.errors import UserError
+from data.images import UnreadableImage, decode, key_path, list_images
+from data.keys import Keys
+
+Batch = dict[str, torch.Tensor | list[str]]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalise(
+    images: torch.Tensor,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> torch.Tensor:
+    """Turn a batch's uint8 (B, S, S, 3) into a network's input, float32 (B, 3, S, S), channels_last."""
+    pixels = images.permute(0, 3, 1, 2) / 255
+    shape = (1, 3, 1, 1)
+    return (pixels - pixels.new_tensor(mean).view(shape)) / pixels.new_tensor(std).view(shape)
+
+
+class PlainDataset(Dataset):
+    """Loads whole batches of centre crops; `dataset[indices]`."""
+
+    def __init__(
+        self, root: str | os.PathLike, keys: Keys, image_size: int, labels: np.ndarray | None
+    ) -> None:
+        self.root = Path(root)
+        self.keys = keys
+        self.image_size = image_size
+        self.labels = labels
+
+    def __getitem__(self, indices: np.ndarray) -> Batch:
+        """Return the batch of these images (see `PlainLoader`)."""
+        images = np.empty((len(indices), self.image_size, self.image_size, 3), np.uint8)
+        shown: list[int] = []
+        unreadable: list[str] = []
+        for index in indices.tolist():
+            key = self.keys[index]
+            try:
+                image = decode(key_path(self.root, key)).image
+            except UnreadableImage as error:
+                unreadable.append(f"{key}: {error}")
+                continue
+            images[len(shown)] = centre_crop(image, self.image_size)
+            shown.append(index)
+        rows = np.array(shown, np.int64)
+        batch: Batch = {
+            "index": torch.from_numpy(rows),
+            "image": torch.from_numpy(images[: len(shown)]),
+            "unreadable": unreadable,
+        }
+        if self.labels is not None:
+            batch["label"] = torch.from_numpy(self.labels[rows])
+        return batch
+
+
+class PlainLoader:
+    """Iterates over a folder's images once, in order; made by `build_plain_loader`.
+
+    A batch is a dict:
+
+    index       int64 (B,)            places in `keys`; B is smaller by the unreadable images
+    label       int64 (B,)            only when labels were given
+    image       uint8 (B, S, S, 3)    RGB; `normalise` makes a network's input of it
+    unreadable  list of str           "key: reason" of images of this batch that are left out
+    """
+
+    def __init__(self, dataset: PlainDataset, batches: list[np.ndarray], options: dict) -> None:
+        self.keys = dataset.keys
+        self._loader = DataLoader(dataset, batch_size=None, sampler=batches, **options)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._loader)
+
+
+def build_plain_loader(
+    root: str | os.PathLike,
+    *,
+    image_size: int = 224,
+    batch_size: int = 256,
+    workers: int = 0,
+    keys: Keys | None = None,
+    labels: Sequence[int] | np.ndarray | None = None,
+    indices: Sequence[int] | np.ndarray | None = None,
+    pin_memory: bool = False,
+) -> PlainLoader:
+    """Return a loader of centre crops: Resize(image_size * 256 / 224), CenterCrop(image_size).
+
+    Parameters
+    ----------
+    root : the image folder.
+    image_size : side of the crops, pixels.
+    workers : processes that load; 0 loads in this process.
+    keys : the folder's images, when they have been listed already.
+    labels : a class number per image, in the order of the keys; see `data.labelled`.
+    indices : which images, in which order; default: all. A subset, or one process's share.
+
+    Raises
+    ------
+    UserError
+        No images there; a batch size or image size below 1.
+    """
+    keys = list_images(root) if keys is None else keys
+    if batch_size < 1 or image_size < 1:
+        name, value = ("batch size", batch_size) if batch_size < 1 else ("image size", image_size)
+        raise UserError(f"the {name} {value} is not positive; give 1 or more.")
+    if labels is not None and len(labels) != len(keys):
+        raise ValueError(f"{len(labels)} labels for {len(keys)} images")
+    rows = np.arange(len(keys)) if indices is None else np.asarray(indices, np.int64)
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    dataset = PlainDataset(
+        root, keys, image_size, None if labels is None else np.asarray(labels, np.int64)
+    )
+    options = {
+        "num_workers": workers,
+        "pin_memory": pin_memory,
+        "worker_init_fn": _one_thread,
+    }
+    return PlainLoader(dataset, batches, options)
+
+
+def _one_thread(_: int) -> None:
+    cv2.setNumThreads(0)  # torch's threads are one already: DataLoader sets them

@@ -1,0 +1,235 @@
+"""Read a backbone from a checkpoint: DiLo's own, anybody's state_dict, or torchvision's weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from data.errors import UserError
+from evaluate import networks
+
+FORMAT = "dilo-backbone"
+WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "student", "backbone")
+RANDOM_SEED = 0  # of `random:ARCH`
+
+
+@dataclass
+class Source:
+    """Where a backbone's weights come from: what every result says about its checkpoint."""
+
+    checkpoint: str  # as the user gave it
+    file: str | None = None
+    sha256: str | None = None
+    arch: str = ""
+    stripped_prefix: str = ""
+    left_out: list[str] = field(default_factory=list)  # keys that are not the backbone's
+    config: dict | None = None  # of DiLo's own checkpoints
+
+    def as_dict(self) -> dict:
+        """Plain values for JSON, without the training configuration."""
+        return {key: value for key, value in asdict(self).items() if key != "config"}
+
+    def describe(self) -> str:
+        """One line for the terminal."""
+        text = f"{self.checkpoint}: {self.arch}"
+        if self.stripped_prefix:
+            text += f", prefix '{self.stripped_prefix}' stripped"
+        if self.left_out:
+            more = ", ..." if len(self.left_out) > 3 else ""
+            text += f", left out {', '.join(self.left_out[:3])}{more}"
+        return text
+
+
+@dataclass
+class Checkpoint:
+    """A backbone with its weights; the classifier is the identity."""
+
+    model: nn.Module
+    source: Source
+
+
+def load_checkpoint(checkpoint: str | Path, arch: str | None = None) -> Checkpoint:
+    """Load a backbone.
+
+    Parameters
+    ----------
+    checkpoint : a RUN folder of `pretrain`, its `backbone.pt`, a file with a state_dict of one of
+        torchvision's networks (`.pt`, `.pth`, `.safetensors`, ...), `torchvision:NAME` for weights
+        that torch.hub has on disk, or `random:NAME` for the untrained network as a baseline
+    arch : the network's name, where its keys do not tell
+
+    Nothing is unpickled but tensors and plain containers, and nothing is downloaded.
+    """
+    checkpoint = str(checkpoint)
+    kind, _, name = checkpoint.partition(":")
+    if kind == "random" and name:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            model = networks.build(name)
+        return Checkpoint(model.eval(), Source(checkpoint, arch=name))
+    if kind == "torchvision" and name:
+        path, arch = _torchvision_file(name), name
+    else:
+        path = find_file(Path(checkpoint))
+    content = read_file(path)
+    source = Source(checkpoint, str(path), sha256_of(path))
+    state = _state_dict(content, path)
+    if isinstance(content.get("arch"), str) and _is_ours(content):
+        arch = arch or networks.DILO_NAMES.get(content["arch"], content["arch"])
+        source.config = _config(content)
+    source.stripped_prefix = networks.find_prefix(state)
+    state = {
+        key.removeprefix(source.stripped_prefix): value
+        for key, value in state.items()
+        if key.startswith(source.stripped_prefix)
+    }
+    try:
+        source.arch = arch or networks.recognise(state)
+        clash = networks.mismatch(state, source.arch)
+    except UserError as error:
+        raise UserError(f"CHECKPOINT {checkpoint}: {error.message}") from None
+    if clash is not None:
+        raise UserError(f"CHECKPOINT {checkpoint} does not fit {source.arch}: {clash}.")
+    return Checkpoint(_fill(networks.build(source.arch), state, source), source)
+
+
+def _fill(model: nn.Module, state: Mapping[str, Tensor], source: Source) -> nn.Module:
+    """Load the backbone's tensors, which are known to fit; note what is left out."""
+    own = {k: v for k, v in state.items() if not networks.is_classifier(k, source.arch)}
+    source.left_out = [k for k in state if k not in own]
+    model.load_state_dict(own, strict=False)
+    return model.eval()
+
+
+def find_file(path: Path) -> Path:
+    """The file to read: a RUN folder stands for its `backbone.pt`."""
+    if path.is_dir():
+        if (path / "backbone.pt").is_file():
+            return path / "backbone.pt"
+        raise UserError(
+            f"CHECKPOINT {path} is a folder without backbone.pt; name a run of pretrain that has "
+            "ended, or a file."
+        )
+    if not path.is_file():
+        raise UserError(f"CHECKPOINT {path} does not exist; name a file or a run's folder.")
+    return path
+
+
+def read_file(path: Path) -> dict:
+    """Read a checkpoint file without running anything that is in it."""
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        if not (zipfile.is_zipfile(path) or _is_old_pickle(path)):
+            raise UserError(
+                f"CHECKPOINT {path} is not a file that torch.save wrote, or it is cut short; name "
+                "one that is, or a .safetensors file."
+            )
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"CHECKPOINT {path} is not a plain state_dict: reading it would run code from the "
+            "file; save it anew where it was made, by torch.save(model.state_dict(), FILE)."
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
+        raise _unreadable(path, error) from None
+    if not isinstance(content, Mapping):
+        raise UserError(
+            f"CHECKPOINT {path} holds a {type(content).__name__} and not a state_dict; save one by "
+            "torch.save(model.state_dict(), FILE)."
+        )
+    return dict(content)
+
+
+def _read_safetensors(path: Path) -> dict:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        return {**metadata, "state_dict": safetensors.torch.load_file(path)}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _is_old_pickle(path: Path) -> bool:
+    """Whether a file begins like those of torch.save before 1.6: pickle protocol 2."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x80\x02"
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
+    return UserError(f"CHECKPOINT {path} cannot be read: {reason}.")
+
+
+def _is_ours(content: Mapping) -> bool:
+    return content.get("format") == FORMAT
+
+
+def _config(content: Mapping) -> dict | None:
+    try:
+        return json.loads(content.get("config") or "null")
+    except (TypeError, json.JSONDecodeError):
+        return None
+
+
+def _state_dict(content: Mapping, path: Path) -> dict[str, Tensor]:
+    """The tensors by name, directly or below one of the usual words."""
+    for word in WRAPPERS:
+        inner = content.get(word)
+        if isinstance(inner, Mapping) and any(isinstance(v, Tensor) for v in inner.values()):
+            content = inner
+            break
+    state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    if not state:
+        first = ", ".join(str(key) for key in list(content)[:3]) or "nothing"
+        raise UserError(
+            f"CHECKPOINT {path} is no state_dict: it has no tensors by name, but {first}; save one "
+            "by torch.save(model.state_dict(), FILE)."
+        )
+    return state
+
+
+def _torchvision_file(name: str) -> Path:
+    """The file of torchvision's supervised weights in torch.hub's folder; never downloads."""
+    if name not in networks.names():
+        raise UserError(f"CHECKPOINT torchvision:{name}: torchvision has no such network.")
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    known = list(torchvision.models.get_model_weights(name))
+    for weights in known:
+        path = folder / weights.url.rsplit("/", 1)[-1]
+        if path.is_file():
+            return path
+    if not known:
+        raise UserError(f"CHECKPOINT torchvision:{name}: torchvision has no weights for it.")
+    url = known[0].url
+    raise UserError(
+        f"CHECKPOINT torchvision:{name}: there is no {url.rsplit('/', 1)[-1]} in {folder}; put it "
+        f"there from {url}, or set TORCH_HOME."
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(model: nn.Module) -> str:
+    """SHA-256 over every parameter and buffer, names and bytes: equal when nothing has changed."""
+    sha = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        sha.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        sha.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()

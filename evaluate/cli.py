@@ -1,0 +1,20 @@
+"""`probe`: what a network has learnt, and how good masks are, in scores and pictures."""
+
+import click
+
+from evaluate.export_command import export
+from evaluate.gradients_command import gradients
+from evaluate.knn_command import knn
+from evaluate.linear_command import linear
+from evaluate.neighbors_command import neighbors
+from evaluate.robustness_command import robustness
+from evaluate.saliency_command import saliency
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Judge masks and pretrained networks: scores on the terminal, JSON and pictures in files."""
+
+
+for command in (linear, knn, robustness, neighbors, gradients, saliency, export):
+    main.add_command(command)

@@ -1,0 +1,135 @@
+"""A frozen backbone: images to features, at the penultimate or any named layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from data.errors import UserError
+from data.keys import Keys
+from data.plain_loader import build_plain_loader, normalise
+from evaluate.checkpoints import Checkpoint
+from evaluate.loading import whole_loader
+
+PENULTIMATE = "penultimate"
+
+
+class Backbone(nn.Module):
+    """Images (B, 3, S, S), normalised, to features (B, D) of one layer.
+
+    Parameters
+    ----------
+    checkpoint : the network; it is put into eval mode, and stays there whatever `train` is called
+        with, so that batch norm uses its running statistics and does not change them
+    layer : "penultimate", what the classifier reads, or a module's name such as `layer4` or
+        `features.8`; maps (B, D, H, W) are averaged over positions, tokens (B, T, D) over tokens
+    """
+
+    def __init__(self, checkpoint: Checkpoint, layer: str = PENULTIMATE):
+        super().__init__()
+        self.model, self.source, self.layer = checkpoint.model, checkpoint.source, layer
+        self._seen: Tensor | None = None
+        if layer != PENULTIMATE:
+            modules = dict(self.model.named_modules())
+            if layer not in modules or not layer:
+                choices = ", ".join(name for name, _ in self.model.named_children())
+                raise UserError(
+                    f"--layer {layer}: {self.source.arch} has no such module; at its top are "
+                    f"{choices}, and '{PENULTIMATE}' is what its classifier reads."
+                )
+            modules[layer].register_forward_hook(self._keep)
+        self.requires_grad_(False).eval()
+
+    def _keep(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        self._seen = output
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in eval mode."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) float32 -> (B, D)."""
+        output = self.model(images)
+        if self.layer != PENULTIMATE:
+            output, self._seen = self._seen, None
+        if output.ndim == 4:
+            return output.mean(dim=(2, 3))
+        return output.mean(dim=1) if output.ndim == 3 else output
+
+
+@dataclass
+class Features:
+    """Features of the images that could be read; `rows` says which those are.
+
+    features: (N, D) float32 in host memory; rows: (N,) int64, places in the list of keys;
+    unreadable: key -> reason.
+    """
+
+    features: Tensor
+    rows: np.ndarray
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def extract(
+    backbone: Backbone,
+    batches: Iterable[dict],
+    total: int,
+    device: torch.device,
+    description: str = "features",
+) -> Features:
+    """Run the backbone over batches of uint8 images, in order.
+
+    batches : as of `data.plain_loader`: dicts of `index` (B,), `image` (B, S, S, 3), `unreadable`
+    total : how many images there are, for the progress bar
+    """
+    backbone.to(device, memory_format=torch.channels_last)
+    features, rows, unreadable = [], [], {}
+    with tqdm(total=total, desc=description, unit="image", disable=None) as bar:
+        for batch in batches:
+            unreadable |= dict(text.split(": ", 1) for text in batch["unreadable"])
+            if len(batch["index"]):
+                images = normalise(batch["image"].to(device, non_blocking=True))
+                features.append(backbone(images).float().cpu())
+                rows.append(batch["index"].numpy())
+            bar.update(len(batch["index"]) + len(batch["unreadable"]))
+    if not features:
+        key, reason = next(iter(unreadable.items()))
+        raise UserError(f"IMAGES: not one image can be read; '{key}': {reason}.")
+    return Features(torch.cat(features), np.concatenate(rows), unreadable)
+
+
+def extract_folder(
+    backbone: Backbone,
+    root: Path,
+    keys: Keys,
+    *,
+    size: int,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    description: str = "features",
+    whole: bool = False,
+) -> Features:
+    """Features of the images `keys` below `root`, with the centre crop.
+
+    `whole` takes square pictures without the crop, at `size`, as ImageNet-9's are made to be.
+    """
+    if whole:
+        loader = whole_loader(root, keys, size, batch_size, workers)
+    else:
+        loader = build_plain_loader(
+            root,
+            keys=keys,
+            image_size=size,
+            batch_size=batch_size,
+            workers=workers,
+            pin_memory=device.type == "cuda",
+        )
+    return extract(backbone, loader, len(keys), device, description)

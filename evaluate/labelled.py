@@ -1,0 +1,143 @@
+"""Folders of labelled images: each subfolder is a class, and its name the label."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.errors import UserError
+from data.images import list_images
+from data.keys import Keys
+from data.labelled import labels_from_folders
+
+VAL_NAMES = ("val", "valid", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images of one folder with their labels.
+
+    `keys` are paths below `root`; `labels` are int64 (N,), indices into `classes`, which is sorted.
+    """
+
+    root: Path
+    keys: Keys
+    labels: np.ndarray
+    classes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, rows: np.ndarray) -> Labelled:
+        """Some of the images, with the same classes; rows are sorted."""
+        return Labelled(
+            self.root,
+            Keys.from_raw([self.keys.raw(i) for i in rows]),
+            self.labels[rows],
+            self.classes,
+        )
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training and validation images. `how` says in words where the split comes from."""
+
+    train: Labelled
+    val: Labelled
+    how: str
+
+
+def open_labelled(root: str | Path, argument: str = "IMAGES") -> Labelled:
+    """List a folder of class folders; `argument` names it in errors."""
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"{argument} {root} is not a folder.")
+    folders = sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
+    if not folders:
+        raise UserError(
+            f"{argument} {root} has no class folders; the images of each class belong in a folder "
+            "of their own below it."
+        )
+    keys = list_images(root)
+    stray = next((key for key in keys if "/" not in key), None)
+    if stray is not None:
+        raise UserError(
+            f"{argument} {root}: '{stray}' lies outside the class folders and so has no label; "
+            "move it into one."
+        )
+    empty = sorted(set(folders) - {key.split("/", 1)[0] for key in keys})
+    if empty:
+        raise UserError(f"{argument} {root}: the class '{empty[0]}' has no images; remove it.")
+    found = labels_from_folders(keys)
+    if found is None:
+        raise UserError(
+            f"{argument} {root} has a single class; two or more are needed to tell apart."
+        )
+    return Labelled(root, keys, found.labels, found.class_names)
+
+
+def has_split(root: str | Path) -> bool:
+    """Whether the folder has `train` and one of `val`, `validation`, `test` in it."""
+    return (Path(root) / "train").is_dir() and val_folder(root) is not None
+
+
+def val_folder(root: str | Path) -> Path | None:
+    """The validation folder below `root`, or None."""
+    return next((p for name in VAL_NAMES if (p := Path(root) / name).is_dir()), None)
+
+
+def open_split(root: str | Path, holdout: float = 0.2, seed: int = 0) -> Split:
+    """Training and validation images of a labelled folder.
+
+    A folder with `train` and `val` (or `validation`, `test`) in it is split as it says. Of any
+    other, the share `holdout` of each class is held out, chosen by `seed`, at least one image.
+    """
+    if not has_split(root):
+        everything = open_labelled(root)
+        train, val = hold_out(everything.labels, holdout, seed)
+        how = f"{holdout:.0%} of each class held out, seed {seed}"
+        return Split(everything.take(train), everything.take(val), how)
+    folders = Path(root) / "train", val_folder(root)
+    train, val = (open_labelled(folder) for folder in folders)
+    differ = sorted(set(train.classes) ^ set(val.classes))
+    if differ:
+        has, lacks = folders if differ[0] in train.classes else folders[::-1]
+        raise UserError(
+            f"IMAGES {root}: the class '{differ[0]}' is in {has.name} and not in {lacks.name} "
+            f"({len(differ)} differ); both need the same class folders."
+        )
+    return Split(train, val, f"{folders[0].name}/ and {folders[1].name}/")
+
+
+def hold_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to keep and rows to hold out, stratified by class; both are sorted int64 arrays."""
+    rng = np.random.default_rng(seed)
+    held = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        if len(rows) < 2:
+            raise UserError(
+                "IMAGES: a class has a single image, which cannot be both trained on and held out; "
+                "add images, or give train and val folders."
+            )
+        count = min(max(1, round(share * len(rows))), len(rows) - 1)
+        held.append(rng.permutation(rows)[:count])
+    val = np.sort(np.concatenate(held))
+    return np.setdiff1d(np.arange(len(labels)), val), val
+
+
+def stratified_subset(images: Labelled, limit: int | None, seed: int = 0) -> Labelled:
+    """At most `limit` images, spread evenly over the classes; None takes all."""
+    if limit is None or limit >= len(images):
+        return images
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(images))
+    rank = np.empty(len(images), np.int64)  # of an image within its class, in random order
+    for label in range(len(images.classes)):
+        rows = order[images.labels[order] == label]
+        rank[rows] = np.arange(len(rows))
+    chosen = np.lexsort((order, images.labels, rank))[:limit]
+    return images.take(np.sort(chosen))

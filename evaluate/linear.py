@@ -1,0 +1,298 @@
+"""The linear probe: a linear classifier trained by SGD on a frozen backbone's features.
+
+Protocols: DiLo (arXiv 2004.06638, section 5.3) and MoCo (He et al., CVPR 2020, section 4.1) on
+ImageNet; Places as in Zhan et al. / DiLo's Table 6.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from data import checkpoint as checkpoint_files
+from data.errors import UserError
+from data.plain_loader import build_plain_loader, normalise
+from evaluate.accuracy import top_k
+from evaluate.checkpoints import digest
+from evaluate.features import Backbone
+from evaluate.labelled import Split
+from evaluate.loading import EpochBatches, TrainingImages, train_crop, train_loader
+from pretrain.distributed import World
+
+
+@dataclass(frozen=True)
+class LinearSettings:
+    """How the classifier is trained; the defaults are DiLo's protocol.
+
+    batch_size is over all processes. The learning rate is multiplied by .1 at the start of each
+    epoch in `milestones`. `batch_norm` puts a batch norm without parameters before the classifier.
+    """
+
+    lr: float = 30.0
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    epochs: int = 100
+    milestones: tuple[int, ...] = (30, 60, 90)
+    batch_size: int = 256
+    batch_norm: bool = False
+    seed: int = 0
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        return self.lr * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
+
+
+PRESETS = {
+    "dilo": LinearSettings(),
+    "moco": LinearSettings(milestones=(60, 80)),
+    "places": LinearSettings(
+        lr=0.01,
+        nesterov=True,
+        weight_decay=1e-4,
+        epochs=28,
+        milestones=(7, 14, 21),
+        batch_norm=True,
+    ),
+}
+
+
+class Head(nn.Module):
+    """The classifier: (B, D) -> (B, C). Weights N(0, .01), bias 0."""
+
+    def __init__(self, dim: int, classes: int, settings: LinearSettings):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(dim, affine=False) if settings.batch_norm else nn.Identity()
+        self.fc = nn.Linear(dim, classes)
+        generator = torch.Generator().manual_seed(settings.seed)
+        nn.init.normal_(self.fc.weight, std=0.01, generator=generator)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits."""
+        return self.fc(self.norm(features))
+
+
+@dataclass
+class Epoch:
+    """What one epoch gave: mean training loss and accuracy, validation accuracies in [0, 1]."""
+
+    epoch: int
+    lr: float
+    loss: float
+    train_top1: float
+    top1: float
+    top5: float | None
+
+
+@dataclass
+class LinearResult:
+    """The trained classifier, its history, and the proof that the backbone did not change."""
+
+    head: Head
+    history: list[Epoch]
+    backbone_sha256: str
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+class LinearProbe:
+    """Trains and validates; `state` and `restore` make it resumable after any epoch."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        split: Split,
+        settings: LinearSettings,
+        world: World,
+        image_size: int,
+        workers: int,
+        amp: bool = False,
+    ):
+        if settings.batch_size % world.size:
+            raise UserError(
+                f"--batch-size {settings.batch_size} is over all processes and must be a multiple "
+                f"of their number, {world.size}."
+            )
+        self.backbone, self.split, self.settings = backbone.to(world.device), split, settings
+        self.world, self.amp = world, amp
+        self.before = digest(backbone)
+        pin = world.device.type == "cuda"
+        images = TrainingImages(
+            split.train.root, split.train.keys, train_crop(image_size), settings.seed
+        )
+        self.batches = EpochBatches(
+            len(images), settings.batch_size, settings.seed, world.rank, world.size
+        )
+        self.train_loader = train_loader(images, self.batches, workers, pin)
+        share = settings.batch_size // world.size
+        self.val_loader = build_plain_loader(
+            split.val.root,
+            keys=split.val.keys,
+            image_size=image_size,
+            batch_size=share,
+            workers=workers,
+            pin_memory=pin,
+        )
+        self.head = Head(self._dim(image_size), len(split.train.classes), settings)
+        self.head.to(world.device)
+        self.optimizer = torch.optim.SGD(
+            self.head.parameters(),
+            settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+        )
+        self.history: list[Epoch] = []
+        self.unreadable: dict[str, str] = {}
+
+    def _dim(self, image_size: int) -> int:
+        device = self.world.device
+        with torch.no_grad():
+            return self.backbone(torch.zeros(2, 3, image_size, image_size, device=device)).shape[1]
+
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 (B, S, S, 3) -> float32 (B, D), without gradient."""
+        images = normalise(images.to(self.world.device, non_blocking=True))
+        kind = self.world.device.type
+        with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=self.amp):
+            return self.backbone(images).float()
+
+    def run(self, after_epoch: Callable[[LinearProbe], None] | None = None) -> LinearResult:
+        """Train the epochs that are not in the history yet."""
+        model: nn.Module = self.head
+        if self.world.size > 1:
+            if self.settings.batch_norm and self.world.device.type == "cuda":
+                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = DistributedDataParallel(model)
+        for epoch in range(len(self.history), self.settings.epochs):
+            lr = self.settings.rate(epoch)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            loss, train_top1 = self._train(model, epoch)
+            top1, top5 = self._validate()
+            self.history.append(Epoch(epoch, lr, loss, train_top1, top1, top5))
+            if after_epoch is not None and self.world.first:
+                after_epoch(self)
+        after = digest(self.backbone)
+        if after != self.before:
+            raise RuntimeError("the backbone changed while the classifier was trained")
+        return LinearResult(self.head, self.history, after, self.unreadable)
+
+    def _train(self, model: nn.Module, epoch: int) -> tuple[float, float]:
+        model.train()
+        self.batches.epoch = epoch
+        labels = torch.from_numpy(self.split.train.labels)
+        sums = torch.zeros(3, device=self.world.device, dtype=torch.float64)
+        for numbers, images, bad in self._bar(self.train_loader, f"epoch {epoch + 1}"):
+            keys = self.split.train.keys
+            self.unreadable |= {keys[number]: reason for number, reason in bad.items()}
+            if len(numbers) < 2 and self.settings.batch_norm and self.world.size == 1:
+                continue  # batch norm has no statistics of a single image
+            target = labels[numbers].to(self.world.device)
+            if len(numbers):
+                logits = model(self.features(images))
+            else:  # every image of this process was unreadable, and the others wait for it
+                dim = self.head.fc.in_features
+                logits = model(torch.zeros(0, dim, device=self.world.device))
+            loss = F.cross_entropy(logits, target, reduction="sum") / max(len(target), 1)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            hits = (logits.argmax(1) == target).sum()
+            sums += torch.stack([loss.detach() * len(target), hits, hits.new_tensor(len(target))])
+        if self.world.size > 1:
+            torch.distributed.all_reduce(sums)
+        loss, hits, count = (float(value) for value in sums)
+        if not count:
+            raise UserError(f"IMAGES: no training image can be read; {_first(self.unreadable)}.")
+        if not torch.isfinite(sums[0]):
+            raise UserError(
+                f"the loss is not finite in epoch {epoch + 1} at --lr {self.settings.lr:g}; these "
+                "features need a smaller one."
+            )
+        return loss / count, hits / count
+
+    def _validate(self) -> tuple[float, float | None]:
+        """Top-1 and top-5 over the validation images; every process does all of it alike."""
+        self.head.eval()
+        labels = torch.from_numpy(self.split.val.labels)
+        scores, rows = [], []
+        for batch in self._bar(self.val_loader, "validate"):
+            self.unreadable |= dict(text.split(": ", 1) for text in batch["unreadable"])
+            if len(batch["index"]):
+                with torch.no_grad():
+                    scores.append(self.head(self.features(batch["image"])).cpu())
+                rows.append(batch["index"])
+        if not scores:
+            raise UserError(f"IMAGES: no validation image can be read; {_first(self.unreadable)}.")
+        logits, target = torch.cat(scores), labels[torch.cat(rows)]
+        return top_k(logits, target, 1), top_k(logits, target, 5)
+
+    def _bar(self, loader: Iterable, description: str):
+        hidden = None if self.world.first else True
+        return tqdm(loader, desc=description, unit="batch", leave=False, disable=hidden)
+
+    def state(self) -> dict:
+        """All that the next epoch depends on, for `restore`."""
+        return {
+            "head": self.head.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": [asdict(epoch) for epoch in self.history],
+            "unreadable": dict(self.unreadable),
+        }
+
+    def restore(self, state: dict) -> None:
+        """Continue after the last epoch of a state."""
+        self.head.load_state_dict(state["head"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.unreadable = dict(state["unreadable"])
+
+
+def _first(unreadable: dict[str, str]) -> str:
+    key, reason = next(iter(unreadable.items()), ("", "there is none"))
+    return f"{key}: {reason}"
+
+
+class ResumeFolder:
+    """The checkpoints of an unfinished probe, in a folder beside its results' names.
+
+    `identity` is what must be the same for a continuation to mean anything: settings, backbone,
+    images. A folder of another probe is refused.
+    """
+
+    def __init__(self, out: Path, identity: dict):
+        self.folder, self.identity = out / "resume", identity
+
+    def load(self, probe: LinearProbe) -> str | None:
+        """Restore the newest sound state; returns a sentence about it, or None for a new start."""
+        found = checkpoint_files.load_newest(self.folder)
+        if found is None:
+            return None
+        theirs = found.state["identity"]
+        differ = [key for key, value in self.identity.items() if theirs.get(key) != value]
+        if differ:
+            key = differ[0]
+            raise UserError(
+                f"--out {self.folder.parent} holds an unfinished probe with another {key} "
+                f"({theirs.get(key)} there, {self.identity[key]} here); name another folder."
+            )
+        probe.restore(found.state)
+        return f"Continuing after epoch {found.step} of {probe.settings.epochs}."
+
+    def save(self, probe: LinearProbe) -> None:
+        """Write the state after an epoch; the one before stays as a fallback."""
+        state = {**probe.state(), "identity": self.identity}
+        checkpoint_files.save(self.folder, len(probe.history), state, keep=2)
+
+    def remove(self) -> None:
+        """Remove the states of a probe whose results are written."""
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,141 @@
+"""A command's folder of results: written whole or not at all, and never over another's."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from data.errors import UserError
+
+RESULTS = "results.json"
+
+
+def next_folder(command: str, parent: Path = Path("probe-output")) -> Path:
+    """The first of `probe-output/<command>-001`, `-002`, ... that does not exist."""
+    number = 1
+    while (folder := parent / f"{command}-{number:03d}").exists():
+        number += 1
+    return folder
+
+
+class Results:
+    """Collects files in a hidden folder beside `folder` and moves them there when all are written.
+
+    Use as a context manager; `with Results(...) as results:` leaves nothing behind on an error.
+
+    Parameters
+    ----------
+    command : the probe's name, recorded in the JSON.
+    folder : where the results go; None takes the next numbered folder below `probe-output`.
+    overwrite : replace results that are there; otherwise they are a `UserError`.
+    """
+
+    def __init__(self, command: str, folder: str | Path | None = None, overwrite: bool = False):
+        self.command = command
+        self.folder = next_folder(command) if folder is None else Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"--out {self.folder} is a file; name a folder.")
+        if (self.folder / RESULTS).exists() and not overwrite:
+            raise UserError(
+                f"--out {self.folder} holds results; name another folder or add --overwrite."
+            )
+
+    def __enter__(self) -> "Results":
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self._draft = Path(
+                tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent)
+            )
+        except OSError as error:
+            raise UserError(
+                f"--out {self.folder} cannot be written to ({error.strerror}); name another folder."
+            ) from None
+        return self
+
+    def path(self, name: str) -> Path:
+        """Where to write the file `name` until all are done; it may hold `/`."""
+        path = self._draft / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write_text(self, name: str, text: str) -> None:
+        """Add a text file, UTF-8."""
+        self.path(name).write_text(text, encoding="utf-8")
+
+    def write_json(self, content: dict) -> str:
+        """Add `results.json`: the command, the versions of the software, and `content`."""
+        text = dumps({"command": f"probe {self.command}", "software": software(), **content})
+        self.write_text(RESULTS, text)
+        return text
+
+    def __exit__(self, kind, *_) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            shutil.rmtree(self._draft, ignore_errors=True)
+
+    def _publish(self) -> None:
+        os.chmod(self._draft, 0o777 & ~_umask())
+        if not self.folder.exists():
+            os.replace(self._draft, self.folder)
+            return
+        files = sorted(path for path in self._draft.rglob("*") if path.is_file())
+        files.sort(key=lambda path: path.name == RESULTS)  # the JSON last: it vouches for the rest
+        for path in files:
+            target = self.folder / path.relative_to(self._draft)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def software() -> dict[str, str]:
+    """Versions of what the figures depend on; a package that is not installed is left out."""
+    names = ("dilo", "numpy", "torch", "torchvision", "scikit-learn", "pysodmetrics")
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def dumps(content: dict) -> str:
+    """JSON, readable, that takes NumPy scalars and arrays and paths."""
+    return json.dumps(content, indent=2, default=_plain, ensure_ascii=False) + "\n"
+
+
+def _plain(value):
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def write_whole(path: str | Path, write: Callable[[Path], None], overwrite: bool = False) -> None:
+    """Write one file by `write(temporary path)` and rename it to `path` when it is complete."""
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists; name another file or add --overwrite.")
+    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        write(draft)
+        os.replace(draft, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written to ({error.strerror or error}).") from None
+    finally:
+        draft.unlink(missing_ok=True)

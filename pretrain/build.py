@@ -1,0 +1,104 @@
+"""From settings to the objects that train: the method, its optimiser, and what must fit together."""
+
+from __future__ import annotations
+
+import torch
+
+from data.errors import UserError
+from pretrain.batch_norm import group_batch_norm
+from pretrain.config import Settings
+from pretrain.distributed import World
+from pretrain.encoder import Encoder
+from pretrain.export import load_backbone
+from pretrain.instdisc import InstDisc
+from pretrain.moco import MoCo
+
+MOCO_GROUPS = 8  # the authors' GPUs
+
+
+def check_sizes(settings: Settings, images: int, processes: int) -> None:
+    """Refuse sizes that do not fit the data or each other, in one sentence each."""
+    batch, parts = settings.batch_size, processes * settings.accumulate
+    if batch > images:
+        raise UserError(
+            f"batch_size is {batch}, more than the {images} images in {settings.images!r}; "
+            "give a smaller batch."
+        )
+    if batch % parts:
+        raise UserError(
+            f"batch_size is {batch}, which {processes} processes with accumulate = "
+            f"{settings.accumulate} cannot share equally; give a multiple of {parts}."
+        )
+    if settings.negatives != "all" and settings.negatives > images:
+        remedy = ", or all" if settings.method == "instdisc" else ""
+        raise UserError(
+            f"negatives is {settings.negatives}, more than the {images} images in "
+            f"{settings.images!r}; give at most {images}{remedy}."
+        )
+    if settings.method == "moco" and settings.negatives % batch:
+        near = max(batch, settings.negatives // batch * batch)
+        raise UserError(
+            f"negatives is {settings.negatives}, and moco's queue must be a multiple of the batch "
+            f"of {batch}; give {near}, say."
+        )
+    if not 0 < settings.bn_groups:
+        return
+    own = batch // parts
+    if settings.bn_groups % processes or own % (settings.bn_groups // processes):
+        raise UserError(
+            f"bn_groups is {settings.bn_groups}, which does not divide {processes} processes' "
+            f"{own} images each equally; give {processes}, say."
+        )
+
+
+def bn_groups(settings: Settings, processes: int) -> int:
+    """Return a process's batch-norm groups: a setting, or for MoCo 8 among all if the batch allows."""
+    if settings.bn_groups:
+        return settings.bn_groups // processes
+    if settings.method != "moco":
+        return 1
+    own = settings.batch_size // (processes * settings.accumulate)
+    wanted = max(1, MOCO_GROUPS // processes)
+    return max(g for g in range(1, wanted + 1) if own % g == 0 and (g == 1 or own // g >= 2))
+
+
+def build_method(settings: Settings, images: int, here: World) -> InstDisc | MoCo:
+    """Return the method on this process's device; its first weights follow from the seed alone."""
+    torch.manual_seed(settings.seed)
+    encoder = Encoder(settings.arch, settings.dim, settings.mlp)
+    if settings.init is not None:
+        load_backbone(encoder.backbone, settings.arch, settings.init)
+    group_batch_norm(encoder, bn_groups(settings, here.size))
+    if settings.method == "instdisc":
+        method: InstDisc | MoCo = InstDisc(
+            encoder,
+            images,
+            dim=settings.dim,
+            temperature=settings.temperature,
+            negatives=settings.negatives,
+            shared=settings.shared_negatives,
+            loss=settings.loss,
+            bank_momentum=settings.bank_momentum,
+            seed=settings.seed,
+        )
+    else:
+        method = MoCo(
+            encoder,
+            dim=settings.dim,
+            K=settings.negatives,
+            m=settings.key_momentum,
+            T=settings.temperature,
+            seed=settings.seed,
+        )
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    return method.to(here.device, memory_format=layout).train()
+
+
+def build_optimizer(settings: Settings, method: torch.nn.Module) -> torch.optim.SGD:
+    """Return SGD over everything that learns, weight decay included (batch norm and biases too)."""
+    return torch.optim.SGD(
+        [p for p in method.parameters() if p.requires_grad],
+        lr=settings.scaled_lr(),
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )

@@ -1,0 +1,227 @@
+"""What a worker does: decode an image, cut its views, and their masks and backgrounds by the same box.
+
+Copy-paste commutes with cropping, so only the cut-outs are composited, at the output size and on the
+device (`pretrain.augment`). The mask's blur happens here, before the crop, on the mask at its own
+resolution, because it must see what lies beyond the crop's border.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from data.backgrounds import BackgroundSource, choose, cover_box
+from data.crop import crop_resize, sample_box
+from data.errors import UserError
+from data.images import Decoded, UnreadableImage, decode, key_path
+from data.keys import Keys
+from data.mask_shards import MaskShards
+from pretrain.copy_paste import blur_mask
+from pretrain.mask_rows import MISSING, MaskRows
+from pretrain.views import COLUMN, PARAMETERS, Draw, PasteSettings, ViewRecipe, draw_view, uniforms
+
+Batch = dict[str, torch.Tensor | list[str]]
+
+REPLACEMENTS = 100  # so many unreadable images in a row mean that the folder is gone
+_REPLACEMENT_STREAM = 2  # of the seed; 0 is the views', 1 the order's
+
+
+class Request(NamedTuple):
+    """A batch to load: which images (int64, (B,)) in which epoch."""
+
+    epoch: int
+    indices: np.ndarray
+
+
+class ViewDataset(Dataset):
+    """Loads whole batches of views; `dataset[Request(epoch, indices)]`.
+
+    A batch depends on the seed and the request alone, whichever process loads it.
+
+    Parameters
+    ----------
+    images : the image folder.
+    keys : its images.
+    recipe, paste : how views are made; paste None: nothing is pasted, and masks are not read.
+    masks, rows : the mask shards and each image's row in them.
+    source : of backgrounds; None for gray ones.
+    labels : int64 (N,), or None.
+    """
+
+    def __init__(
+        self,
+        images: str | os.PathLike,
+        keys: Keys,
+        recipe: ViewRecipe,
+        seed: int,
+        paste: PasteSettings | None = None,
+        masks: MaskShards | None = None,
+        rows: MaskRows | None = None,
+        source: BackgroundSource | None = None,
+        labels: np.ndarray | None = None,
+    ) -> None:
+        self.images = Path(images)
+        self.keys = keys
+        self.recipe = recipe
+        self.seed = seed
+        self.paste = paste
+        self.masks = masks
+        self.rows = rows
+        self.source = source
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, request: Request) -> Batch:
+        """Return a batch (see `pretrain.loader.Loader`), or {"error": [sentence]} for a user's mistake.
+
+        An exception that crosses from a worker arrives with a traceback as its text; so a sentence
+        travels as data.
+        """
+        try:
+            return self._load(*request)
+        except UserError as error:
+            return {"error": [error.message]}
+
+    def _load(self, epoch: int, indices: np.ndarray) -> Batch:
+        count, views, size = len(indices), self.recipe.views, self.recipe.image_size
+        shown = np.empty(count, np.int64)
+        image = np.empty((count, views, size, size, 3), np.uint8)
+        parameters = np.empty((count, views, len(PARAMETERS)), np.float32)
+        mask = background = None
+        if self.paste is not None:
+            mask = np.empty((count, views, size, size), np.uint8)
+            if self.source is not None:
+                background = np.empty_like(image)
+        replaced: list[tuple[int, str]] = []
+        for place, index in enumerate(indices):
+            shown[place], decoded = self._read(epoch, int(index), replaced)
+            pasted_mask = _MaskOnce(self, int(shown[place]), decoded.image_size)
+            for view in range(views):
+                numbers = uniforms(self.seed, epoch, int(shown[place]), view)
+                draw = draw_view(self.recipe, self.paste, numbers, decoded.image_size)
+                image[place, view] = crop_resize(decoded.image, draw.box, size)
+                parameters[place, view] = draw.parameters
+                if mask is not None:
+                    pasted = draw.paste and pasted_mask.usable
+                    parameters[place, view, COLUMN["paste"]] = pasted
+                    mask[place, view] = pasted_mask.crop(draw) if pasted else 255
+                    if background is not None:
+                        background[place, view] = (
+                            self._background(draw, decoded.image_size) if pasted else 0
+                        )
+        arrays = {
+            "index": shown,
+            "image": image,
+            "parameters": parameters,
+            "replaced": np.array([index for index, _ in replaced], np.int64),
+            "missing": self._missing(shown),
+        }
+        if mask is not None:
+            arrays["mask"] = mask
+        if background is not None:
+            arrays["background"] = background
+        if self.labels is not None:
+            arrays["label"] = self.labels[shown]
+        batch: Batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        batch["replaced_reasons"] = [f"{self.keys[index]}: {reason}" for index, reason in replaced]
+        return batch
+
+    def _read(self, epoch: int, index: int, replaced: list[tuple[int, str]]) -> tuple[int, Decoded]:
+        """Decode an image; in the place of one that cannot be read, another that epoch and index choose."""
+        others: np.random.Generator | None = None
+        for _ in range(REPLACEMENTS):
+            try:
+                return index, decode(key_path(self.images, self.keys[index]))
+            except UnreadableImage as error:
+                replaced.append((index, str(error)))
+            if others is None:
+                others = np.random.Generator(
+                    np.random.Philox(
+                        key=[self.seed, _REPLACEMENT_STREAM], counter=[0, 0, index, epoch]
+                    )
+                )
+            index = int(others.integers(len(self.keys)))
+        key, reason = self.keys[replaced[-1][0]], replaced[-1][1]
+        raise UserError(
+            f"{REPLACEMENTS} images in a row in {str(self.images)!r} cannot be read, the last one "
+            f"{key!r} ({reason}); make the folder readable again."
+        )
+
+    def _missing(self, indices: np.ndarray) -> np.ndarray:
+        """Return those of the images that have no mask."""
+        if self.rows is None:
+            return np.empty(0, np.int64)
+        return indices[self.rows.rows[indices] == MISSING]
+
+    def _background(self, draw: Draw, image_size: tuple[int, int]) -> np.ndarray:
+        """Return what lies behind a view's crop, uint8 (S, S, 3)."""
+        whole = self.source.read(choose(self.source, draw.background))
+        behind = cover_box(whole.shape[:2], image_size, draw.offset)
+        side = self.recipe.image_size
+        return sample_box(whole, _box_within(behind, draw.box, image_size), (side, side))
+
+
+class _MaskOnce:
+    """An image's mask, read and blurred only when a view asks for it, and then once."""
+
+    def __init__(self, dataset: ViewDataset, index: int, image_size: tuple[int, int]) -> None:
+        self._dataset = dataset
+        self._index = index
+        self._image_size = image_size
+        self._row = -1 if dataset.rows is None else int(dataset.rows.rows[index])
+        self._masks: dict[bool, np.ndarray] = {}
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a mask with something in it."""
+        return self._row >= 0
+
+    def crop(self, draw: Draw) -> np.ndarray:
+        """Return the mask of a view, uint8 (S, S)."""
+        mask = self._mask(draw.blur_mask)
+        box = _box_within((0, 0, *mask.shape), draw.box, self._image_size)
+        side = self._dataset.recipe.image_size
+        return sample_box(mask, box, (side, side))
+
+    def _mask(self, blurred: bool) -> np.ndarray:
+        if blurred not in self._masks:
+            if blurred:
+                mask = self._mask(False)
+                sigma = self._dataset.paste.sigma
+                height, width = self._image_size
+                self._masks[True] = blur_mask(
+                    mask, (sigma * mask.shape[0] / height, sigma * mask.shape[1] / width)
+                )
+            else:
+                self._masks[False] = self._read()
+        return self._masks[blurred]
+
+    def _read(self) -> np.ndarray:
+        masks = self._dataset.masks
+        of = masks.image_size(self._row)
+        if of not in ((0, 0), self._image_size):
+            height, width = self._image_size
+            raise UserError(
+                f"the mask of {self._dataset.keys[self._index]!r} in {str(masks.folder)!r} is of an "
+                f"image of {of[0]}x{of[1]} pixels (height x width), but the image has "
+                f"{height}x{width}; compute the masks of these images."
+            )
+        return masks.read(self._row)
+
+
+def _box_within(
+    outer: tuple[float, float, float, float],
+    box: tuple[int, int, int, int],
+    image_size: tuple[int, int],
+) -> tuple[float, float, float, float]:
+    """Return the part of `outer`, which covers the whole image, that a box of the image covers."""
+    scale_y, scale_x = outer[2] / image_size[0], outer[3] / image_size[1]
+    top, left, height, width = box
+    return outer[0] + top * scale_y, outer[1] + left * scale_x, height * scale_y, width * scale_x

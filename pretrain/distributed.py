@@ -1,0 +1,103 @@
+"""Several processes started by torchrun, or one: the same calls."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: `rank` of `size`, on `device`."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+    control: object = None  # gloo group for decisions on the host, without waiting for the device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and messages."""
+        return self.rank == 0
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Return for each flag whether it is set in any process. Every process must call it."""
+        if self.size == 1:
+            return flags
+        votes = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.control)
+        return tuple(bool(vote) for vote in votes)
+
+    def gather(self, texts: list[str]) -> list[str]:
+        """Return all processes' texts. Every process must call it."""
+        if self.size == 1:
+            return texts
+        lists: list[list[str]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(lists, texts, group=self.control)
+        return [text for part in lists for text in part]
+
+
+def is_first_process() -> bool:
+    """Tell before a `World` exists whether this process is torchrun's first, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@contextmanager
+def world(device: str = "auto") -> Iterator[World]:
+    """Join torchrun's processes (NCCL on CUDA, Gloo on CPU), or be the only one.
+
+    device : "auto" is CUDA where there is one, else the CPU; or a name that PyTorch knows.
+    """
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(device)
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", local_rank if chosen.index is None else chosen.index)
+        torch.cuda.set_device(chosen)
+    if size == 1:
+        yield World(rank, size, local_rank, local_size, chosen)
+        return
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        control = dist.new_group(backend="gloo")
+        yield World(rank, size, local_rank, local_size, chosen, control)
+    finally:
+        dist.destroy_process_group()
+
+
+@torch.no_grad()
+def all_gather(tensor: torch.Tensor) -> torch.Tensor:
+    """Return all processes' tensors (B, ...) in the order of their ranks, (size B, ...); no gradient."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return tensor
+    tensors = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(tensors, tensor.contiguous())
+    return torch.cat(tensors)
+
+
+@torch.no_grad()
+def own_share(tensor: torch.Tensor) -> torch.Tensor:
+    """Return this process's run of rows of a tensor (size B, ...) that is the same everywhere."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return tensor
+    return tensor.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+@torch.no_grad()
+def mean_over_processes(value: torch.Tensor) -> torch.Tensor:
+    """Return the mean of a tensor over all processes."""
+    if dist.is_available() and dist.is_initialized():
+        value = value.clone()
+        dist.all_reduce(value)
+        value /= dist.get_world_size()
+    return value

@@ -1,0 +1,132 @@
+"""The kNN figure while training: what the frozen backbone's features tell about the classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from data.errors import UserError
+from data.images import list_images
+from data.keys import Keys
+from data.labelled import labels_from_folders
+from data.plain_loader import build_plain_loader, normalise
+from pretrain.config import Settings
+
+Classify = Callable[..., torch.Tensor]
+"""(train features, train labels, test features, k, temperature) -> class scores (M, C)."""
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Some images of a folder, with their classes."""
+
+    root: str
+    keys: Keys
+    labels: np.ndarray  # of all keys
+    rows: np.ndarray  # which keys take part
+
+
+class OnlineKnn:
+    """Weighted kNN of centre crops on the backbone's penultimate features.
+
+    The images of `knn_images` are classified by those of `images`; without `knn_images`, a tenth of
+    `images` by the rest. Of either at most `knn_limit` are taken, chosen by the seed.
+
+    Parameters
+    ----------
+    classify : the classifier; see `Classify`.
+    """
+
+    def __init__(
+        self, settings: Settings, train: _Side, test: _Side, classify: Classify, workers: int
+    ) -> None:
+        self.settings, self.train, self.test = settings, train, test
+        self.classify, self.workers = classify, workers
+        self.k = min(settings.knn_k, len(train.rows))
+
+    def describe(self) -> str:
+        """Return in words what is classified by what."""
+        return (
+            f"kNN of {len(self.test.rows)} images in {self.test.root} by {len(self.train.rows)} "
+            f"(backbone features, k {self.k}, T {self.settings.knn_temperature})"
+        )
+
+    @torch.no_grad()
+    def __call__(self, backbone: nn.Module, device: torch.device) -> float:
+        """Return the top-1 accuracy in [0, 1]; the backbone is left as it was."""
+        training = backbone.training
+        backbone.eval()
+        try:
+            train, train_labels = self._features(self.train, backbone, device)
+            test, test_labels = self._features(self.test, backbone, device)
+        finally:
+            backbone.train(training)
+        scores = self.classify(train, train_labels, test, self.k, self.settings.knn_temperature)
+        return float((scores.argmax(1) == test_labels).float().mean())
+
+    def _features(
+        self, side: _Side, backbone: nn.Module, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return features (M, d) float32 and labels (M,) of the images that can be read."""
+        loader = build_plain_loader(
+            side.root,
+            image_size=self.settings.image_size,
+            batch_size=min(256, self.settings.batch_size),
+            workers=self.workers,
+            keys=side.keys,
+            labels=side.labels,
+            indices=side.rows,
+        )
+        features, labels = [], []
+        for batch in loader:
+            if len(batch["index"]):
+                images = normalise(batch["image"].to(device))
+                features.append(backbone(images).float())
+                labels.append(batch["label"].to(device))
+        if not features:
+            raise UserError(f"none of the images in {side.root!r} can be read for the kNN.")
+        return torch.cat(features), torch.cat(labels)
+
+
+def build_online_knn(
+    settings: Settings, keys: Keys, classify: Classify | None, workers: int
+) -> OnlineKnn | None:
+    """Return the online kNN, or None where the images have no labels, or it is not wanted."""
+    found = labels_from_folders(keys)
+    if classify is None or not settings.knn_every or found is None or len(keys) < 20:
+        return None
+    rng = np.random.default_rng(settings.seed)
+    order = rng.permutation(len(keys))
+    if settings.knn_images is None:
+        queries, order = np.split(order, [len(keys) // 10])
+        test = _Side(settings.images, keys, found.labels, _some(queries, settings))
+    else:
+        test = _labelled_by(settings.knn_images, found.class_names, rng, settings)
+    train = _Side(settings.images, keys, found.labels, _some(order, settings))
+    return OnlineKnn(settings, train, test, classify, workers)
+
+
+def _some(rows: np.ndarray, settings: Settings) -> np.ndarray:
+    return np.sort(rows[: settings.knn_limit])
+
+
+def _labelled_by(
+    root: str | os.PathLike, class_names: list[str], rng: np.random.Generator, settings: Settings
+) -> _Side:
+    """List a labelled folder; its classes must be among `class_names`."""
+    keys = list_images(root)
+    found = labels_from_folders(keys)
+    numbers = {name: number for number, name in enumerate(class_names)}
+    if found is None or not set(found.class_names) <= set(numbers):
+        raise UserError(
+            f"knn_images {os.fspath(root)!r} does not have the class folders of the training images; "
+            "give a folder that has, or leave it out."
+        )
+    renumber = np.array([numbers[name] for name in found.class_names])
+    rows = _some(rng.permutation(len(keys)), settings)
+    return _Side(os.fspath(root), keys, renumber[found.labels], rows)

@@ -1,0 +1,123 @@
+"""Checkpoints: whole or not at all, checked, and with one to fall back to."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from data import checkpoint
+from data.errors import UserError
+
+
+def state(step: int) -> dict:
+    return {"weights": torch.full((1000,), float(step)), "step": step, "names": ["a", "b"]}
+
+
+def test_round_trip_and_names(tmp_path):
+    path = checkpoint.save(tmp_path / "new", 12, state(12))
+    assert path.name == "checkpoint-00000012.pt"
+    found = checkpoint.load_newest(tmp_path / "new")
+    assert (found.step, found.path, found.damaged) == (12, path, [])
+    assert torch.equal(found.state["weights"], state(12)["weights"])
+    assert found.state["names"] == ["a", "b"]
+
+
+def test_nothing_there(tmp_path):
+    assert checkpoint.load_newest(tmp_path / "absent") is None
+    assert checkpoint.load_newest(tmp_path) is None
+
+
+def test_keeps_the_newest(tmp_path):
+    for step in (1, 2, 30, 4_000_000_000):
+        checkpoint.save(tmp_path, step, state(step), keep=2)
+    assert [step for step, _ in checkpoint.checkpoints(tmp_path)] == [30, 4_000_000_000]
+    with pytest.raises(ValueError, match="keep"):
+        checkpoint.save(tmp_path, 5, state(5), keep=0)
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def garbage(path):
+    path.write_bytes(os.urandom(5000))
+
+
+@pytest.mark.parametrize("harm", [flip_a_bit, truncate, empty, garbage])
+def test_damaged_last_falls_back(tmp_path, harm):
+    checkpoint.save(tmp_path, 1, state(1))
+    last = checkpoint.save(tmp_path, 2, state(2))
+    harm(last)
+    found = checkpoint.load_newest(tmp_path)
+    assert found.step == 1 and found.state["step"] == 1
+    ((path, reason),) = found.damaged
+    assert path == last and "damaged" in reason
+    checkpoint.set_aside(found)
+    assert not last.exists() and last.with_name(last.name + ".damaged").exists()
+
+
+def test_all_damaged(tmp_path):
+    for step in (1, 2):
+        flip_a_bit(checkpoint.save(tmp_path, step, state(step), keep=5))
+    with pytest.raises(UserError, match=r"none of the 2 checkpoints .* is sound"):
+        checkpoint.load_newest(tmp_path)
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.system, ("touch pwned",))
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "checkpoint-00000001.pt"
+    torch.save({"x": Evil()}, path)
+    with pytest.raises(UserError, match="cannot be used"):
+        checkpoint.load(path)
+    path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(UserError, match="damaged"):
+        checkpoint.load(path)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        checkpoint.load(tmp_path / "nothing.pt")
+
+
+def test_killed_while_writing_leaves_the_earlier_one(tmp_path):
+    program = f"""
+import torch
+from data import checkpoint
+step = 0
+while True:
+    step += 1
+    checkpoint.save({str(tmp_path)!r}, step, {{"step": step, "x": torch.full((2_000_000,), step)}})
+"""
+    for wait in (0.0, 0.03, 0.07):
+        process = subprocess.Popen([sys.executable, "-c", program])
+        while len(checkpoint.checkpoints(tmp_path)) < 2:
+            time.sleep(0.01)
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        found = checkpoint.load_newest(tmp_path)
+        assert found.damaged == []
+        assert found.step == found.state["step"] == int(found.state["x"][-1])
+    checkpoint.save(tmp_path, found.step + 1, state(1))
+    assert not list(tmp_path.glob("*.tmp"))

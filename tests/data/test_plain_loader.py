@@ -1,0 +1,92 @@
+"""Centre crops with labels, against torchvision; unreadable images are left out and told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from data.errors import UserError
+from data.images import list_images
+from data.keys import Keys
+from data.labelled import labels_from_folders
+from data.plain_loader import build_plain_loader, normalise
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("classes")
+    for number, size in enumerate([(400, 300), (300, 400), (256, 256), (90, 60), (350, 263)]):
+        path = root / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(skimage.data.astronaut()).resize(size).save(path)
+    return root
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_crops_are_torchvisions(folder, workers):
+    keys = list_images(folder)
+    plain = v2.Compose([v2.Resize(73, antialias=True), v2.CenterCrop(64)])
+    loader = build_plain_loader(folder, image_size=64, batch_size=2, workers=workers)
+    assert len(loader) == 3
+    seen = []
+    for batch in loader:
+        for index, image in zip(batch["index"].tolist(), batch["image"], strict=True):
+            whole = torch.from_numpy(np.array(Image.open(folder / keys[index])))
+            theirs = plain(whole.permute(2, 0, 1)).permute(1, 2, 0)
+            assert torch.equal(image, theirs)
+            seen.append(index)
+    assert seen == list(range(5))
+
+
+def test_unreadable_images_are_left_out_and_told(folder, tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("0.png", "1.png", "2.png"):
+        (tmp_path / "a" / name).write_bytes((folder / "cat" / "0.png").read_bytes())
+    (tmp_path / "a" / "1.png").write_bytes(b"")
+    (batch,) = build_plain_loader(tmp_path, image_size=8, labels=[5, 6, 7])
+    assert batch["index"].tolist() == [0, 2] and batch["label"].tolist() == [5, 7]
+    assert batch["image"].shape == (2, 8, 8, 3)
+    assert batch["unreadable"] == ["a/1.png: empty file"]
+
+
+def test_indices_choose_and_order(folder):
+    batches = list(build_plain_loader(folder, image_size=8, batch_size=2, indices=[4, 1, 0]))
+    assert [batch["index"].tolist() for batch in batches] == [[4, 1], [0]]
+
+
+def test_normalise_is_torchvisions():
+    pixels = torch.randint(0, 256, (2, 5, 5, 3), dtype=torch.uint8)
+    theirs = v2.functional.normalize(
+        pixels.permute(0, 3, 1, 2) / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    )
+    ours = normalise(pixels)
+    torch.testing.assert_close(ours, theirs)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_sizes_below_one_are_refused(folder):
+    with pytest.raises(UserError, match="batch size 0"):
+        build_plain_loader(folder, batch_size=0)
+    with pytest.raises(UserError, match="image size -1"):
+        build_plain_loader(folder, image_size=-1)
+
+
+def test_labels_are_the_first_folders_in_order():
+    keys = Keys(["b/x/1.jpg", "a/1.jpg", "a b/2.jpg", "b/0.jpg"])
+    names, labels = labels_from_folders(keys)
+    assert names == ["a", "a b", "b"]
+    assert {key: names[label] for key, label in zip(keys, labels, strict=True)} == {
+        "b/x/1.jpg": "b",
+        "a/1.jpg": "a",
+        "a b/2.jpg": "a b",
+        "b/0.jpg": "b",
+    }
+
+
+@pytest.mark.parametrize("names", [["1.jpg", "a/2.jpg"], ["a/1.jpg", "a/2.jpg"], []])
+def test_no_labels_without_class_folders(names):
+    assert labels_from_folders(Keys(names)) is None

@@ -1,0 +1,195 @@
+"""Checkpoints: what is read, what is stripped, and one sentence for what is not a backbone."""
+
+import json
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from torch import nn
+
+from data.errors import UserError
+from evaluate import networks
+from evaluate.checkpoints import digest, load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    torch.manual_seed(0)
+    return torchvision.models.resnet18()
+
+
+def same_backbone(model: nn.Module, reference: nn.Module) -> bool:
+    theirs = reference.state_dict()
+    ours = model.state_dict()
+    expected = {k for k in theirs if not k.startswith("fc.")}
+    return ours.keys() == expected and all(torch.equal(ours[k], theirs[k]) for k in expected)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "wrapper"),
+    [
+        ("", None),
+        ("module.", "state_dict"),
+        ("module.encoder_q.", "state_dict"),
+        ("backbone.", "model"),
+        ("student.module.backbone.", None),
+    ],
+)
+def test_prefixes_are_stripped_and_named(tmp_path, resnet, prefix, wrapper):
+    state = {prefix + key: value for key, value in resnet.state_dict().items()}
+    path = tmp_path / "checkpoint.pth"
+    torch.save({wrapper: state, "epoch": 3, "arch": "resnet50"} if wrapper else state, path)
+    loaded = load_checkpoint(path)
+    assert same_backbone(loaded.model, resnet)
+    assert loaded.source.stripped_prefix == prefix
+    assert loaded.source.arch == "resnet18"
+    assert {key.split(".")[0] for key in loaded.source.left_out} == {"fc"}
+    assert f"'{prefix}'" in loaded.source.describe() or not prefix
+
+
+def test_moco_file_gives_the_query_encoder(tmp_path, resnet):
+    other = torchvision.models.resnet18()
+    state = {f"module.encoder_q.{k}": v for k, v in resnet.state_dict().items()}
+    state |= {f"module.encoder_k.{k}": v for k, v in other.state_dict().items()}
+    # a version 2 head, and the queue
+    state |= {"module.encoder_q.fc.0.weight": torch.zeros(512, 512), "module.queue": torch.zeros(9)}
+    torch.save({"state_dict": state}, tmp_path / "moco.pth.tar")
+    loaded = load_checkpoint(tmp_path / "moco.pth.tar")
+    assert same_backbone(loaded.model, resnet)
+    assert "fc.0.weight" in loaded.source.left_out
+
+
+def test_state_of_pytorch_0_4_without_batch_counters_loads(tmp_path, resnet):
+    state = {k: v for k, v in resnet.state_dict().items() if "num_batches" not in k}
+    torch.save(state, tmp_path / "old.pth")
+    assert load_checkpoint(tmp_path / "old.pth").source.arch == "resnet18"
+
+
+def test_own_checkpoint_and_run_folder(tmp_path, resnet):
+    state = {k: v for k, v in resnet.state_dict().items() if not k.startswith("fc.")}
+    content = {"format": "dilo-backbone", "arch": "resnet18", "state_dict": state}
+    torch.save({**content, "config": json.dumps({"image_size": 64})}, tmp_path / "backbone.pt")
+    for checkpoint in (tmp_path, tmp_path / "backbone.pt"):
+        loaded = load_checkpoint(checkpoint)
+        assert same_backbone(loaded.model, resnet)
+        assert loaded.source.config == {"image_size": 64}
+        assert len(loaded.source.sha256) == 64
+
+
+def test_own_alexnet_is_the_one_with_batch_norm(tmp_path):
+    state = networks.build("alexnet_bn").state_dict()
+    content = {"format": "dilo-backbone", "arch": "alexnet", "state_dict": state, "config": "{}"}
+    torch.save(content, tmp_path / "backbone.pt")
+    assert load_checkpoint(tmp_path).source.arch == "alexnet_bn"
+
+
+def test_safetensors(tmp_path, resnet):
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(resnet.state_dict(), path)
+    assert same_backbone(load_checkpoint(path).model, resnet)
+
+
+@pytest.mark.parametrize("arch", ["resnet50", "alexnet", "vgg11_bn", "resnet50w2"])
+def test_architectures_are_told_apart(arch):
+    with torch.device("meta"):
+        assert networks.recognise(networks.build(arch).state_dict()) == arch
+
+
+def test_named_architecture_that_keys_do_not_tell(tmp_path):
+    torch.save(torchvision.models.mobilenet_v3_small().state_dict(), tmp_path / "m.pt")
+    with pytest.raises(UserError, match="--arch"):
+        load_checkpoint(tmp_path / "m.pt")
+    loaded = load_checkpoint(tmp_path / "m.pt", arch="mobilenet_v3_small")
+    assert loaded.source.left_out == ["classifier.3.weight", "classifier.3.bias"]
+
+
+def test_random_network_is_always_the_same():
+    one, other = (load_checkpoint("random:resnet18").model for _ in range(2))
+    assert digest(one) == digest(other)
+
+
+class TouchFile:
+    """Unpickling this writes a file: what a malicious checkpoint would do."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_nothing_is_unpickled(tmp_path):
+    torch.save({"state_dict": TouchFile(tmp_path / "touched")}, tmp_path / "bad.pt")
+    with pytest.raises(UserError, match="would run code"):
+        load_checkpoint(tmp_path / "bad.pt")
+    assert not (tmp_path / "touched").exists()
+
+
+def test_whole_pickled_module_is_refused(tmp_path, resnet):
+    torch.save(resnet, tmp_path / "module.pt")
+    with pytest.raises(UserError, match=r"torch.save\(model.state_dict\(\), FILE\)"):
+        load_checkpoint(tmp_path / "module.pt")
+
+
+def test_other_mistakes_are_one_sentence(tmp_path, resnet):
+    def save(name, content):
+        torch.save(content, tmp_path / name)
+        return tmp_path / name
+
+    (tmp_path / "text.pt").write_text("hello")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    whole = save("whole.pt", resnet.state_dict())
+    (tmp_path / "cut.pt").write_bytes(whole.read_bytes()[:10000])
+    missing = {k: v for k, v in resnet.state_dict().items() if not k.startswith("layer4.1")}
+    wide = resnet.state_dict() | {"conv1.weight": torch.zeros(128, 3, 7, 7)}
+    (tmp_path / "folder").mkdir()
+    cases = {
+        "does not exist": tmp_path / "nowhere.pt",
+        "not a file that torch.save wrote": tmp_path / "empty.pt",
+        "without backbone.pt": tmp_path / "folder",
+        "no state_dict": save("numbers.pt", {"epoch": 3}),
+        "and not a state_dict": save("list.pt", [1, 2]),
+        "layer4.1.conv1.weight": save("missing.pt", missing),
+        "conv1.weight has the shape": save("wide.pt", wide),
+        "no such network": "torchvision:resnet17",
+        "there is no network 'resnet17'": "random:resnet17",
+    }
+    for sentence, checkpoint in cases.items():
+        with pytest.raises(UserError, match=sentence) as caught:
+            load_checkpoint(checkpoint)
+        assert "\n" not in caught.value.message
+    (tmp_path / "text.safetensors").write_text("hello")
+    for name in ("text.pt", "cut.pt", "text.safetensors"):
+        with pytest.raises(UserError, match=f"{name} (is not|cannot be read)"):
+            load_checkpoint(tmp_path / name)
+
+
+def test_file_of_an_old_pytorch_loads(tmp_path, resnet):
+    path = tmp_path / "old.pth"
+    torch.save(resnet.state_dict(), path, _use_new_zipfile_serialization=False)
+    assert same_backbone(load_checkpoint(path).model, resnet)
+
+
+def test_wrong_architecture_names_its_first_missing_keys(tmp_path, resnet):
+    torch.save(resnet.state_dict(), tmp_path / "r18.pt")
+    with pytest.raises(UserError, match=r"layer1.0.conv3.weight"):
+        load_checkpoint(tmp_path / "r18.pt", arch="resnet50")
+
+
+def test_torchvision_weights_are_looked_for_and_never_downloaded(tmp_path, monkeypatch, resnet):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(UserError, match=str(tmp_path / "checkpoints")):
+        load_checkpoint("torchvision:resnet18")
+    (tmp_path / "checkpoints").mkdir()
+    name = torchvision.models.ResNet18_Weights.DEFAULT.url.rsplit("/", 1)[-1]
+    torch.save(resnet.state_dict(), tmp_path / "checkpoints" / name)
+    loaded = load_checkpoint("torchvision:resnet18")
+    assert same_backbone(loaded.model, resnet)
+    assert loaded.source.file.endswith(name)
+
+
+def test_digest_sees_every_tensor(resnet):
+    before = digest(resnet)
+    resnet.bn1.running_mean[3] += 1e-7
+    assert digest(resnet) != before

@@ -1,0 +1,42 @@
+"""`probe export`: torchvision's names, nothing overwritten, nothing half-written."""
+
+import safetensors.torch
+import torch
+import torchvision
+
+
+def test_pt_and_safetensors_load_into_torchvision(tmp_path, probe, resnet18_file):
+    state = torch.load(resnet18_file, weights_only=True)
+    moco = {f"module.encoder_q.{key}": value for key, value in state.items()}
+    torch.save({"state_dict": moco}, tmp_path / "moco.pth")
+    for name, load in {
+        "out.pt": lambda path: torch.load(path, weights_only=True),
+        "out.safetensors": safetensors.torch.load_file,
+    }.items():
+        result = probe("export", tmp_path / "moco.pth", tmp_path / name)
+        assert "all but fc" in result.stdout
+        assert "'module.encoder_q.' stripped" in result.stderr
+        weights = load(tmp_path / name)
+        outcome = torchvision.models.resnet18().load_state_dict(weights, strict=False)
+        assert set(outcome.missing_keys) == {"fc.weight", "fc.bias"}
+        assert not outcome.unexpected_keys
+        assert all(torch.equal(weights[key], state[key]) for key in weights)
+        assert name in probe("export", tmp_path / "moco.pth", tmp_path / name, code=2).stderr
+        probe("export", tmp_path / "moco.pth", tmp_path / name, "--overwrite")
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_export_can_be_probed_again(tmp_path, probe, resnet18_file):
+    probe("export", resnet18_file, tmp_path / "a.safetensors")
+    probe("export", tmp_path / "a.safetensors", tmp_path / "b.pt")
+    state = torch.load(resnet18_file, weights_only=True)
+    again = torch.load(tmp_path / "b.pt", weights_only=True)
+    assert all(torch.equal(again[key], state[key]) for key in again)
+
+
+def test_mistakes(tmp_path, probe, resnet18_file):
+    assert "must end in" in probe("export", resnet18_file, tmp_path / "out.onnx", code=2).stderr
+    result = probe("export", resnet18_file, tmp_path / "no" / "out.pt", code=2)
+    assert "there is no folder" in result.stderr
+    result = probe("export", tmp_path / "no.pt", tmp_path / "out.pt", code=2)
+    assert "does not exist" in result.stderr

@@ -1,0 +1,68 @@
+"""Frozen backbones: layers, eval mode, unreadable images."""
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from data.errors import UserError
+from data.keys import Keys
+from evaluate.checkpoints import load_checkpoint
+from evaluate.features import Backbone, extract_folder
+
+
+def test_penultimate_is_what_the_classifier_reads(resnet18_file):
+    model = torchvision.models.resnet18()
+    model.load_state_dict(torch.load(resnet18_file, weights_only=True))
+    model.eval()
+    backbone = Backbone(load_checkpoint(resnet18_file))
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(model.fc(backbone(images)), model(images))
+
+
+def test_named_layer_is_averaged_over_positions(resnet18_file):
+    backbone = Backbone(load_checkpoint(resnet18_file), "layer3")
+    images = torch.randn(2, 3, 64, 64)
+    model = backbone.model
+    stem = model.maxpool(model.relu(model.bn1(model.conv1(images))))
+    plain = model.layer3(model.layer2(model.layer1(stem))).mean(dim=(2, 3))
+    torch.testing.assert_close(backbone(images), plain)
+
+
+def test_unknown_layer_names_the_choices(resnet18_file):
+    with pytest.raises(UserError, match="layer4"):
+        Backbone(load_checkpoint(resnet18_file), "layer9")
+
+
+def test_stays_in_eval_mode_without_gradients(resnet18_file):
+    backbone = Backbone(load_checkpoint(resnet18_file)).train()
+    assert not any(module.training for module in backbone.modules())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+def test_extract_is_in_order_and_names_the_unreadable(tmp_path, colour_backbone, write_pictures):
+    rng = np.random.default_rng(0)
+    pictures = {f"{i}.png": rng.integers(0, 255, (20, 30, 3), dtype=np.uint8) for i in range(5)}
+    write_pictures(tmp_path, pictures)
+    (tmp_path / "2.png").write_bytes(b"not a picture")
+    keys = Keys(pictures)
+
+    def run(batch_size, workers):
+        return extract_folder(
+            colour_backbone, tmp_path, keys,
+            size=16, batch_size=batch_size, workers=workers, device=torch.device("cpu"),
+        )  # fmt: skip
+
+    one, other = run(2, 0), run(5, 1)
+    assert one.rows.tolist() == [0, 1, 3, 4]
+    assert one.unreadable.keys() == {"2.png"}
+    torch.testing.assert_close(one.features, other.features)
+
+
+def test_nothing_readable_is_one_sentence(tmp_path, colour_backbone):
+    (tmp_path / "a.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"'a.png'"):
+        extract_folder(
+            colour_backbone, tmp_path, Keys(["a.png"]),
+            size=16, batch_size=2, workers=0, device=torch.device("cpu"),
+        )  # fmt: skip

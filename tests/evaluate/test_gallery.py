@@ -1,0 +1,39 @@
+"""The gallery: a page that needs nothing else, and a PNG."""
+
+import numpy as np
+from PIL import Image
+
+from evaluate.gallery import RIGHT, WRONG, Gallery, Picture, Row
+
+
+def gallery():
+    gray = np.full((30, 40), 128, np.uint8)
+    colour = np.zeros((30, 30, 3), np.uint8)
+    rows = [
+        Row(
+            [
+                [Picture(gray, "a <query>")],
+                [Picture(colour, "b", True), Picture(colour, "c", False)],
+            ]
+        )
+    ]
+    table = [{"model": "m & n", "%": "1.00"}]
+    return Gallery("A <title>", ["One sentence."], ["query", "m & n"], rows * 3, table)
+
+
+def test_page_escapes_and_carries_its_pictures():
+    page = gallery().html()
+    assert "A &lt;title&gt;" in page and "a &lt;query&gt;" in page and "m &amp; n" in page
+    assert page.count("data:image/jpeg;base64,") == 9
+    assert page.count('class="right"') == page.count('class="wrong"') == 3
+
+
+def test_png_shows_the_asked_rows_with_coloured_frames(tmp_path):
+    sizes = []
+    for rows in (1, 3):
+        gallery().save_png(tmp_path / "g.png", rows)
+        picture = Image.open(tmp_path / "g.png")
+        sizes.append(picture.height)
+        colours = {colour for _, colour in picture.getcolors(100000)}
+        assert RIGHT in colours and WRONG in colours
+    assert sizes[1] > 2 * sizes[0]

@@ -1,0 +1,215 @@
+"""The linear probe: against scikit-learn, resumed, over processes, and through the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torchvision.transforms import v2
+
+from data.errors import UserError
+from evaluate import linear
+from evaluate.features import extract_folder
+from evaluate.labelled import open_split
+from evaluate.linear import PRESETS, Head, LinearProbe, LinearSettings, ResumeFolder
+from pretrain.distributed import World
+
+ONE = World(0, 1, 0, 1, torch.device("cpu"))
+QUICK = LinearSettings(lr=0.5, epochs=4, milestones=(2,), batch_size=16)
+
+
+def test_presets_are_the_published_protocols():
+    dilo, moco, places = (PRESETS[name] for name in ("dilo", "moco", "places"))
+    assert [dilo.rate(e) for e in (0, 29, 30, 60, 99)] == pytest.approx([30, 30, 3, 0.3, 0.03])
+    assert [moco.rate(e) for e in (0, 59, 60, 80)] == pytest.approx([30, 30, 3, 0.3])
+    assert [places.rate(e) for e in (0, 7, 14, 21, 27)] == pytest.approx(
+        [1e-2, 1e-3, 1e-4, 1e-5, 1e-5]
+    )
+    assert (dilo.weight_decay, dilo.momentum, dilo.nesterov, dilo.epochs) == (0, 0.9, False, 100)
+    assert (places.weight_decay, places.nesterov, places.batch_norm) == (1e-4, True, True)
+
+
+def test_head_starts_as_published():
+    head = Head(512, 100, LinearSettings())
+    assert head.fc.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    assert not head.fc.bias.any()
+
+
+def test_full_batch_training_reaches_scikit_learns_optimum(
+    monkeypatch, split_folder, colour_backbone
+):
+    """Without augmentation and with weight decay the optimum is that of logistic regression."""
+    centre = v2.Compose([v2.Resize(18, antialias=True), v2.CenterCrop(16)])  # 16 * 256 / 224
+    monkeypatch.setattr(linear, "train_crop", lambda size: centre)
+    split = open_split(split_folder)
+    decay = 0.05
+    settings = LinearSettings(
+        lr=1.0, weight_decay=decay, epochs=90, milestones=(70,), batch_size=36
+    )
+    probe = LinearProbe(colour_backbone, split, settings, ONE, 16, 0)
+    result = probe.run()
+
+    def features(part):
+        found = extract_folder(
+            colour_backbone, part.root, part.keys,
+            size=16, batch_size=8, workers=0, device=torch.device("cpu"),
+        )  # fmt: skip
+        ones = np.ones((len(part), 1))  # SGD decays the bias too: make it a weight for both
+        return np.hstack([found.features.numpy(), ones])
+
+    reference = LogisticRegression(C=1 / (decay * len(split.train)), fit_intercept=False, tol=1e-8)
+    reference.fit(features(split.train), split.train.labels)
+    ours = torch.cat([result.head.fc.weight, result.head.fc.bias[:, None]], 1).detach().numpy()
+    np.testing.assert_allclose(ours, reference.coef_, atol=0.01)
+    accuracy = reference.score(features(split.val), split.val.labels)
+    assert result.history[-1].top1 == pytest.approx(accuracy)
+    assert accuracy > 0.4
+
+
+def test_backbone_is_proved_unchanged(split_folder, colour_backbone):
+    split = open_split(split_folder)
+    probe = LinearProbe(colour_backbone, split, QUICK, ONE, 16, 0)
+    assert probe.run().backbone_sha256 == probe.before
+    probe = LinearProbe(colour_backbone, split, QUICK, ONE, 16, 0)
+    colour_backbone.model.norm.running_mean += 1  # as a forgotten eval() would
+    with pytest.raises(RuntimeError, match="backbone changed"):
+        probe.run()
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_resumed_run_equals_an_uninterrupted_one(
+    tmp_path, split_folder, colour_backbone, batch_norm
+):
+    split = open_split(split_folder)
+    settings = replace(QUICK, batch_norm=batch_norm)
+    whole = LinearProbe(colour_backbone, split, settings, ONE, 16, 0).run()
+
+    class Killed(Exception):
+        pass
+
+    resume = ResumeFolder(tmp_path / "out", {"protocol": str(settings)})
+
+    def die_after_two(probe):
+        resume.save(probe)
+        if len(probe.history) == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        LinearProbe(colour_backbone, split, settings, ONE, 16, 0).run(die_after_two)
+    probe = LinearProbe(colour_backbone, split, settings, ONE, 16, 2)  # and other workers
+    assert "after epoch 2 of 4" in resume.load(probe)
+    resumed = probe.run()
+    assert resumed.history == whole.history
+    for ours, theirs in zip(
+        resumed.head.state_dict().values(), whole.head.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+    other = ResumeFolder(tmp_path / "out", {"protocol": "another"})
+    with pytest.raises(UserError, match="another protocol"):
+        other.load(probe)
+
+
+def test_unreadable_images_are_left_out_and_named(split_folder, colour_backbone):
+    (split_folder / "train" / "red" / "000.png").write_bytes(b"")
+    (split_folder / "val" / "red" / "001.png").write_bytes(b"")
+    probe = LinearProbe(colour_backbone, open_split(split_folder), QUICK, ONE, 16, 0)
+    assert probe.run().unreadable.keys() == {"red/000.png", "red/001.png"}
+
+
+def test_diverging_training_says_so(split_folder, colour_backbone):
+    settings = replace(QUICK, lr=1e38)
+    with pytest.raises(UserError, match="not finite"):
+        LinearProbe(colour_backbone, open_split(split_folder), settings, ONE, 16, 0).run()
+
+
+ARGUMENTS = (
+    "--image-size", 32, "--workers", 0, "--device", "cpu", "--batch-size", 16,
+)  # fmt: skip
+
+
+def test_command_trains_and_reports(tmp_path, probe, split_folder, resnet18_file):
+    out = tmp_path / "out"
+    arguments = ("linear", resnet18_file, split_folder, *ARGUMENTS, "--epochs", 10, "--out", out)
+    result = probe(*arguments, "--lr", 1)
+    report = json.loads((out / "results.json").read_text())
+    assert report["protocol"]["milestones"] == [3, 6, 9]
+    assert report["protocol"]["preset"] == "dilo"
+    assert report["arch"] == "resnet18" and report["layer"] == "penultimate"
+    assert len(report["history"]) == 10
+    assert f"{100 * report['top1']:.2f}" in result.stdout
+    assert report["top1"] > 0.5  # three colours, even through random weights
+    assert "unchanged" in result.stderr
+    assert cv2.imread(str(out / "curve.png")).size
+    saved = torch.load(out / "classifier.pt", weights_only=True)
+    assert saved["classes"] == ["blue", "green", "red"]
+    assert saved["state_dict"]["fc.weight"].shape == (3, 512)
+    assert not (out / "resume").exists()
+    assert "--overwrite" in probe(*arguments, "--lr", 1, code=2).stderr
+
+
+def test_command_continues(tmp_path, probe, split_folder, resnet18_file, monkeypatch):
+    out = tmp_path / "out"
+    arguments = (
+        "linear", resnet18_file, split_folder, *ARGUMENTS,
+        "--epochs", 3, "--lr", 1, "--out", out,
+    )  # fmt: skip
+    validate = LinearProbe._validate
+
+    def die_in_the_third(self):
+        if len(self.history) == 2:
+            raise KeyboardInterrupt
+        return validate(self)
+
+    monkeypatch.setattr(LinearProbe, "_validate", die_in_the_third)
+    probe(*arguments, code=1)
+    assert not (out / "results.json").exists()
+    monkeypatch.setattr(LinearProbe, "_validate", validate)
+    assert "Continuing after epoch 2 of 3" in probe(*arguments).stderr
+    assert len(json.loads((out / "results.json").read_text())["history"]) == 3
+
+
+def test_fast_command(tmp_path, probe, split_folder, resnet18_file):
+    out = tmp_path / "out"
+    result = probe(
+        "linear", resnet18_file, split_folder, *ARGUMENTS, "--fast", "--layer", "layer1",
+        "--out", out, "--json",
+    )  # fmt: skip
+    report = json.loads(result.stdout)
+    assert report["layer"] == "layer1"
+    assert report["protocol"]["c"] in [float(c) for c in report["protocol"]["c_tried"]]
+    assert report["top1"] > 0.5
+    saved = torch.load(out / "classifier.pt", weights_only=True)
+    assert saved["state_dict"]["weight"].shape == (3, 64)
+
+
+def test_two_processes_equal_one(tmp_path, probe, split_folder, resnet18_file):
+    """torchrun over two processes: the same steps on the same images, so the same history."""
+    repository = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
+    arguments = [
+        str(part)
+        for part in (
+            "linear", resnet18_file, split_folder, *ARGUMENTS, "--epochs", 2, "--lr", 1,
+        )
+    ]  # fmt: skip
+    probe(*arguments, "--out", tmp_path / "one")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "evaluate"]
+    subprocess.run(
+        [sys.executable, *launch, *arguments, "--out", str(tmp_path / "two")],
+        env=environment, cwd=repository, check=True, capture_output=True,
+    )  # fmt: skip
+    one, two = (
+        json.loads((tmp_path / name / "results.json").read_text())["history"]
+        for name in ("one", "two")
+    )
+    for ours, theirs in zip(one, two, strict=True):
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-3)
+        assert theirs["top1"] == pytest.approx(ours["top1"], abs=0.07)

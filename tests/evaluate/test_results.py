@@ -1,0 +1,65 @@
+"""Result folders: whole or not at all, numbered, never overwritten unasked."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data.errors import UserError
+from evaluate.results import Results, next_folder, write_whole
+
+
+def test_default_folders_are_numbered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        with Results("knn") as results:
+            results.write_json({"top1": np.float32(0.5), "rows": np.arange(2)})
+        assert results.folder.as_posix() == f"probe-output/knn-{number:03d}"
+    content = json.loads((results.folder / "results.json").read_text())
+    assert content["command"] == "probe knn"
+    assert content["rows"] == [0, 1] and content["top1"] == 0.5
+    assert "torch" in content["software"]
+    assert next_folder("knn").name == "knn-003"
+
+
+def test_a_failure_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), Results("knn", tmp_path / "out") as results:
+        results.write_text("page.html", "half")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_overwriting_a_failed_attempt_keeps_the_old(tmp_path):
+    with Results("knn", tmp_path / "out") as results:
+        results.write_json({"n": 1})
+    with pytest.raises(UserError, match="--overwrite"):
+        Results("knn", tmp_path / "out")
+    with pytest.raises(RuntimeError), Results("knn", tmp_path / "out", overwrite=True) as results:
+        results.write_json({"n": 2})
+        raise RuntimeError
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["n"] == 1
+    with Results("knn", tmp_path / "out", overwrite=True) as results:
+        results.write_json({"n": 2})
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["n"] == 2
+
+
+def test_out_that_is_a_file_or_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        Results("knn", tmp_path / "file")
+    with pytest.raises(UserError, match="cannot be written"), Results("knn", tmp_path / "file/x"):
+        pass
+
+
+def test_write_whole(tmp_path):
+    write_whole(tmp_path / "a", lambda path: path.write_text("1"))
+    with pytest.raises(UserError, match="exists"):
+        write_whole(tmp_path / "a", lambda path: path.write_text("2"))
+
+    def fail(path):
+        path.write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_whole(tmp_path / "b", fail)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]

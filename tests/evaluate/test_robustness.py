@@ -1,0 +1,158 @@
+"""`probe robustness`: which mask and which background an image gets, and the command."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from data.crop import centre_crop
+from data.errors import UserError
+from evaluate.labelled import open_labelled
+from evaluate.masks import open_masks
+from evaluate.robustness import (
+    MaskFinder,
+    VariantImages,
+    crop_mask,
+    donors,
+    imagenet9_folders,
+    usable_images,
+)
+from evaluate.variants import VARIANTS, alone, mixed, tile_box
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (60, 41), (34, 80)])
+@pytest.mark.parametrize("scale", [1, 0.5])
+def test_mask_is_cropped_like_its_image(shape, scale):
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    smooth = (127 + 60 * np.sin(y / 7) + 60 * np.cos(x / 9)).clip(0, 255).astype(np.uint8)
+    mask = cv2.resize(smooth, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    image = centre_crop(np.repeat(smooth[..., None], 3, axis=2), 32)[..., 0]
+    cropped = crop_mask(mask, shape, 32)
+    assert cropped.shape == (32, 32)
+    assert np.abs(cropped.astype(int) - image).mean() < 3
+
+
+def test_donors():
+    labels = np.repeat([0, 1, 2], 40)
+    found = donors(labels, 3)
+    rows = np.arange(len(labels))
+    assert (labels[found["mixed_same"]] == labels).all()
+    assert (labels[found["mixed_next"]] == (labels + 1) % 3).all()
+    shares = np.bincount(labels[found["mixed_rand"]], minlength=3) / len(labels)
+    assert (shares > 0.2).all()  # all classes come up, the own one too
+    assert any(labels[found["mixed_rand"]] == labels)
+    for name in found:
+        assert (found[name] != rows).all()
+        assert (donors(labels, 3)[name] == found[name]).all()
+    assert (donors(labels, 3, seed=1)["mixed_same"] != found["mixed_same"]).any()
+
+
+@pytest.fixture
+def with_masks(tmp_path, split_folder, write_pictures):
+    """Masks of the validation images, with the square foreground of `write_labelled`."""
+    masks = {}
+    for path in sorted((split_folder / "val").glob("*/*.png")):
+        mask = np.zeros((40, 40), np.uint8)
+        mask[10:30, 10:30] = 255
+        masks[f"val/{path.parent.name}/{path.name}"] = mask
+    return write_pictures(tmp_path / "masks", masks)
+
+
+def test_variants_are_made_of_crops_and_donors(split_folder, with_masks):
+    images = open_labelled(split_folder / "val")
+    finder = MaskFinder(open_masks(with_masks), "val")
+    usable = usable_images(images, finder, 32)
+    assert not usable.left_out
+    made = VariantImages(usable.images, finder, 32)
+    row, variants = made[4]
+    assert row == 4 and tuple(variants) == VARIANTS
+    image, mask = made.crop(4)
+    assert mask.sum() == pytest.approx((20 * 37 / 40) ** 2, rel=0.1)
+    for name, picture in alone(image, mask).items():
+        assert (variants[name] == picture).all()
+    other = tile_box(*made.crop(made.donors["mixed_next"][4]))
+    assert (variants["mixed_next"] == mixed(image, mask, other)).all()
+
+
+def test_masks_are_found_for_either_root(split_folder, with_masks):
+    key = "red/000.png"
+    assert MaskFinder(open_masks(with_masks), "val").name(key) == "val/red/000"
+    assert MaskFinder(open_masks(with_masks / "val"), "val").name(key) == "red/000"
+    assert MaskFinder(open_masks(with_masks), "").name(key) is None
+
+
+def test_images_without_foreground_or_background_are_left_out(
+    split_folder, with_masks, write_pictures
+):
+    write_pictures(
+        with_masks / "val" / "red",
+        {"000.png": np.zeros((40, 40), np.uint8), "001.png": np.full((40, 40), 255, np.uint8)},
+    )
+    (with_masks / "val" / "blue" / "002.png").unlink()
+    images = open_labelled(split_folder / "val")
+    finder = MaskFinder(open_masks(with_masks), "val")
+    left_out = usable_images(images, finder, 32).left_out
+    assert left_out.keys() == {"blue/002.png", "red/000.png", "red/001.png"}
+    assert "empty mask" in left_out["red/000.png"]
+    assert "covers over 90%" in left_out["red/001.png"]
+    assert left_out["blue/002.png"] == "has no mask"
+    for number in range(1, 5):
+        write_pictures(
+            with_masks / "val" / "red", {f"{number:03d}.png": np.zeros((40, 40), np.uint8)}
+        )
+    finder = MaskFinder(open_masks(with_masks), "val")
+    with pytest.raises(UserError, match="'red' has 0 images with a usable mask"):
+        usable_images(images, finder, 32)
+
+
+ARGUMENTS = ("--image-size", 32, "--workers", 0, "--device", "cpu", "--batch-size", 16)
+
+
+def test_command_then_its_own_pictures_give_the_same(
+    tmp_path, probe, split_folder, with_masks, resnet18_file
+):
+    out, saved = tmp_path / "out", tmp_path / "variants"
+    result = probe(
+        "robustness", resnet18_file, "again=random:resnet18", split_folder, *ARGUMENTS,
+        "--masks", with_masks, "--save-variants", saved, "--out", out,
+    )  # fmt: skip
+    report = json.loads((out / "results.json").read_text())
+    first, second = report["rows"]
+    assert second["label"] == "again"
+    assert tuple(first["accuracy"]) == VARIANTS
+    gap = first["accuracy"]["mixed_same"] - first["accuracy"]["mixed_rand"]
+    assert first["background_gap"] == pytest.approx(gap)
+    assert first["accuracy"]["original"] > 0.5
+    assert "mixed_rand" in result.stdout and "gap" in result.stdout
+    for name in ("accuracies.png", "variants.png"):
+        assert cv2.imread(str(out / name)).size
+    assert len(list(saved.glob("*/val/*/*.png"))) == 15 * len(VARIANTS)
+
+    assert imagenet9_folders(saved, VARIANTS).variants == VARIANTS
+    assert "--train" in probe("robustness", resnet18_file, saved, *ARGUMENTS, code=2).stderr
+    again = probe(
+        "robustness", resnet18_file, saved, *ARGUMENTS, "--train", split_folder / "train",
+        "--out", tmp_path / "again", "--json",
+    )  # fmt: skip
+    assert json.loads(again.stdout)["rows"][0]["accuracy"] == pytest.approx(first["accuracy"])
+
+
+def test_knn_classifier(tmp_path, probe, split_folder, with_masks, resnet18_file):
+    result = probe(
+        "robustness", resnet18_file, split_folder, *ARGUMENTS, "--masks", with_masks,
+        "--classifier", "knn", "--out", tmp_path / "out", "--json",
+    )  # fmt: skip
+    (row,) = json.loads(result.stdout)["rows"]
+    assert row["classifier"] == {"kind": "knn", "k": 36, "temperature": 0.07}
+
+
+def test_mistakes(tmp_path, probe, split_folder, with_masks, resnet18_file):
+    arguments = ("robustness", resnet18_file, split_folder, *ARGUMENTS, "--out", tmp_path / "out")
+    assert "--masks is needed" in probe(*arguments, code=2).stderr
+    assert "is not a folder" in probe(*arguments, "--masks", tmp_path / "no", code=2).stderr
+    result = probe(*arguments, "--masks", with_masks, "--save-variants", with_masks, code=2)
+    assert "name a new folder" in result.stderr
+    assert not (tmp_path / "out").exists()
+    assert not torch.is_grad_enabled() or not list(tmp_path.glob(".out*"))
