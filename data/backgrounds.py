@@ -32,12 +32,12 @@ class BackgroundSource(Protocol):
 
 
 def gray_level(uniform: float) -> int:
-    """Return the level of a grayscale background, floor(255 U): 0..254, as the DiLo authors draw it."""
+    """Return the level of a grayscale background, floor(255 U), as the DiLo authors draw it."""
     return math.floor(255 * uniform)
 
 
 def choose(source: BackgroundSource, uniform: float) -> int:
-    """Return the number of the background that a uniform number in [0, 1) selects."""
+    """Return which background a uniform number in [0, 1) selects."""
     return min(int(uniform * len(source)), len(source) - 1)
 
 

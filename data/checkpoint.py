@@ -1,9 +1,9 @@
 """Checkpoints that appear whole or not at all, and are proved sound before they are used.
 
-A folder holds `checkpoint-00001200.pt` and its like, the number being the step. A file is written under
-a temporary name, flushed to the disk and then renamed, so a crash leaves the earlier ones. PyTorch's
-files are zip archives with a CRC-32 for every tensor; all are checked before anything is loaded,
-and loading goes with `weights_only=True`, so nothing in a file can run code.
+A folder holds `checkpoint-00001200.pt` and its like, the number being the step. A file is written
+under a temporary name, flushed to the disk and then renamed, so a crash leaves the earlier ones.
+PyTorch's files are zip archives with a CRC-32 for every tensor; all are checked before anything
+is loaded, and loading goes with `weights_only=True`, so nothing in a file can run code.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Checkpoint:
 
 
 def checkpoints(folder: str | os.PathLike) -> list[tuple[int, Path]]:
-    """Return (step, path) of every checkpoint of a folder, oldest first; [] when there is no folder."""
+    """Return (step, path) of a folder's checkpoints, oldest first; [] when there is no folder."""
     folder = Path(folder)
     if not folder.is_dir():
         return []
@@ -105,7 +105,14 @@ def load(path: str | os.PathLike, map_location: str | torch.device = "cpu") -> d
     if reason is None:
         try:
             return torch.load(path, map_location=map_location, weights_only=True)
-        except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
+        except (
+            RuntimeError,
+            EOFError,
+            ValueError,
+            KeyError,
+            OSError,
+            pickle.UnpicklingError,
+        ) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
     raise UserError(f"the checkpoint {os.fspath(path)} cannot be used: {reason}.")
 
@@ -115,7 +122,8 @@ def load_newest(
 ) -> Checkpoint | None:
     """Load the newest sound checkpoint of a folder; None when it holds none at all.
 
-    A damaged one is passed over for the one before it and named in `damaged`, for the caller to say so.
+    A damaged one is passed over for the one before it and named in `damaged`, for the caller to
+    say so.
 
     Raises
     ------
@@ -143,7 +151,7 @@ def set_aside(checkpoint: Checkpoint) -> None:
 
 
 def damage(path: str | os.PathLike) -> str | None:
-    """Return what is wrong with a file written by `torch.save`, or None if every CRC-32 is right."""
+    """Return what is wrong with a file of `torch.save`; None if every CRC-32 is right."""
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()

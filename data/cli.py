@@ -14,6 +14,7 @@ from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
+from data.backgrounds_cli import backgrounds
 from data.errors import UserError
 from data.index import build_index
 from data.keys import printable
@@ -297,3 +298,6 @@ def import_command(folder: Path, out: Path, **options) -> None:
     failed = int((masks.statuses() > Status.FLAT).sum())
     but = f"; {failed:,} images have no mask (`mask-shards info {out}` says why)" if failed else ""
     click.echo(f"{len(masks) - failed:,} masks in {out}{but}")
+
+
+main.add_command(backgrounds)

@@ -40,10 +40,10 @@ def feature_dim(arch: str) -> int:
 
 
 def build_backbone(arch: str) -> nn.Module:
-    """Return a network with fresh weights: float (B, 3, H, W) -> penultimate features (B, feature_dim).
+    """Return a network with fresh weights: (B, 3, H, W) -> features (B, feature_dim).
 
-    The classifier is replaced by the identity, so the state_dict lacks its two tensors and every other
-    name is torchvision's. Any image from 64 pixels up will do.
+    The classifier is replaced by the identity, so the state_dict lacks its two tensors and every
+    other name is torchvision's. Any image from 64 pixels up will do.
     """
     if arch == "alexnet":
         return AlexNetBN()
@@ -64,9 +64,9 @@ def build_backbone(arch: str) -> nn.Module:
 class AlexNetBN(nn.Module):
     """torchvision's AlexNet (Krizhevsky 2014, one tower) with batch norm after each convolution.
 
-    `features` is convolution, batch norm, ReLU five times, with max pooling after the first, the second
-    and the last: 0 1 2 3 | 4 5 6 7 | 8 9 10 | 11 12 13 | 14 15 16 17. `classifier` has the places of
-    torchvision's AlexNet: 1 and 4 are its linear layers, 6 would be the last.
+    `features` is convolution, batch norm, ReLU five times, with max pooling after the first, the
+    second and the last: 0 1 2 3 | 4 5 6 7 | 8 9 10 | 11 12 13 | 14 15 16 17. `classifier` has the
+    places of torchvision's AlexNet: 1 and 4 are its linear layers, 6 would be the last.
     """
 
     def __init__(self) -> None:
@@ -107,8 +107,8 @@ class AlexNetBN(nn.Module):
 class ResNet50w2(ResNet):
     """ResNet-50 with every layer twice as wide, as MoCo's "R50w2x" (94 million parameters).
 
-    torchvision's `wide_resnet50_2` doubles only the 3x3 convolutions inside the bottlenecks; here the
-    stem, the bottlenecks and their outputs are doubled. Names as torchvision's `resnet50`.
+    torchvision's `wide_resnet50_2` doubles only the 3x3 convolutions inside the bottlenecks; here
+    the stem, the bottlenecks and their outputs are doubled. Names as torchvision's `resnet50`.
     """
 
     def __init__(self, num_classes: int = 1000) -> None:

@@ -10,8 +10,8 @@ from torch.nn import functional
 class GroupedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose statistics are taken over `groups` equal runs of the batch, each by itself.
 
-    In training it equals `groups` devices with a share of the batch each (MoCo, He et al. 2020, 3.3,
-    where shuffling over such groups keeps the statistics from giving the positive away). The
+    In training it equals `groups` devices with a share of the batch each (MoCo, He et al. 2020,
+    3.3, where shuffling over such groups keeps the statistics from giving the positive away). The
     running statistics move to the mean over the groups. In eval mode it is BatchNorm2d.
     """
 

@@ -1,4 +1,4 @@
-"""From settings to the objects that train: the method, its optimiser, and what must fit together."""
+"""From settings to what trains: the method and its optimiser; whether sizes fit together."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_sizes(settings: Settings, images: int, processes: int) -> None:
             f"negatives is {settings.negatives}, and moco's queue must be a multiple of the batch "
             f"of {batch}; give {near}, say."
         )
-    if not 0 < settings.bn_groups:
+    if settings.bn_groups == 0:
         return
     own = batch // parts
     if settings.bn_groups % processes or own % (settings.bn_groups // processes):
@@ -52,7 +52,7 @@ def check_sizes(settings: Settings, images: int, processes: int) -> None:
 
 
 def bn_groups(settings: Settings, processes: int) -> int:
-    """Return a process's batch-norm groups: a setting, or for MoCo 8 among all if the batch allows."""
+    """Return a process's batch-norm groups: as set, or for MoCo 8 among all processes."""
     if settings.bn_groups:
         return settings.bn_groups // processes
     if settings.method != "moco":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Any
+from typing import Any, get_args
 
 import click
 
-from pretrain.backbones import ARCHITECTURES
 from pretrain.config import Settings, build_settings, parse_assignment, read_toml
-from pretrain.distributed import is_first_process
 from pretrain.run_folder import RunFolder
 
 _EPILOG = """\b
@@ -25,11 +24,11 @@ class _Command(click.Command):
     """Options under headings; in torchrun's other processes errors without a word."""
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {}
+        groups: dict[str, list[tuple[str, str]]] = {"Run": []}
         for parameter in self.get_params(context):
             record = parameter.get_help_record(context)
             if record is not None:
-                heading = getattr(parameter, "heading", "Other")
+                heading = getattr(parameter, "heading", "Run")
                 groups.setdefault(heading, []).append(record)
         for heading, records in groups.items():
             with formatter.section(heading):
@@ -39,7 +38,7 @@ class _Command(click.Command):
         try:
             return super().invoke(context)
         except click.ClickException as error:
-            if is_first_process():
+            if os.environ.get("RANK", "0") == "0":
                 raise
             sys.exit(error.exit_code)
 
@@ -50,8 +49,13 @@ class _Option(click.Option):
         self.heading = heading
 
 
+def _choices(name: str) -> tuple[str, ...]:
+    """Return the values that a setting may have."""
+    return get_args(Settings.model_fields[name].annotation)
+
+
 def _option(heading: str, *names: str, **options: Any):
-    """Return an option under a heading. None has a default: an unused option must not override a TOML."""
+    """Return an option under a heading, without a default, which would override a TOML file."""
     return click.option(*names, cls=_Option, heading=heading, **options)
 
 
@@ -74,7 +78,9 @@ def _list_settings(context: click.Context, parameter: click.Parameter, value: bo
 )
 @click.argument("images")
 @_option("Run", "--out", required=True, metavar="RUN", help="Folder of the run.")
-@_option("Run", "--resume", is_flag=True, help="Go on where RUN stopped; start if nothing is there.")
+@_option(
+    "Run", "--resume", is_flag=True, help="Go on where RUN stopped; start if nothing is there."
+)
 @_option("Run", "--config", metavar="TOML", help="Settings to start from; see configs/.")
 @_option(
     "Run",
@@ -97,8 +103,8 @@ def _list_settings(context: click.Context, parameter: click.Parameter, value: bo
 @_option("Run", "--workers", type=int, help="Loading processes.  [share of the cores]")
 @_option("Run", "--seed", type=int, help="Of everything random.  [0]")
 @_option("Run", "--compile/--no-compile", default=None, help="torch.compile the network.")
-@_option("Method", "--method", type=click.Choice(["instdisc", "moco"]), help="[instdisc]")
-@_option("Method", "--arch", type=click.Choice(ARCHITECTURES), help="Backbone.  [resnet50]")
+@_option("Method", "--method", type=click.Choice(_choices("method")), help="[instdisc]")
+@_option("Method", "--arch", type=click.Choice(_choices("arch")), help="Backbone.  [resnet50]")
 @_option(
     "Method",
     "--negatives",
@@ -120,7 +126,7 @@ def _list_settings(context: click.Context, parameter: click.Parameter, value: bo
 @_option(
     "Copy-paste",
     "--background",
-    type=click.Choice(["grayscale", "texture", "imagenet"]),
+    type=click.Choice(_choices("background")),
     help="What is pasted on.  [grayscale]",
 )
 @_option(
@@ -132,7 +138,7 @@ def _list_settings(context: click.Context, parameter: click.Parameter, value: bo
 @_option(
     "Copy-paste",
     "--blend",
-    type=click.Choice(["none", "gaussian", "mix"]),
+    type=click.Choice(_choices("blend")),
     help="Blending of the mask's border.  [none]",
 )
 @_option(
@@ -148,8 +154,9 @@ def main(
     """Pretrain a backbone on the folder IMAGES, without labels.
 
     Objects are copied by their saliency masks, pasted on other backgrounds, and told apart by
-    instance discrimination or MoCo (DiLo, arXiv 2004.06638). RUN gets the configuration, metrics.jsonl,
-    TensorBoard events, checkpoints, pictures, and at the end backbone.pt in torchvision's names.
+    instance discrimination or MoCo (DiLo, arXiv 2004.06638). RUN gets the configuration,
+    metrics.jsonl, TensorBoard events, checkpoints, pictures, and at the end backbone.pt in
+    torchvision's names.
     """
     run = RunFolder(out)
     layers = [run.saved_settings()] if resume and run.started() else []

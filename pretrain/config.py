@@ -1,8 +1,8 @@
 """The settings of a training run: names, types, defaults, and where they come from.
 
-The defaults are the paper's ablation recipe (DiLo, arXiv 2004.06638, section 5): InstDisc, ResNet-50,
-K = 4096, copy-paste with probability .5 on grayscale backgrounds. They are overridden by a TOML file,
-that by the command's options, and those by `--set name=value`.
+The defaults are the paper's ablation recipe (DiLo, arXiv 2004.06638, section 5): InstDisc,
+ResNet-50, K = 4096, copy-paste with probability .5 on grayscale backgrounds. They are overridden
+by a TOML file, that by the command's options, and those by `--set name=value`.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ class Settings(BaseModel):
         False, "instdisc: one set of K negatives for the whole batch, not one for each sample"
     )
     loss: Literal["softmax", "nce"] = _setting("softmax", "instdisc: softmax NCE or original NCE")
-    bank_momentum: Probability = _setting(0.5, "instdisc: share of the old vector in the bank's update")
+    bank_momentum: Probability = _setting(
+        0.5, "instdisc: share of the old vector in the bank's update"
+    )
     key_momentum: Probability = _setting(0.999, "moco: momentum of the key encoder")
     mlp: bool = _setting(False, "MLP head (MoCo v2)")
     bn_groups: Annotated[int, Field(ge=0)] = _setting(
@@ -103,16 +105,22 @@ class Settings(BaseModel):
     )
     image_size: Annotated[int, Field(ge=8)] = _setting(224, "side of a view in pixels")
     crop: Literal["scale", "spatial", "center"] | None = _setting(None, "kind of crop")
-    scale: tuple[Positive, Positive] | None = _setting(None, "range of the crop's share of the area")
+    scale: tuple[Positive, Positive] | None = _setting(
+        None, "range of the crop's share of the area"
+    )
     flip: Probability | None = _setting(None, "probability of a horizontal flip")
     gray: Probability | None = _setting(None, "probability of graying")
     jitter: Probability | None = _setting(None, "probability of colour jitter")
     brightness: NotNegative | None = _setting(None, "strength of the jitter in brightness")
     contrast: NotNegative | None = _setting(None, "strength of the jitter in contrast")
     saturation: NotNegative | None = _setting(None, "strength of the jitter in saturation")
-    hue: Annotated[float, Field(ge=0, le=0.5)] | None = _setting(None, "strength of the jitter in hue")
+    hue: Annotated[float, Field(ge=0, le=0.5)] | None = _setting(
+        None, "strength of the jitter in hue"
+    )
     blur: Probability | None = _setting(None, "probability of Gaussian blur")
-    blur_sigma: tuple[Positive, Positive] | None = _setting(None, "range of its sigma, view's pixels")
+    blur_sigma: tuple[Positive, Positive] | None = _setting(
+        None, "range of its sigma, view's pixels"
+    )
     gray_first: bool | None = _setting(None, "graying before the jitter, not after it")
     # copy-paste
     paste_probability: Probability = _setting(0.5, "probability of pasting a view's foreground")
@@ -127,8 +135,12 @@ class Settings(BaseModel):
     # optimisation
     epochs: Count = _setting(200, "passes over the images")
     batch_size: Count = _setting(256, "images a step, over all processes")
-    lr: Positive = _setting(0.03, "learning rate at a batch of `lr_batch`; scaled linearly for others")
-    lr_batch: Count | Literal["fixed"] = _setting(256, "batch that `lr` is for; 'fixed': no scaling")
+    lr: Positive = _setting(
+        0.03, "learning rate at a batch of `lr_batch`; scaled linearly for others"
+    )
+    lr_batch: Count | Literal["fixed"] = _setting(
+        256, "batch that `lr` is for; 'fixed': no scaling"
+    )
     momentum: Annotated[float, Field(ge=0, lt=1)] = _setting(0.9, "SGD's momentum")
     weight_decay: NotNegative = _setting(1e-4, "weight decay, on every parameter")
     schedule: Literal["step", "cosine"] = _setting("step", "of the learning rate, epoch by epoch")
@@ -150,7 +162,9 @@ class Settings(BaseModel):
     )
     channels_last: bool = _setting(True, "memory layout of images and feature maps")
     compile: bool = _setting(False, "torch.compile the encoder and the augmentation")
-    log_every: Count = _setting(10, "steps between writes to metrics.jsonl (each step has its line)")
+    log_every: Count = _setting(
+        10, "steps between writes to metrics.jsonl (each step has its line)"
+    )
     checkpoint_every_steps: Annotated[int, Field(ge=0)] = _setting(
         0, "steps between checkpoints within an epoch; 0: none"
     )
@@ -162,7 +176,9 @@ class Settings(BaseModel):
     knn_images: str | None = _setting(
         None, "folder of labelled images to classify; default: some of IMAGES, each by the others"
     )
-    knn_limit: Annotated[int, Field(ge=2)] = _setting(20000, "most images on either side of the kNN")
+    knn_limit: Annotated[int, Field(ge=2)] = _setting(
+        20000, "most images on either side of the kNN"
+    )
     knn_k: Count = _setting(200, "neighbours of the kNN")
     knn_temperature: Positive = _setting(0.07, "temperature of its weights, exp(similarity / T)")
 
@@ -191,7 +207,9 @@ class Settings(BaseModel):
             if low > high:
                 raise ValueError(f"{name} is ({low}, {high}), from high to low; exchange them")
         if self.scale[1] > 1:
-            raise ValueError(f"scale reaches to {self.scale[1]}, more than the image; give at most 1")
+            raise ValueError(
+                f"scale reaches to {self.scale[1]}, more than the image; give at most 1"
+            )
         if self.background != "grayscale" and self.paste_probability and not self.background_pool:
             raise ValueError(
                 f"background is '{self.background}' and background_pool is missing; "
@@ -225,7 +243,9 @@ class Settings(BaseModel):
         """Return the settings as TOML; what is None has no line."""
         values = self.model_dump(mode="json", exclude_none=True)
         # JSON's strings, numbers, booleans and lists of them are TOML's
-        return "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items())
+        return "".join(
+            f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items()
+        )
 
 
 def build_settings(*layers: dict[str, Any]) -> Settings:

@@ -38,7 +38,9 @@ def draw_curve(metrics: Path, picture: Path, title: str, chance_loss: float | No
     if knn:
         right = axes.twinx()
         right.plot(*zip(*knn, strict=True), "o-", color="#d94801", markersize=4, label="kNN top-1")
-        right.set(ylabel="kNN top-1 [%]", ylim=(0, max(10, math.ceil(max(y for _, y in knn) * 1.2))))
+        right.set(
+            ylabel="kNN top-1 [%]", ylim=(0, max(10, math.ceil(max(y for _, y in knn) * 1.2)))
+        )
         more, names = right.get_legend_handles_labels()
         handles, labels = handles + more, labels + names
     axes.legend(handles, labels, loc="best")

@@ -44,11 +44,6 @@ class World:
         return [text for part in lists for text in part]
 
 
-def is_first_process() -> bool:
-    """Tell before a `World` exists whether this process is torchrun's first, or the only one."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 @contextmanager
 def world(device: str = "auto") -> Iterator[World]:
     """Join torchrun's processes (NCCL on CUDA, Gloo on CPU), or be the only one.
@@ -77,7 +72,7 @@ def world(device: str = "auto") -> Iterator[World]:
 
 @torch.no_grad()
 def all_gather(tensor: torch.Tensor) -> torch.Tensor:
-    """Return all processes' tensors (B, ...) in the order of their ranks, (size B, ...); no gradient."""
+    """Return all processes' (B, ...) in the order of ranks, (size B, ...); no gradient."""
     if not (dist.is_available() and dist.is_initialized()):
         return tensor
     tensors = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]

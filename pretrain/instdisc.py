@@ -23,9 +23,11 @@ class InstDisc(nn.Module):
     images : N, images in the data set.
     dim : d.
     temperature : tau, .07 as published.
-    negatives : K draws from the whole bank with replacement, or "all": the exact softmax over the bank.
-    shared : one set of K negatives for the whole batch instead of one for each sample (as published).
-        Each sample's negatives have the same distribution either way, and so has its loss.
+    negatives : K draws from the whole bank with replacement, or "all": the exact softmax over the
+        bank.
+    shared : one set of K negatives for the whole batch instead of one for each sample (as
+        published). Each sample's negatives have the same distribution either way, and so has its
+        loss.
     loss : "softmax", the (K+1)-way cross-entropy, or "nce", the original noise-contrastive
         estimation (not with "all").
     bank_momentum : share of the old vector in the bank's update.

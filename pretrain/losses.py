@@ -1,8 +1,9 @@
 """The losses of instance discrimination: softmax NCE and the original NCE.
 
-Only the features get a gradient (the memory's vectors are constants), and it is a weighted sum of those
-vectors. So one pass over the negatives, a chunk at a time, gives the loss and its gradient together:
-the logits of all negatives are never stored, and nothing is computed again in the backward pass.
+Only the features get a gradient (the memory's vectors are constants), and it is a weighted sum of
+those vectors. So one pass over the negatives, a chunk at a time, gives the loss and its gradient
+together: the logits of all negatives are never stored, and nothing is computed again in the
+backward pass.
 """
 
 from __future__ import annotations
@@ -61,9 +62,9 @@ def softmax_nce(
 ) -> torch.Tensor:
     """Cross-entropy of the positive among the positive and K negatives.
 
-    l = logsumexp(s+, s_1, ..., s_K) - s+ with s = v . f / temperature, by an online logsumexp. With the
-    whole memory as negatives and `positive_included` it is the exact non-parametric softmax,
-    Wu et al. 2018 (arXiv 1805.01978), eq. 2.
+    l = logsumexp(s+, s_1, ..., s_K) - s+ with s = v . f / temperature, by an online logsumexp.
+    With the whole memory as negatives and `positive_included` it is the exact non-parametric
+    softmax, Wu et al. 2018 (arXiv 1805.01978), eq. 2.
 
     Parameters
     ----------

@@ -20,7 +20,8 @@ class MoCo(nn.Module):
 
     Parameters
     ----------
-    encoder : images -> unit vectors (B, dim); the query encoder. The key encoder starts as its copy.
+    encoder : images -> unit vectors (B, dim); the query encoder. The key encoder starts as its
+        copy.
     dim : dimensions of q and k.
     K : keys in the queue, a multiple of the global batch.
     m : momentum of the key encoder.
@@ -77,12 +78,10 @@ class MoCo(nn.Module):
     def update(self, index: torch.Tensor, k: torch.Tensor) -> None:
         """After the optimiser's step: move the key encoder, put the keys into the queue.
 
-        The authors move the key encoder before the forward pass, which is the same but for the first
-        step, where both encoders are equal.
+        The authors move the key encoder before the forward pass, which is the same but for the
+        first step, where both encoders are equal.
         """
-        for p_q, p_k in zip(
-            self.encoder_q.parameters(), self.encoder_k.parameters(), strict=True
-        ):
+        for p_q, p_k in zip(self.encoder_q.parameters(), self.encoder_k.parameters(), strict=True):
             p_k.lerp_(p_q, 1 - self.m)  # m p_k + (1 - m) p_q
         keys = all_gather(k)  # (global batch, dim)
         self.queue[:, self.queue_ptr : self.queue_ptr + len(keys)] = keys.T
@@ -97,7 +96,7 @@ class MoCo(nn.Module):
 
     @torch.no_grad()
     def _shuffle(self, x: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Deal the global batch anew over processes and batch-norm groups; return x and the order."""
+        """Deal the global batch anew over processes and groups; return x and the order."""
         everything = all_gather(x)
         generator = torch.Generator().manual_seed(stream_key(self.seed, step))
         order = torch.randperm(len(everything), generator=generator).to(x.device)

@@ -41,8 +41,8 @@ def stream_key(*numbers: int) -> int:
 def uniform_integers(key: int, counters: torch.Tensor, high: int) -> torch.Tensor:
     """Return integers uniform on 0..high-1, int64, one for each counter of the stream `key`.
 
-    SplitMix64 of counters (int64, any shape, on any device); 63 of its bits modulo `high`, so the bias is
-    below high / 2**63.
+    SplitMix64 of counters (int64, any shape, on any device); 63 of its bits modulo `high`, so the
+    bias is below high / 2**63.
     """
     value = counters * _signed(_GAMMA) + _signed(key)
     for shift, factor in _MIX:
@@ -52,7 +52,7 @@ def uniform_integers(key: int, counters: torch.Tensor, high: int) -> torch.Tenso
 
 
 class WholeMemory:
-    """Every vector of the memory, the positive's own included: chunks (C, d) of `vectors` (N, d)."""
+    """Every vector of the memory, the positives included: chunks (C, d) of (N, d)."""
 
     positive_included = True
 

@@ -124,7 +124,7 @@ def _labelled_by(
     numbers = {name: number for number, name in enumerate(class_names)}
     if found is None or not set(found.class_names) <= set(numbers):
         raise UserError(
-            f"knn_images {os.fspath(root)!r} does not have the class folders of the training images; "
+            f"knn_images {os.fspath(root)!r} does not have the training images' class folders; "
             "give a folder that has, or leave it out."
         )
     renumber = np.array([numbers[name] for name in found.class_names])

@@ -11,9 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from data import checkpoint
 from data.errors import UserError
 from pretrain.config import FREE_ON_RESUME, Settings, build_settings, read_toml
 
@@ -49,9 +46,7 @@ class RunFolder:
                 f"--out {str(self.path)!r} holds files, and no run to resume; give another folder."
             )
         remedy = "go on with --resume, or " if self.started() else ""
-        raise UserError(
-            f"--out {str(self.path)!r} is not empty; {remedy}give another folder."
-        )
+        raise UserError(f"--out {str(self.path)!r} is not empty; {remedy}give another folder.")
 
     def saved_settings(self) -> dict[str, Any]:
         """Return the settings that the run was begun with."""
@@ -90,14 +85,13 @@ def versions() -> dict[str, str | None]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = None  # run from a checkout that is not installed
-    found["cuda"] = torch.version.cuda
     found["git"] = git_commit()
     found["command"] = " ".join(sys.argv)
     return found
 
 
 def git_commit() -> str | None:
-    """Return the project's commit, with "+changes" if files differ from it; None outside a checkout."""
+    """Return the project's commit, "+changes" if files differ; None outside a checkout."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
@@ -113,12 +107,3 @@ def _git(root: Path, *arguments: str) -> str:
         ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=20
     )
     return done.stdout.strip()
-
-
-def load_checkpoint(run: RunFolder, echo) -> checkpoint.Checkpoint | None:
-    """Load the newest sound checkpoint, saying so where a damaged one was passed over."""
-    found = checkpoint.load_newest(run.checkpoints)
-    if found is not None:
-        for path, reason in found.damaged:
-            echo(f"{path} is passed over: {reason}; going on from {found.path.name}.")
-    return found

@@ -19,13 +19,14 @@ def learning_rate(
 ) -> float:
     """Return the learning rate of step 0, 1, ... of a run.
 
-    It changes from epoch to epoch, as in the authors' codes (InstDisc, MoCo), and within the warm-up
-    from step to step.
+    It changes from epoch to epoch, as in the authors' codes (InstDisc, MoCo), and within the
+    warm-up from step to step.
 
     Parameters
     ----------
     base : the rate after warm-up and before any decay.
-    schedule : "step": times `decay` at each milestone. "cosine": times (1 + cos(pi epoch / epochs)) / 2.
+    schedule : "step": times `decay` at each milestone. "cosine": times (1 + cos(pi epoch /
+        epochs)) / 2.
     milestones : below 1 shares of the run (.6 of 200 epochs is epoch 120), else epochs.
     warmup_epochs : the rate rises linearly over so many epochs.
     """

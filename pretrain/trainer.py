@@ -1,8 +1,8 @@
 """The training loop.
 
-Everything random follows from the seed and the step: views from (seed, epoch, image, view), negatives
-and shuffles from (seed, step), dropout from (seed, step, rank). So a checkpoint needs no generator's
-state, and a run that goes on from it has the same losses as one that was never stopped.
+Everything random follows from the seed and the step: views from (seed, epoch, image, view),
+negatives and shuffles from (seed, step), dropout from (seed, step, rank). So a checkpoint needs no
+generator's state, and a run that goes on from it has the same losses as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pretrain.loader import Loader, build_loader
 from pretrain.metrics import Metrics
 from pretrain.negatives import stream_key
 from pretrain.online_knn import Classify, build_online_knn
-from pretrain.run_folder import RunFolder, load_checkpoint
+from pretrain.run_folder import RunFolder
 from pretrain.schedule import learning_rate
 from pretrain.stop import StopRequest, stop_on_signals
 
@@ -120,12 +120,14 @@ def _train(
     method = build_method(settings, len(keys), here)
     optimizer = build_optimizer(settings, method)
     step = 0
-    found = load_checkpoint(run, say) if resume else None
+    found = checkpoint.load_newest(run.checkpoints) if resume else None
     if found is not None:
+        for path, reason in found.damaged:
+            say(f"{path} is passed over: {reason}; going on from {found.path.name}.")
         if found.state["keys"] != keys.digest():
             raise UserError(
-                f"{settings.images!r} does not hold the images that the run in {str(run.path)!r} was "
-                "begun with; resume it with those, or start another run."
+                f"{settings.images!r} does not hold the images that the run in "
+                f"{str(run.path)!r} was begun with; resume it with those, or start another run."
             )
         step = found.step
         method.load_state_dict(found.state["method"])
@@ -137,7 +139,9 @@ def _train(
             checkpoint.set_aside(found)
     metrics = Metrics(run.metrics, run.tensorboard, step) if here.first else None
     if settings.compile:
-        for encoder in (method.encoder,) if method.views == 1 else (method.encoder_q, method.encoder_k):
+        for encoder in (
+            (method.encoder,) if method.views == 1 else (method.encoder_q, method.encoder_k)
+        ):
             encoder.compile()
         if cuda:
             augment.compile()
@@ -233,9 +237,7 @@ def _train(
 
                 # forward and backward, in `accumulate` parts of the batch
                 loss_sum, outputs = torch.zeros((), device=here.device), []
-                parts = zip(
-                    *(view.chunk(settings.accumulate) for view in views), strict=True
-                )
+                parts = zip(*(view.chunk(settings.accumulate) for view in views), strict=True)
                 for number, (part, part_index, part_rows) in enumerate(
                     zip(
                         parts,
@@ -287,7 +289,9 @@ def _train(
                 metrics.write({"step": step, "epoch": epoch, "knn": accuracy})
                 report += f", kNN {accuracy:.1%}"
             rate = (step - first) * settings.batch_size / seconds
-            left = time.strftime("%H:%M:%S", time.gmtime((last_step - step) * seconds / (step - first)))
+            left = time.strftime(
+                "%H:%M:%S", time.gmtime((last_step - step) * seconds / (step - first))
+            )
             say(f"{report}, lr {lr:g}, {rate:.0f} images/s, {left} left")
             replaced = here.gather(replaced)
             if replaced:
@@ -297,7 +301,9 @@ def _train(
                     line = {"step": step, "epoch": epoch, "replaced": len(replaced)}
                     metrics.write(line | {"reasons": replaced[:10]})
                 metrics.flush()
-                draw_curve(run.metrics, run.curve, _title(settings), chance_loss(settings, len(keys)))
+                draw_curve(
+                    run.metrics, run.curve, _title(settings), chance_loss(settings, len(keys))
+                )
             save()
             clock = time.monotonic()
             if not last and here.any(bool(stop))[0]:
@@ -313,7 +319,7 @@ def _train(
 
 
 def chance_loss(settings: Settings, images: int) -> float | None:
-    """Return the loss of a network that knows nothing: ln(K + 1), or ln N against the whole bank."""
+    """Return the loss of a network that knows nothing: ln(K + 1); ln N for the whole bank."""
     if settings.loss == "nce":
         return None
     return math.log(images if settings.negatives == "all" else settings.negatives + 1)
@@ -342,7 +348,9 @@ def introduce(
         )
     if s.method == "moco":
         groups = bn_groups(s, here.size) * here.size
-        say(f"Keys are shuffled over {groups} batch-norm groups of {s.batch_size // groups} images.")
+        say(
+            f"Keys are shuffled over {groups} batch-norm groups of {s.batch_size // groups} images."
+        )
     masks = loader.masks
     if masks is not None:
         flat = f"; {masks.flat} masks are empty" if masks.flat else ""

@@ -1,7 +1,7 @@
-"""The recipes' views: what each augmentation is, its order, and how its random parameters are drawn.
+"""The recipes' views: the augmentations, their order, and how their random parameters are drawn.
 
-Every switch can be turned by itself, so that the rows of the DiLo paper's Table 1 (centre crop, + flip,
-+ spatial crop, + scale crop, + colour jitter, + random gray) are `table1(row)`.
+Every switch can be turned by itself, so that the rows of the DiLo paper's Table 1 (centre crop, +
+flip, + spatial crop, + scale crop, + colour jitter, + random gray) are `table1(row)`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+
+from data.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -37,7 +39,7 @@ PARAMETERS = (
 )
 COLUMN = {name: number for number, name in enumerate(PARAMETERS)}
 
-# All orders of (0 brightness, 1 contrast, 2 saturation, 3 hue); torchvision's ColorJitter draws one.
+# All orders of (0 brightness, 1 contrast, 2 saturation, 3 hue); ColorJitter draws one of them.
 JITTER_ORDERS = np.array(
     [
         (a, b, c, 6 - a - b - c)
@@ -49,8 +51,8 @@ JITTER_ORDERS = np.array(
     dtype=np.int64,
 )
 
-# One view takes exactly this many uniform numbers, each with a place of its own. So turning a switch
-# of the recipe changes no other draw, and the crop of a view stays put whatever else is set.
+# One view takes exactly this many uniform numbers, each with a place of its own. So turning a
+# switch of the recipe changes no other draw: a view's crop stays put whatever else is set.
 _ATTEMPTS = 10  # torchvision's RandomResizedCrop gives up after ten
 _AREA = slice(0, _ATTEMPTS)
 _RATIO = slice(_ATTEMPTS, 2 * _ATTEMPTS)
@@ -72,9 +74,9 @@ class ViewRecipe:
     ----------
     views : views of each image, 1 (instance discrimination) or 2 (MoCo); any number >= 1.
     image_size : side of a view in pixels.
-    crop : "scale" is torchvision's RandomResizedCrop(scale, ratio); "spatial" a square of 224/256 of
-        the shorter side at a random place (Resize(256), RandomCrop(224)); "center" the same square
-        in the middle.
+    crop : "scale" is torchvision's RandomResizedCrop(scale, ratio); "spatial" a square of 224/256
+        of the shorter side at a random place (Resize(256), RandomCrop(224)); "center" the same
+        square in the middle.
     scale, ratio : share of the area and aspect ratio of the "scale" crop.
     flip, gray, jitter, blur : probability of the horizontal flip, of graying, of the colour
         jitter and of the Gaussian blur.
@@ -102,6 +104,37 @@ class ViewRecipe:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant (UserError)."""
+        if self.views < 1 or self.image_size < 1:
+            name = "views" if self.views < 1 else "image_size"
+            raise UserError(f"{name} is {getattr(self, name)}; give 1 or more.")
+        _check_choice("crop", self.crop, ("scale", "spatial", "center"))
+        for name in ("flip", "gray", "jitter", "blur"):
+            _check_probability(name, getattr(self, name))
+        for name in ("brightness", "contrast", "saturation"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} is {getattr(self, name)}; give 0 or more.")
+        if not 0 <= self.hue <= 0.5:
+            raise UserError(f"hue is {self.hue}; give a part of a full turn, from 0 to 0.5.")
+        for name, most in (("scale", 1.0), ("ratio", math.inf), ("blur_sigma", math.inf)):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= most:
+                limit = f" and at most {most:g}" if most < math.inf else ""
+                raise UserError(
+                    f"{name} is ({low}, {high}); give two positive numbers, the smaller one first{limit}."
+                )
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+
+
+def _check_probability(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise UserError(f"{name} is {value}; give a probability, from 0 to 1.")
+
 
 def instdisc(image_size: int = 224) -> ViewRecipe:
     """InstDisc (zhirongw/lemniscate): crop .2-1, gray .2, jitter .4/.4/.4/.4 always, flip."""
@@ -114,7 +147,7 @@ def moco_v1(image_size: int = 224) -> ViewRecipe:
 
 
 def moco_v2(image_size: int = 224) -> ViewRecipe:
-    """MoCo v2: crop .2-1, jitter .4/.4/.4/.1 with p .8, gray .2, blur sigma .1-2 with p .5, flip."""
+    """MoCo v2: crop .2-1, jitter .4/.4/.4/.1 p .8, gray .2, blur sigma .1-2 p .5, flip."""
     return ViewRecipe(
         views=2, image_size=image_size, jitter=0.8, hue=0.1, blur=0.5, gray_first=False
     )
@@ -124,7 +157,7 @@ TABLE1 = ("center_crop", "flip", "spatial_crop", "scale_crop", "jitter", "gray")
 
 
 def table1(row: str, image_size: int = 224) -> ViewRecipe:
-    """The DiLo paper's Table 1: each row adds one augmentation to the rows before; the last is InstDisc."""
+    """The DiLo paper's Table 1: each row adds one augmentation to those before; last is InstDisc."""
     rows = TABLE1.index(row)
     recipe = replace(instdisc(image_size), crop="center", flip=0.0, jitter=0.0, gray=0.0)
     steps = (
@@ -150,7 +183,7 @@ class PasteSettings:
     background : "grayscale" one random level on all channels; "texture" a folder of images;
         "imagenet" a pool made by `mask-shards backgrounds`.
     pool : path of the texture folder or of the pool; None for grayscale.
-    blend : "none" takes the mask as it is, "gaussian" blurs it, "mix" does one or the other, evenly.
+    blend : "none" takes the mask as it is, "gaussian" blurs it, "mix" does either, evenly.
     sigma : of the blending's Gaussian, in pixels of the original image.
     """
 
@@ -159,6 +192,23 @@ class PasteSettings:
     pool: str | None = None
     blend: Literal["none", "gaussian", "mix"] = "none"
     sigma: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant (UserError)."""
+        _check_probability("paste probability", self.probability)
+        _check_choice("background", self.background, ("grayscale", "texture", "imagenet"))
+        _check_choice("blend", self.blend, ("none", "gaussian", "mix"))
+        if self.background != "grayscale" and self.pool is None:
+            what = (
+                "a folder of textures"
+                if self.background == "texture"
+                else "a pool made by `mask-shards backgrounds`"
+            )
+            raise UserError(
+                f"the background {self.background!r} needs {what}; name it as its pool."
+            )
+        if not self.sigma > 0:
+            raise UserError(f"sigma is {self.sigma}; give a positive number, or the blend 'none'.")
 
 
 @dataclass(frozen=True)
@@ -180,10 +230,10 @@ class Draw:
 
 
 def uniforms(seed: int, epoch: int, index: int, view: int) -> np.ndarray:
-    """Return the view's uniform numbers in [0, 1), float64 (UNIFORMS,), from the four numbers alone.
+    """Return the view's uniform numbers in [0, 1), float64 (UNIFORMS,), from these four alone.
 
-    Philox is a counter-based generator: the seed is its key and (view, index, epoch) the high words of
-    its counter, so every view has a stream of its own without any state between views.
+    Philox is a counter-based generator: the seed is its key and (view, index, epoch) the high words
+    of its counter, so every view has a stream of its own without any state between views.
     """
     philox = np.random.Philox(key=[seed, 0], counter=[0, view, index, epoch])
     return np.random.Generator(philox).random(UNIFORMS)
@@ -257,7 +307,7 @@ def _box(
 def _scale_crop(
     recipe: ViewRecipe, numbers: np.ndarray, image_size: tuple[int, int]
 ) -> tuple[int, int]:
-    """Return (height, width) as torchvision's RandomResizedCrop chooses them; (0, 0) if none fits."""
+    """Return (height, width) as RandomResizedCrop chooses them; (0, 0) if none fits."""
     low, high = recipe.scale
     area = image_size[0] * image_size[1] * (low + (high - low) * numbers[_AREA])
     low, high = np.log(recipe.ratio)

@@ -1,0 +1,373 @@
+"""Whole runs: what they leave, exact resume, several processes, bad ends."""
+
+import json
+import math
+import os
+import random
+import signal
+import threading
+
+import pytest
+import torch
+from torchvision import models
+
+from data import checkpoint
+from data.errors import UserError
+from evaluate.knn import weighted_knn
+from pretrain import trainer
+from pretrain.trainer import TrainingFailed, train
+from tests.pretrain.runs import command, finish, losses, metrics, start, stop_after, tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def whole_run(photographs, tmp_path_factory):
+    """A run that was never stopped; 3 epochs of 3 steps."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert train(tiny(photographs, epochs=3), out).done
+    return out
+
+
+def same_weights(a, b):
+    a, b = (torch.load(x / "backbone.pt", weights_only=True)["state_dict"] for x in (a, b))
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ---- what a run leaves ----
+
+
+def test_run_folder(whole_run, photographs):
+    lines = metrics(whole_run)
+    assert [line["step"] for line in lines] == list(range(1, 10))
+    assert [line["epoch"] for line in lines] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert set(lines[0]) == {"step", "epoch", "loss", "lr", "images_per_second"}
+    # milestones .6 and .8 of 3 epochs round to the third
+    assert [line["lr"] for line in lines] == pytest.approx([0.03] * 6 + [0.0003] * 3)
+    assert [s for s, _ in checkpoint.checkpoints(whole_run / "checkpoints")] == [6, 9]
+    assert (whole_run / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert (whole_run / "views.png").read_bytes().startswith(b"\x89PNG")
+    assert list((whole_run / "tensorboard").iterdir())
+    assert "torch" in json.loads((whole_run / "versions.json").read_text())
+    assert "image_size = 32\n" in (whole_run / "config.toml").read_text()
+
+
+def test_backbone_loads_strictly_into_torchvision(whole_run):
+    saved = torch.load(whole_run / "backbone.pt", weights_only=True)
+    assert (saved["format"], saved["arch"]) == ("dilo-backbone", "resnet18")
+    assert json.loads(saved["config"])["image_size"] == 32
+    network = models.resnet18(weights=None)
+    network.fc = torch.nn.Identity()
+    network.load_state_dict(saved["state_dict"], strict=True)
+
+
+def test_same_seed_same_run_other_seed_another(photographs, whole_run, tmp_path):
+    train(tiny(photographs, epochs=3), tmp_path / "same")
+    assert losses(tmp_path / "same") == losses(whole_run)
+    assert same_weights(tmp_path / "same", whole_run)
+    train(tiny(photographs, epochs=1, seed=1), tmp_path / "other")
+    assert losses(tmp_path / "other")[1] != losses(whole_run)[1]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_do_not_matter(photographs, whole_run, tmp_path, workers):
+    train(tiny(photographs, epochs=3, workers=workers), tmp_path / "run")
+    assert losses(tmp_path / "run") == losses(whole_run)
+
+
+def test_loss_falls(photographs, tmp_path):
+    # twelve images, each its own class: the memory learns them soon
+    settings = tiny(photographs, epochs=30, batch_size=6, negatives="all", paste_probability=0)
+    train(settings, tmp_path / "run")
+    found = list(losses(tmp_path / "run").values())
+    assert sum(found[-6:]) < 0.6 * sum(found[:6])
+
+
+# ---- resume ----
+
+
+METHODS = {
+    "instdisc": {},
+    "nce": {"loss": "nce"},
+    "dropout": {"arch": "alexnet", "image_size": 64},
+    "moco": {"method": "moco", "recipe": "moco-v2", "mlp": True, "schedule": "cosine"},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stopped_and_resumed_is_exact(photographs, tmp_path, method, monkeypatch):
+    changes = METHODS[method]
+    train(tiny(photographs, **changes), tmp_path / "whole")
+    for stop_at in (1, 3, 4):
+        out = tmp_path / f"stopped{stop_at}"
+        raise_at(monkeypatch, stop_at)
+        outcome = train(tiny(photographs, **changes), out)
+        monkeypatch.undo()
+        assert not outcome.done
+        assert max(losses(out)) == stop_at
+        assert train(tiny(photographs, workers=1, **changes), out, resume=True).done
+        assert losses(out) == losses(tmp_path / "whole")
+        assert same_weights(out, tmp_path / "whole")
+
+
+def raise_at(monkeypatch, stop_at):
+    """Send SIGTERM to this process when a step's learning rate is asked for."""
+    rate = trainer.learning_rate
+
+    def signal_then(step, *arguments, **options):
+        if step + 1 == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return rate(step, *arguments, **options)
+
+    monkeypatch.setattr(trainer, "learning_rate", signal_then)
+
+
+def test_killed_at_random_steps_and_resumed_is_exact(photographs, whole_run, tmp_path):
+    out = tmp_path / "run"
+    random.seed(os.getpid())
+    for step in sorted(random.sample(range(1, 9), 2)):
+        run = start(
+            command(photographs, out, "--resume", epochs=3, checkpoint_every_steps=2, workers=1)
+        )
+        stop_after(run, out, step, signal.SIGKILL)
+        run.communicate()
+    finish(start(command(photographs, out, "--resume", epochs=3, workers=2)))
+    assert losses(out) == pytest.approx(losses(whole_run), rel=0, abs=0)
+    assert same_weights(out, whole_run)
+
+
+def test_sigterm_saves_and_exits_0(photographs, whole_run, tmp_path):
+    out = tmp_path / "run"
+    run = start(command(photographs, out, epochs=3, workers=2))
+    stop_after(run, out, 2, signal.SIGTERM)
+    text = finish(run, code=0)
+    assert "saved in" in text and "--resume" in text and "Traceback" not in text
+    ((step, _),) = checkpoint.checkpoints(out / "checkpoints")[-1:]
+    assert step == max(losses(out))
+    finish(start(command(photographs, out, "--resume", epochs=3)))
+    assert losses(out) == losses(whole_run)
+
+
+def test_interrupt_saves_and_says_how_to_go_on(photographs, tmp_path):
+    out = tmp_path / "run"
+    run = start(command(photographs, out, epochs=50))
+    stop_after(run, out, 2, signal.SIGINT)
+    text = finish(run, code=130)
+    assert "Interrupted" in text and "--resume" in text and "Traceback" not in text
+    assert checkpoint.checkpoints(out / "checkpoints")
+
+
+def test_resume_needs_no_settings_again(photographs, tmp_path, monkeypatch):
+    raise_at(monkeypatch, 2)
+    train(tiny(photographs), tmp_path / "run")
+    monkeypatch.undo()
+    arguments = [str(photographs.images), "--out", str(tmp_path / "run"), "--resume"]
+    finish(start(arguments))
+    assert max(losses(tmp_path / "run")) == 6
+
+
+def test_damaged_last_checkpoint(photographs, whole_run, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    raise_at(monkeypatch, 8)
+    train(tiny(photographs, epochs=3), out)
+    monkeypatch.undo()
+    (_, before), (_, last) = checkpoint.checkpoints(out / "checkpoints")
+    last.write_bytes(last.read_bytes()[:-1000])
+    train(tiny(photographs, epochs=3), out, resume=True)
+    text = capsys.readouterr().out
+    assert f"{last} is passed over" in text and before.name in text
+    assert losses(out) == losses(whole_run)
+
+
+def test_resume_of_a_finished_run_changes_nothing(photographs, tmp_path):
+    out = tmp_path / "run"
+    train(tiny(photographs, epochs=1), out)
+    text = (out / "metrics.jsonl").read_text()
+    assert train(tiny(photographs, epochs=1), out, resume=True).done
+    assert (out / "metrics.jsonl").read_text() == text
+
+
+# ---- several processes, and parts of a batch ----
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"negatives": "all"},
+        {"shared_negatives": True, "loss": "nce"},
+        {"method": "moco", "recipe": "moco-v2", "mlp": True},
+    ],
+    ids=["own", "all", "nce", "moco"],
+)
+def test_two_processes_equal_one(photographs, tmp_path, changes):
+    """With batch norm over the same groups of the batch, the losses agree but for rounding."""
+    changes = {"bn_groups": 2, "lr": 0.003} | changes
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    run = start(command(photographs, tmp_path / "two", **changes), launcher)
+    train(tiny(photographs, **changes), tmp_path / "one")
+    text = finish(run)
+    assert text.count("Done.") == 1
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert one.keys() == two.keys()
+    assert list(two.values()) == pytest.approx(list(one.values()), rel=2e-3)
+    assert two[1] == pytest.approx(one[1], rel=1e-5)
+
+
+def test_two_processes_stopped_and_resumed(photographs, tmp_path):
+    """A signal that one process gets stops both at the same step; going on is exact."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    finish(start(command(photographs, whole), launcher))
+    run = start(command(photographs, out, checkpoint_every_steps=1), launcher)
+    stop_after(run, out, 2, signal.SIGTERM)
+    run.communicate(timeout=60)  # torchrun itself reports the signal
+    assert max(losses(out)) < 6
+    finish(start(command(photographs, out, "--resume"), launcher))
+    assert losses(out) == losses(whole)
+
+
+def test_accumulated_gradients_are_the_batchs(photographs, tmp_path):
+    changes = {"bn_groups": 1, "arch": "resnet18", "lr": 0.003}
+    train(tiny(photographs, **(changes | {"bn_groups": 2})), tmp_path / "one")
+    train(tiny(photographs, **changes, accumulate=2), tmp_path / "parts")
+    one, parts = losses(tmp_path / "one"), losses(tmp_path / "parts")
+    assert list(parts.values()) == pytest.approx(list(one.values()), rel=2e-3)
+
+
+# ---- online kNN ----
+
+
+def test_knn_where_there_are_labels(labelled, tmp_path):
+    settings = tiny(labelled, masks=None, paste_probability=0, knn_every=1)
+    train(settings, tmp_path / "run", classify=weighted_knn)
+    lines = [line for line in metrics(tmp_path / "run") if "knn" in line]
+    assert [(line["epoch"], line["step"]) for line in lines] == [(0, 6), (1, 12)]
+    assert all(0 <= line["knn"] <= 1 for line in lines)
+    # the figure changes nothing
+    train(tiny(labelled, masks=None, paste_probability=0), tmp_path / "without")
+    assert losses(tmp_path / "without") == losses(tmp_path / "run")
+
+
+@pytest.fixture
+def labelled(photographs, tmp_path):
+    """The photographs twice, in two classes."""
+    root = tmp_path / "labelled"
+    for path in photographs.images.rglob("*.jpg"):
+        for copy in "ab":
+            target = root / path.parent.name / f"{copy}{path.name}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    return type(photographs)(root, photographs.masks, {})
+
+
+def test_no_knn_without_labels(photographs, tmp_path, capsys):
+    root = tmp_path / "flat"
+    root.mkdir()
+    for number, path in enumerate(photographs.images.rglob("*.jpg")):
+        for copy in range(2):
+            (root / f"{number}{copy}.jpg").write_bytes(path.read_bytes())
+    settings = tiny(photographs, images=str(root), paste_probability=0, epochs=1, knn_every=1)
+    train(settings, tmp_path / "run", classify=weighted_knn)
+    assert "kNN" not in capsys.readouterr().out
+    assert not any("knn" in line for line in metrics(tmp_path / "run"))
+
+
+# ---- bad ends ----
+
+
+def test_loss_that_is_not_finite(photographs, tmp_path, monkeypatch):
+    rate = trainer.learning_rate
+    monkeypatch.setattr(
+        trainer, "learning_rate", lambda step, *a, **o: math.inf if step == 4 else rate(step, *a, **o)
+    )
+    with pytest.raises(TrainingFailed, match=r"loss of step 6 .* is nan; the last good .*00000003"):
+        train(tiny(photographs), tmp_path / "run")
+    assert max(losses(tmp_path / "run")) == 5
+
+
+def test_unreadable_image_is_replaced_and_reported(photographs, tmp_path, capsys):
+    root = tmp_path / "images"
+    for path in photographs.images.rglob("*.jpg"):
+        target = root / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    target.write_bytes(b"not a JPEG")
+    train(tiny(photographs, images=str(root)), tmp_path / "run")
+    text = capsys.readouterr().out
+    assert "1 unreadable image" in text and target.name in text
+    lines = [line for line in metrics(tmp_path / "run") if "replaced" in line]
+    assert [line["replaced"] for line in lines] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"batch_size": 13}, "batch_size is 13, more than the 12 images"),
+        ({"negatives": 13}, "negatives is 13, more than the 12 images"),
+        ({"accumulate": 3}, "batch_size is 4, which .* accumulate = 3"),
+        ({"method": "moco", "negatives": 10}, "negatives is 10, .* multiple of the batch of 4"),
+        ({"bn_groups": 3}, "bn_groups is 3"),
+        ({"masks": None}, "needs masks"),
+        ({"init": "nothing.pt"}, "init 'nothing.pt' is not a file"),
+        ({"knn_every": 1, "knn_images": "/no/folder"}, "/no/folder"),
+    ],
+)
+def test_bad_sizes_and_paths(photographs, tmp_path, changes, words):
+    big = changes.get("knn_images") is not None
+    if big:
+        pytest.skip("covered by test_knn_images_of_other_classes")
+    with pytest.raises(UserError, match=words) as caught:
+        train(tiny(photographs, **changes), tmp_path / "run")
+    assert caught.value.message.count(". ") == 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_masks(photographs, tmp_path, capsys):
+    root = tmp_path / "images"
+    for path in photographs.images.rglob("*.jpg"):
+        for name in (path.name, "new-" + path.name)[: 1 + ("coffee" in path.name)]:
+            target = root / path.parent.name / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    settings = {"images": str(root)}
+    with pytest.raises(UserError, match=r"3 of the 15 images .* have no mask .*new-coffee"):
+        train(tiny(photographs, **settings), tmp_path / "run")
+    train(tiny(photographs, **settings, allow_missing_masks=True, epochs=1), tmp_path / "run")
+    assert "Used unpasted: 3 of the 15 images" in capsys.readouterr().out
+
+
+def test_folder_that_holds_something(photographs, tmp_path):
+    train(tiny(photographs, epochs=1), tmp_path / "run")
+    with pytest.raises(UserError, match="not empty; go on with --resume"):
+        train(tiny(photographs), tmp_path / "run")
+    with pytest.raises(UserError, match=r"has epochs = 1, not 2"):
+        train(tiny(photographs), tmp_path / "run", resume=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    for resume in (False, True):
+        with pytest.raises(UserError, match="give another folder"):
+            train(tiny(photographs), tmp_path / "other", resume=resume)
+
+
+def test_resume_with_other_images(photographs, labelled, tmp_path):
+    train(tiny(photographs, epochs=1, paste_probability=0), tmp_path / "run")
+    settings = tiny(photographs, epochs=1, paste_probability=0, images=str(labelled.images))
+    with pytest.raises(UserError, match="does not hold the images"):
+        train(settings, tmp_path / "run", resume=True)
+
+
+def test_second_interrupt_does_not_wait(photographs, tmp_path):
+    from pretrain.stop import stop_on_signals
+
+    with pytest.raises(KeyboardInterrupt), stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop and stop.interrupted
+        os.kill(os.getpid(), signal.SIGINT)
+    assert threading.current_thread() is threading.main_thread()
