@@ -30,7 +30,7 @@ from evaluate.options import (
     say,
 )
 from evaluate.results import RESULTS, Results, next_folder
-from pretrain.distributed import World, is_first_process, world
+from pretrain.distributed import World, world
 
 
 def _numbers(context: click.Context, option: click.Parameter, text: str | None):
@@ -171,7 +171,7 @@ def _run_sgd(
         say(_line(probe.history[-1], chosen.epochs))
 
     result = probe.run(after_epoch)
-    if not is_first_process():
+    if not processes.first:
         return None
     with results:
         report = {
