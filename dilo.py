@@ -38,7 +38,11 @@ def _run(package: str) -> None:
     if complaint is not None:
         print(f"Error: {complaint}", file=sys.stderr)
         sys.exit(2)
-    importlib.import_module(f"{package}.cli").main()
+    try:
+        command = importlib.import_module(f"{package}.cli").main
+    except KeyboardInterrupt:  # Ctrl-C while libraries load
+        sys.exit(130)
+    command()
 
 
 def saliency_compute() -> None:

@@ -2,12 +2,16 @@
 
     python -m benchmarks.saliency --images DIR [--limit 200] [--max-side 400]
 
+With `--peer MODULE:FUNCTION`, a function from an image's path to its map, such as pyimgsaliency's
+`pyimgsaliency.saliency:get_saliency_rbd`, the ratio to it on the same images is printed too.
+
 Prints, as Markdown tables: images a second with everything included (decode, resize, superpixels,
 saliency, compress, write), for one core and for all; milliseconds a phase; the ratio to the floor,
 which is decoding plus one pass of superpixels; and the cost against the image's size. Medians, all
 in one run: compare ratios, not runs.
 """
 
+import importlib
 import tempfile
 import time
 from collections import defaultdict
@@ -25,9 +29,10 @@ from data.images import decode, key_path, list_images
 from data.keys import Keys
 from data.shards import ChunkEncoder
 from saliency import geodesic, markov_chain, regions, robust_background, slic
-from saliency.batch import Plan, make_shards, to_uint8
+from saliency.batch import Plan, make_shards
 from saliency.colour import lab_split
 from saliency.region_graph import RegionGraph
+from saliency.rows import to_uint8
 from saliency.shortest_paths import all_pairs_within
 from saliency.unsupervised import METHODS, SuperpixelCount, compute
 from saliency.workers import Workers, usable_cores
@@ -118,7 +123,12 @@ def phases(images: Path, keys: Keys, max_side: int) -> Stopwatch:
     "--repeat", default=3, show_default=True, help="Runs a throughput; the median counts."
 )
 @click.option("--sizes/--no-sizes", default=True, help="Cost against image size.")
-def main(images: Path, limit: int, max_side: int, repeat: int, sizes: bool) -> None:
+@click.option(
+    "--peer", metavar="MODULE:FUNCTION", help="From a path to a map; to compare with RBD."
+)
+def main(
+    images: Path, limit: int, max_side: int, repeat: int, sizes: bool, peer: str | None
+) -> None:
     """Measure the saliency stage on the first images of a folder."""
     cv2.setNumThreads(1)
     threadpool_limits(1)
@@ -129,7 +139,7 @@ def main(images: Path, limit: int, max_side: int, repeat: int, sizes: bool) -> N
     floor = watch.milliseconds("decode") + watch.milliseconds("one pass")
 
     cores = usable_cores()
-    rows = []
+    rows, speeds = [], {}
     for method in METHODS:
         speed = {
             jobs: np.median(
@@ -138,15 +148,30 @@ def main(images: Path, limit: int, max_side: int, repeat: int, sizes: bool) -> N
             for jobs in {1, cores}
         }
         each = 1000 / speed[1]
+        speeds[method] = speed[1]
         rows.append([method, speed[1], speed[cores], speed[cores] / speed[1], each, each / floor])
     headers = ["method", "images/s, 1 core", f"{cores} cores", "ratio", "ms an image", "to floor"]
     click.echo(f"{len(keys)} images, long side at most {max_side or 'native'}, all included\n")
     click.echo(tabulate(rows, headers, "github", floatfmt=".2f"))
     click.echo(f"\nfloor: decode + one pass of superpixels = {floor:.2f} ms\n")
+    if peer:
+        module, _, function = peer.partition(":")
+        theirs = against_peer(getattr(importlib.import_module(module), function), images, keys)
+        click.echo(
+            f"{peer}: {theirs:.0f} ms an image, {theirs * speeds['rbd'] / 1000:.0f} x RBD's\n"
+        )
     names = [[name, watch.milliseconds(name)] for name in watch.seconds]
     click.echo(tabulate(names, ["phase", "ms, median"], "github", floatfmt=".3f"))
     if sizes:
         click.echo("\n" + tabulate(against_size(images, keys), SIZE_HEADERS, "github", ".3g"))
+
+
+def against_peer(function: Callable, images: Path, keys: Keys) -> float:
+    """Median milliseconds of another program, from an image's path to its map."""
+    watch = Stopwatch()
+    for key in keys[:10]:
+        watch("peer", function, key_path(images, key))
+    return watch.milliseconds("peer")
 
 
 SIZE_HEADERS = ["long side", "method", "images/s, 1 core", "ms an image", "ns / (n log2 n)"]

@@ -1,6 +1,7 @@
 """Find crops in which no saliency method found anything, and store them as a background pool.
 
-The paper's third kind of background (DiLo, 5.2): crops of ImageNet images without saliency response.
+The paper's third kind of background (DiLo, 5.2): crops of ImageNet images without saliency
+response.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import h5py
 import numpy as np
 
 from data.backgrounds import POOL_FORMAT, POOL_VERSION
-from data.crop import crop_resize
 from data.errors import UserError
 from data.images import UnreadableImage, decode, key_path, list_images
 from data.keys import encode_key
@@ -139,8 +139,8 @@ def build_pool(
     for one in shards:
         if not any(key in one for key in keys):
             raise UserError(
-                f"the masks in {str(one.folder)!r} are of images such as {one.keys[0]!r}, and none is of "
-                f"an image in {os.fspath(images)!r}; give the masks of these images."
+                f"the masks in {str(one.folder)!r} are of images such as {one.keys[0]!r}, "
+                f"none is of an image in {os.fspath(images)!r}; give the masks of these images."
             )
     order = np.random.default_rng(settings.seed).permutation(len(keys))
     counts = {"looked_at": 0, "without_mask": 0, "unreadable": 0}
@@ -196,14 +196,16 @@ def _crop(
         if one.image_size(key) != image_size:
             raise UserError(
                 f"the mask of {key!r} in {str(one.folder)!r} is of an image of "
-                f"{'x'.join(map(str, one.image_size(key)))} pixels (height x width), but the image has "
-                f"{'x'.join(map(str, image_size))}; compute the masks of these images."
+                f"{'x'.join(map(str, one.image_size(key)))} pixels (height x width), but the image "
+                f"has {'x'.join(map(str, image_size))}; compute the masks of these images."
             )
     side = min(int(square[2] * min(scale)), *image_size)
     if side < settings.min_side:
         return None
     top = min(round(square[0] * scale[0]), image_size[0] - side)
     left = min(round(square[1] * scale[1]), image_size[1] - side)
+    from data.crop import crop_resize  # loads torch, which the other mask-shards do without
+
     return (top, left, side), crop_resize(image, (top, left, side, side), settings.size)
 
 

@@ -73,8 +73,8 @@ def cover_scale(background_size: tuple[int, int], image_size: tuple[int, int]) -
 class TextureFolder:
     """Any folder of images as backgrounds, at any depth: VisTex's layout, DTD's, one's own.
 
-    A texture that was read lately is kept in memory, up to `cache_bytes` in every process, so that a
-    set as small as VisTex is decoded once.
+    A texture that was read lately is kept in memory, up to `cache_bytes` in every process, so that
+    a set as small as VisTex is decoded once.
 
     Raises
     ------
@@ -118,8 +118,8 @@ class TextureFolder:
 class BackgroundPool:
     """A pool of crops without salient objects, made by `mask-shards backgrounds`.
 
-    One HDF5 file; the crops lie in it uncompressed, so that reading one is a single copy. Opened lazily
-    by each process, picklable, safe to fork.
+    One HDF5 file; the crops lie in it uncompressed, so that reading one is a single copy. Opened
+    lazily by each process, picklable, safe to fork.
 
     Raises
     ------

@@ -10,8 +10,8 @@ import torch
 def crop_resize(image: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
     """Cut a box of whole pixels and resize it to size x size.
 
-    The same pixels as torchvision's `resized_crop` (bilinear, antialiased) of a uint8 tensor: this is
-    the kernel it calls, on the channels-last layout that the decoder leaves, where it is fastest.
+    The same pixels as torchvision's `resized_crop` (bilinear, antialiased) of a uint8 tensor: this
+    is its kernel, on the channels-last layout that the decoder leaves, where it is fastest.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def sample_box(
         top, left = top / shrink_y, left / shrink_x
         height, width = height / shrink_y, width / shrink_x
     step_y, step_x = height / size[0], width / size[1]
-    # Output pixel (y, x) has its centre at top + (y + .5) step_y - .5 of the part, in pixel indices.
+    # Output pixel (y, x) has its centre at top + (y + .5) step_y - .5, in pixel indices.
     matrix = np.array(
         [[step_x, 0, left + 0.5 * step_x - 0.5], [0, step_y, top + 0.5 * step_y - 0.5]]
     )

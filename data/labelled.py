@@ -34,7 +34,7 @@ def labels_from_folders(keys: Keys) -> Labels | None:
         labels[row] = numbers.setdefault(folder, len(numbers))
     if len(numbers) < 2:
         return None
-    # Keys are sorted by their bytes with the slash, folders without: "a b/..." comes before "a/...".
+    # Keys are sorted with the slash, folders without it: "a b/..." comes before "a/...".
     names = sorted(numbers)
     places = {name: place for place, name in enumerate(names)}
     renumber = np.array([places[name] for name in numbers], np.int64)

@@ -4,9 +4,15 @@ import contextlib
 import errno
 import io
 import os
+import secrets
 from pathlib import Path
 
 from data.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: without locks; there, a file that is open cannot be removed
+    fcntl = None
 
 
 class PendingFile(io.RawIOBase):
@@ -19,21 +25,21 @@ class PendingFile(io.RawIOBase):
     Parameters
     ----------
     path
-        The final name. The temporary one is `.<name>.<process id>.tmp` in the same folder, which is
-        made when it is missing.
+        The final name. The temporary one is `.<name>.<random>.tmp` in the same folder, which is
+        made when it is missing. The file is locked as long as its writer lives, where the file
+        system has locks: see `remove_if_stale`.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
         super().__init__()
         self.path = Path(path)
-        self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         self._failure: OSError | None = None
         self._position = 0
         self._end = 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
-            self._descriptor: int | None = os.open(self.temporary, flags, 0o666)
+            self.temporary, descriptor = _create_locked(self.path)
+            self._descriptor: int | None = descriptor
         except OSError as error:
             raise UserError(_sentence(self.path, error)) from None
 
@@ -123,6 +129,51 @@ class PendingFile(io.RawIOBase):
 
     def seekable(self) -> bool:
         return True
+
+
+def remove_if_stale(path: Path, certain: bool = False) -> bool:
+    """Remove a temporary file unless its writer lives; return whether it is gone.
+
+    Where the file system has no locks nobody can tell, and the file is removed unless `certain`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+    except OSError:
+        return False
+    try:
+        locked = _lock(descriptor)
+        if locked is False or (locked is None and certain):
+            return False
+        path.unlink(missing_ok=True)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _create_locked(path: Path) -> tuple[Path, int]:
+    """Create a temporary file for `path`, and lock it for as long as it is open."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        descriptor = os.open(temporary, flags, 0o666)
+        if _lock(descriptor) is not False and os.fstat(descriptor).st_nlink:
+            return temporary, descriptor
+        os.close(descriptor)  # another command has just taken it for a left-over
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Lock a file for this process; False: another one has it; None: there are no locks here."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def sync_folder(folder: str | os.PathLike) -> None:

@@ -27,7 +27,7 @@ def normalise(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> torch.Tensor:
-    """Turn a batch's uint8 (B, S, S, 3) into a network's input, float32 (B, 3, S, S), channels_last."""
+    """Turn uint8 (B, S, S, 3) into a network's input, float32 (B, 3, S, S), channels_last."""
     pixels = images.permute(0, 3, 1, 2) / 255
     shape = (1, 3, 1, 1)
     return (pixels - pixels.new_tensor(mean).view(shape)) / pixels.new_tensor(std).view(shape)

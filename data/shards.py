@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, Self
 import h5py
 import numpy as np
 
+from data.interrupts import uninterrupted
 from data.keys import Keys
-from data.pending_file import PendingFile
+from data.pending_file import PendingFile, remove_if_stale
 from data.shard_format import (
     FORMAT,
     INDEX_NAME,
@@ -150,17 +151,20 @@ class ShardWriter:
         self._checks = np.zeros(rows, np.uint32)
         header = _header(number, count, keys, attributes)
         self._file: h5py.File | None = None
-        self._pending = PendingFile(path)
+        self._pending: PendingFile | None = None
         try:
-            self._file = h5py.File(self._pending, "w", libver=LIBVER)
-            self._masks = create_masks(self._file, rows, canvas, compression).id
-            for name, value in header.items():
-                self._file.attrs[name] = value
-            self._pending.check()
+            with uninterrupted():
+                self._pending = PendingFile(path)
+                self._file = h5py.File(self._pending, "w", libver=LIBVER)
+                self._masks = create_masks(self._file, rows, canvas, compression).id
+                for name, value in header.items():
+                    self._file.attrs[name] = value
+                self._pending.check()
         except BaseException:
             self.abort()
             raise
 
+    @uninterrupted()
     def write(
         self,
         row: int,
@@ -189,6 +193,7 @@ class ShardWriter:
         self._errors[row] = error.replace("\0", " ")
         self._written[row] = True
 
+    @uninterrupted()
     def commit(self) -> None:
         """Write what belongs to all rows, sync, and give the file its final name.
 
@@ -216,8 +221,11 @@ class ShardWriter:
         finally:
             self.abort()
 
+    @uninterrupted()
     def abort(self) -> None:
         """Drop the shard; nothing remains of it. After `commit` there is nothing to drop."""
+        if self._pending is None:
+            return
         self._pending.discard()  # first, so that closing the HDF5 file writes nothing more
         if self._file is not None:
             self._file.close()
@@ -261,13 +269,16 @@ def remove_stale_files(
 ) -> list[Path]:
     """Remove the temporary files that killed writers left; return their paths.
 
-    Call it before writing. Where several commands write into one folder (an array job), give the
-    `numbers` of the shards that are this command's, so that the others' files stay.
+    Call it before writing. A file that a living process still writes, also one on another host
+    where the file system has locks, stays. Where several commands write into one folder (an array
+    job), give the `numbers` of the shards that are this command's, so that the others' files stay
+    also on a file system without locks.
     """
     wanted = None if numbers is None else {shard_name(number) for number in numbers}
     removed = []
     for path in Path(folder).glob(".*.h5.*.tmp"):
-        if wanted is None or path.name[1:].rsplit(".", 2)[0] in wanted:
-            path.unlink(missing_ok=True)
+        own = wanted is None or path.name[1:].rsplit(".", 2)[0] in wanted
+        shared = path.name.startswith(f".{INDEX_NAME}.")  # any command writes it, the last one last
+        if (own or shared) and remove_if_stale(path, certain=not own):
             removed.append(path)
     return removed

@@ -16,11 +16,12 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from data.checkpoint import checkpoints
 from data.errors import UserError
 from evaluate import networks
 
 FORMAT = "dilo-backbone"
-WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "student", "backbone")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "method", "network", "student", "backbone")
 RANDOM_SEED = 0  # of `random:ARCH`
 
 
@@ -113,13 +114,16 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], source: Source) -> nn.M
 
 
 def find_file(path: Path) -> Path:
-    """The file to read: a RUN folder stands for its `backbone.pt`."""
+    """The file to read: a RUN folder stands for its `backbone.pt`, or its newest checkpoint."""
     if path.is_dir():
         if (path / "backbone.pt").is_file():
             return path / "backbone.pt"
+        unfinished = checkpoints(path / "checkpoints")
+        if unfinished:
+            return unfinished[-1][1]
         raise UserError(
-            f"CHECKPOINT {path} is a folder without backbone.pt; name a run of pretrain that has "
-            "ended, or a file."
+            f"CHECKPOINT {path} is a folder without backbone.pt and without checkpoints; name a "
+            "run of pretrain, or a file."
         )
     if not path.is_file():
         raise UserError(f"CHECKPOINT {path} does not exist; name a file or a run's folder.")

@@ -8,9 +8,9 @@ import click
 from tabulate import tabulate
 
 from data.errors import UserError
+from data.precision_recall import BETA2
 from evaluate.masks import names_of, open_masks
 from evaluate.options import json_option, out_options, say
-from evaluate.precision_recall import BETA2
 from evaluate.results import Results
 from evaluate.saliency_figures import plot_curves, plot_examples
 from evaluate.saliency_scores import Scores, match, score_masks

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from data.errors import UserError
 from data.images import UnreadableImage, decode, key_path, list_images
+from data.precision_recall import BETA2
 from evaluate.masks import Masks, stem
-from evaluate.precision_recall import BETA2
 from evaluate.saliency_scores import Scores, load_pair
 
 TILE = 160  # pixels of an example's longer side

@@ -13,8 +13,8 @@ from py_sod_metrics import Emeasure, Smeasure, WeightedFmeasure
 from tqdm import tqdm
 
 from data.errors import UserError
+from data.precision_recall import Curve, normalise, precision_recall
 from evaluate.masks import Masks, Unusable, open_masks, scaled_to
-from evaluate.precision_recall import Curve, normalise, precision_recall
 
 GROUND_TRUTH_LEVEL = 128  # ground truth is foreground above this level
 RUN = 8  # images that a worker takes at a time

@@ -17,6 +17,7 @@ from pretrain.copy_paste import composite
 from pretrain.views import COLUMN, JITTER_ORDERS, ViewRecipe
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, torchvision's digits
+_PIXELS = ("image", "mask", "background", "parameters")  # of a batch, what views are made of
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)  # numbers in JITTER_ORDERS
 
 
@@ -45,22 +46,18 @@ def adjust_saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tenso
 def adjust_hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """Turn the hue by `shift` of a full turn, in HSV; shift (B, 1, 1, 1) in [-.5, .5]."""
     red, green, blue = images.unbind(1)
-    value = images.amax(1)
-    chroma = value - images.amin(1)
-    divisor = torch.where(chroma == 0, torch.ones_like(chroma), chroma)
-    sector = torch.where(
-        value == red,
-        (green - blue) / divisor,
-        torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
-    )
-    turned = sector + 6 * shift.squeeze(1)
-    # HSV to RGB without cases: channel n in (5, 3, 1) is value - chroma * clamp(min(k, 4 - k), 0, 1)
-    # with k = (n + 6 hue) mod 6 (Wikipedia, "HSL and HSV", "HSV to RGB alternative").
-    channels = []
-    for number in (5, 3, 1):
-        k = torch.remainder(turned + number, 6)
-        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp(0, 1))
-    return torch.stack(channels, 1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    least = torch.minimum(torch.minimum(red, green), blue)
+    chroma = value - least
+    is_red, is_green = value == red, value == green
+    across = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
+    sector = torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0))
+    # Gray pixels have no hue: across and chroma are both 0, and any divisor will do.
+    hue = across / chroma.clamp_min(1e-12) + (sector + 6 * shift.squeeze(1))
+    hue = hue - 6 * torch.floor(hue / 6)  # [0, 6)
+    # Of the pure colour at this hue, the channels are three trapezoids (HSV's hexagon).
+    pure = ((hue - 3).abs() - 1, 2 - (hue - 2).abs(), 2 - (hue - 4).abs())
+    return torch.stack([torch.addcmul(least, chroma, one.clamp(0, 1)) for one in pure], 1)
 
 
 _ADJUST = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
@@ -76,9 +73,9 @@ def jitter_one(
 
 
 def jitter_batch(images: torch.Tensor, factors: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
-    """Apply to each image the four adjustments in an order of its own, without looking at the order.
+    """Apply to each image the four adjustments in an order of its own.
 
-    In each of four steps every image gets the adjustment that is its turn. Brightness, contrast and
+    In each of four steps every image gets the adjustment whose turn it is. Brightness, contrast and
     saturation are one blend, with another partner each; so a step costs one blend and one hue, and
     no shape depends on data: nothing waits for the host and the whole fuses under torch.compile.
 
@@ -139,12 +136,25 @@ class DeviceAugment(nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         """Return the views: V tensors float32 (B, 3, S, S), normalised, in channels_last layout."""
-        views = []
-        for view in range(batch["image"].shape[1]):
-            images = self.photometric(self.pasted(batch, view), batch["parameters"][:, view])
-            images = (images - self.mean) / self.std
-            views.append(images.contiguous(memory_format=torch.channels_last))
-        return views
+        count, views, size = batch["image"].shape[:3]
+        result = []
+        for view in range(views):
+            if not self._one_by_one(batch["image"]):
+                images = self.photometric(self.pasted(batch, view), batch["parameters"][:, view])
+                images = (images - self.mean) / self.std
+                result.append(images.contiguous(memory_format=torch.channels_last))
+                continue
+            images = torch.empty((count, size, size, 3), device=batch["image"].device)
+            images = images.permute(0, 3, 1, 2)
+            for row in range(count):  # all of an image's steps while it is in the cache
+                one = {name: batch[name][row : row + 1] for name in _PIXELS if name in batch}
+                image = self.photometric(self.pasted(one, view), one["parameters"][:, view])
+                images[row] = ((image - self.mean) / self.std)[0]
+            result.append(images)
+        return result
+
+    def _one_by_one(self, images: torch.Tensor) -> bool:
+        return images.device.type == "cpu" if self.image_by_image is None else self.image_by_image
 
     def pasted(self, batch: dict[str, torch.Tensor], view: int) -> torch.Tensor:
         """Return one view's crops in [0, 1], (B, 3, S, S), pasted where their parameters say so."""
@@ -161,10 +171,7 @@ class DeviceAugment(nn.Module):
 
     def photometric(self, images: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
         """Gray, jitter, blur and flip images (B, 3, S, S) by their parameters (B, P)."""
-        one_by_one = self.image_by_image
-        if one_by_one is None:
-            one_by_one = images.device.type == "cpu"
-        if not one_by_one:
+        if not self._one_by_one(images):
             return self._photometric_batch(images, parameters)
         return torch.cat(
             [
@@ -238,5 +245,5 @@ class DeviceAugment(nn.Module):
 
 
 def _to_float(pixels: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 (..., H, W, 3) into float32 (..., 3, H, W) in [0, 1]."""
-    return pixels.movedim(-1, -3) / 255
+    """Turn uint8 (..., H, W, 3) into float32 (..., 3, H, W) in [0, 1], each channel a plane."""
+    return pixels.movedim(-1, -3).contiguous() / 255

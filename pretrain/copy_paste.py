@@ -44,9 +44,9 @@ def composite(
 def blur_mask(mask: np.ndarray, sigma: tuple[float, float]) -> np.ndarray:
     """Blur a mask's border by a Gaussian; the mask's border pixels are repeated outside it.
 
-    From sigma 3 on, a mask of 64 pixels or more is first halved by averages of 2 x 2 pixels, blurred by the rest of the
-    variance and doubled: within four levels of an exact Gaussian even at a hard edge (the uint8
-    blur itself: two), at a fifth of the time.
+    From sigma 3 on, a mask of 64 pixels or more is first halved by averages of 2 x 2 pixels,
+    blurred by the rest of the variance and doubled: at a fifth of the time within four levels of an
+    exact Gaussian at a hard edge (the plain blur of uint8: within two).
 
     Parameters
     ----------
@@ -87,6 +87,9 @@ class CopyPaste(v2.Transform):
     keep_mask : leave the mask in the sample. By default it is taken out, and (image, mask) becomes
         the image alone, ready for transforms that know nothing of masks.
 
+    In `v2.Compose` give image and mask as one tuple, as a dataset yields them: given two arguments,
+    Compose expects two of every transform, and the mask would have to stay (`keep_mask`).
+
     Shapes
     ------
     Image uint8 or float in [0, 1], (3, H, W) or (1, H, W); Mask uint8 (h, w) or (1, h, w), 0
@@ -99,7 +102,7 @@ class CopyPaste(v2.Transform):
     >>> views = v2.Compose([CopyPaste(probability=0.5), v2.RandomResizedCrop(224, (0.2, 1))])
     >>> image = tv_tensors.Image(torch.zeros(3, 300, 400, dtype=torch.uint8))
     >>> mask = tv_tensors.Mask(torch.full((300, 400), 255, dtype=torch.uint8))
-    >>> views(image, mask).shape
+    >>> views((image, mask)).shape
     torch.Size([3, 224, 224])
     """
 

@@ -15,7 +15,7 @@ from pretrain.metrics import read_metrics
 def draw_curve(metrics: Path, picture: Path, title: str, chance_loss: float | None = None) -> None:
     """Draw metrics.jsonl as a PNG.
 
-    chance_loss : the loss of a network that knows nothing, ln(K + 1); a dashed line.
+    chance_loss : the loss of a network that knows nothing; a dashed line.
     """
     lines = read_metrics(metrics)
     steps = np.array([line["step"] for line in lines if "loss" in line])
@@ -26,10 +26,11 @@ def draw_curve(metrics: Path, picture: Path, title: str, chance_loss: float | No
     axes = figure.add_subplot()
     axes.plot(steps, losses, color="#9ecae1", linewidth=0.6)
     width = max(1, len(losses) // 50)
+    label = "loss" if width == 1 else f"loss, mean of {width} steps"
     smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
-    axes.plot(steps[width - 1 :], smooth, color="#08519c", label=f"loss (mean of {width} steps)")
+    axes.plot(steps[width - 1 :], smooth, color="#08519c", label=label)
     if chance_loss is not None:
-        label = f"ln(K + 1) = {chance_loss:.2f}"
+        label = f"a network that knows nothing: {chance_loss:.2f}"
         axes.axhline(chance_loss, color="gray", linestyle="--", linewidth=1, label=label)
     axes.set(xlabel="step", ylabel="loss [nats]", title=title)
     axes.grid(alpha=0.3)

@@ -1,8 +1,8 @@
-"""What a worker does: decode an image, cut its views, and their masks and backgrounds by the same box.
+"""What a worker does: decode an image, cut its views, their masks and backgrounds by one box.
 
-Copy-paste commutes with cropping, so only the cut-outs are composited, at the output size and on the
-device (`pretrain.augment`). The mask's blur happens here, before the crop, on the mask at its own
-resolution, because it must see what lies beyond the crop's border.
+Copy-paste commutes with cropping, so only the cut-outs are composited, at the output size and on
+the device (`pretrain.augment`). The mask's blur happens here, before the crop, on the mask at its
+own resolution, because it must see what lies beyond the crop's border.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class ViewDataset(Dataset):
         return len(self.keys)
 
     def __getitem__(self, request: Request) -> Batch:
-        """Return a batch (see `pretrain.loader.Loader`), or {"error": [sentence]} for a user's mistake.
+        """Return a batch (`pretrain.loader.Loader`), or {"error": [sentence]} for a user's mistake.
 
         An exception that crosses from a worker arrives with a traceback as its text; so a sentence
         travels as data.
@@ -134,7 +134,7 @@ class ViewDataset(Dataset):
         return batch
 
     def _read(self, epoch: int, index: int, replaced: list[tuple[int, str]]) -> tuple[int, Decoded]:
-        """Decode an image; in the place of one that cannot be read, another that epoch and index choose."""
+        """Decode an image, or in the place of an unreadable one another, by (epoch, index)."""
         others: np.random.Generator | None = None
         for _ in range(REPLACEMENTS):
             try:
@@ -209,8 +209,8 @@ class _MaskOnce:
         if of not in ((0, 0), self._image_size):
             height, width = self._image_size
             raise UserError(
-                f"the mask of {self._dataset.keys[self._index]!r} in {str(masks.folder)!r} is of an "
-                f"image of {of[0]}x{of[1]} pixels (height x width), but the image has "
+                f"the mask of {self._dataset.keys[self._index]!r} in {str(masks.folder)!r} is of "
+                f"an image of {of[0]}x{of[1]} pixels (height x width), but the image has "
                 f"{height}x{width}; compute the masks of these images."
             )
         return masks.read(self._row)

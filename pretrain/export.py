@@ -43,6 +43,8 @@ def load_backbone(backbone: nn.Module, arch: str, path: str | Path) -> None:
     if (reason := damage(path)) is not None:
         raise UserError(f"init {str(path)!r} cannot be used: {reason}; give a file of torch.save.")
     contents = load(path)
+    if not isinstance(contents, dict):
+        raise UserError(f"init {str(path)!r} does not hold a state_dict; give one of {arch}.")
     if contents.get("format") == FORMAT:
         if contents["arch"] != arch:
             raise UserError(

@@ -28,7 +28,7 @@ _ORDER_STREAM = 1  # of the seed; 0 is the views', 2 the replacements'
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Return the order of an epoch's images, a permutation int64 (count,), from these numbers alone."""
+    """Return an epoch's order, a permutation int64 (count,), from these numbers alone."""
     philox = np.random.Philox(key=[seed, _ORDER_STREAM], counter=[0, 0, 0, epoch])
     return np.random.Generator(philox).permutation(count)
 
@@ -48,8 +48,8 @@ class Loader:
     replaced     int64 (R,)             images that could not be read, and were replaced by others
     replaced_reasons                    list of R str, "key: reason"
 
-    `pretrain.augment.DeviceAugment` makes views of it. With workers, one process loads one batch; the
-    workers stay alive from epoch to epoch until `close`.
+    `pretrain.augment.DeviceAugment` makes views of it. With workers, one process loads one batch;
+    the workers stay alive from epoch to epoch until `close`.
 
     Attributes
     ----------
@@ -144,8 +144,8 @@ def _start_worker(closing: ctypes.c_byte, _: int) -> None:
     """Keep a worker to one thread, and leave interruptions to the main process.
 
     A terminal's Ctrl-C and a cluster's SIGTERM go to every process of a job. The main process still
-    needs its workers then, to end a step and save. It ends them itself; and should it be killed, they
-    notice and end too (DataLoader's workers watch their parent).
+    needs its workers then, to end a step and save. It ends them itself; and should it be killed,
+    they notice and end too (DataLoader's workers watch their parent).
     """
 
     def terminate(*_: object) -> None:
@@ -197,7 +197,7 @@ def build_loader(
 ) -> Loader:
     """Return the loader of a folder of images and its mask shards.
 
-    Order and views follow from (seed, epoch, index, view) alone: they are the same for any number of
+    Order and views follow from (seed, epoch, index, view) alone: the same for any number of
     workers, and after a resume. A step takes batch_size * world_size images of the epoch's
     permutation, of which rank r gets the r-th run; so several ranks together see what one process
     sees at the same global batch. An incomplete last step is dropped.

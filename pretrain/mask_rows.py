@@ -53,8 +53,9 @@ def match_masks(keys: Keys, masks: MaskShards, images: str | os.PathLike) -> Mas
     rows = _rows(keys, masks.keys)
     if len(rows) and rows.max() < 0:
         raise UserError(
-            f"the masks in {str(masks.folder)!r} belong to another folder than {os.fspath(images)!r}: "
-            f"they are of images such as {masks.keys[0]!r}, there the images are such as {keys[0]!r}; "
+            f"the masks in {str(masks.folder)!r} belong to another folder than "
+            f"{os.fspath(images)!r}: they are of images such as {masks.keys[0]!r}, "
+            f"there the images are such as {keys[0]!r}; "
             "give the folder that they were computed from."
         )
     found = rows >= 0
@@ -72,7 +73,7 @@ def match_masks(keys: Keys, masks: MaskShards, images: str | os.PathLike) -> Mas
 
 
 def _rows(keys: Keys, others: Keys) -> np.ndarray:
-    """Return for each key its place among the others, or MISSING; both are sorted by their bytes."""
+    """Return for each key its place among the others, or MISSING; both are sorted."""
     if np.array_equal(keys.offsets, others.offsets) and np.array_equal(keys.blob, others.blob):
         return np.arange(len(keys), dtype=np.int64)
     rows = np.full(len(keys), MISSING, np.int64)

@@ -54,7 +54,7 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Drop the lines of metrics.jsonl beyond a step."""
+    """Drop the lines of metrics.jsonl beyond a step; all of them for step 0, the start."""
     if path.is_file():
-        kept = [line for line in read_metrics(path) if line["step"] <= step]
+        kept = [line for line in read_metrics(path) if line["step"] <= step and step > 0]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -32,6 +32,7 @@ from pretrain.loader import Loader, build_loader
 from pretrain.metrics import Metrics
 from pretrain.negatives import stream_key
 from pretrain.online_knn import Classify, build_online_knn
+from pretrain.preview import save_views
 from pretrain.run_folder import RunFolder
 from pretrain.schedule import learning_rate
 from pretrain.stop import StopRequest, stop_on_signals
@@ -193,7 +194,16 @@ def _train(
         saved_at = time.monotonic()
         clock += saved_at - began  # the rate is that of training alone
 
+    def measure(at: int, epoch: int) -> float:
+        """Write the kNN figure after so many steps, and return it."""
+        accuracy = knn(method.backbone, here.device)
+        metrics.write({"step": at, "epoch": epoch, "knn": accuracy})
+        return accuracy
+
     try:
+        if knn is not None and step == 0 and here.first:
+            say(f"before training: kNN {measure(0, 0):.1%}")
+
         # ---- the loop ----
         for epoch in range(step // steps, settings.epochs):
             loader.set_epoch(epoch, step % steps)
@@ -230,6 +240,8 @@ def _train(
                 replaced += batch["replaced_reasons"]
                 index = batch["index"]
                 rows = here.rank * len(index) + torch.arange(len(index), device=here.device)
+                if here.first and not run.views.exists():
+                    save_views(run.views, batch, augment, settings.images, keys)
                 with torch.no_grad():
                     views = augment(batch)  # V x (B, 3, S, S)
                 if not settings.channels_last:
@@ -285,15 +297,13 @@ def _train(
             report = f"epoch {epoch + 1}/{settings.epochs}: loss {total / (step - first):.4f}"
             last = epoch + 1 == settings.epochs
             if knn is not None and (last or (epoch + 1) % settings.knn_every == 0) and here.first:
-                accuracy = knn(method.backbone, here.device)
-                metrics.write({"step": step, "epoch": epoch, "knn": accuracy})
-                report += f", kNN {accuracy:.1%}"
+                report += f", kNN {measure(step, epoch):.1%}"
             rate = (step - first) * settings.batch_size / seconds
             left = time.strftime(
                 "%H:%M:%S", time.gmtime((last_step - step) * seconds / (step - first))
             )
             say(f"{report}, lr {lr:g}, {rate:.0f} images/s, {left} left")
-            replaced = here.gather(replaced)
+            replaced = sorted(set(here.gather(replaced)))  # one may be drawn again
             if replaced:
                 say(f"  {len(replaced)} unreadable images were replaced: {_some(replaced)}")
             if here.first:
@@ -310,7 +320,10 @@ def _train(
                 return _stopped(stop, run, step, say)
         if here.first:
             export_backbone(method.backbone, settings, run.backbone)
-            say(f"Done. The backbone is {run.backbone}, the curve {run.curve}.")
+            say(
+                f"Done. Weights: {run.backbone}; curve: {run.curve}; what the network saw: "
+                f"{run.views}."
+            )
         return Outcome(done=True)
     finally:
         loader.close()

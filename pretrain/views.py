@@ -122,7 +122,8 @@ class ViewRecipe:
             if not 0 < low <= high <= most:
                 limit = f" and at most {most:g}" if most < math.inf else ""
                 raise UserError(
-                    f"{name} is ({low}, {high}); give two positive numbers, the smaller one first{limit}."
+                    f"{name} is ({low}, {high}); "
+                    f"give two positive numbers, the smaller one first{limit}."
                 )
 
 
@@ -157,7 +158,7 @@ TABLE1 = ("center_crop", "flip", "spatial_crop", "scale_crop", "jitter", "gray")
 
 
 def table1(row: str, image_size: int = 224) -> ViewRecipe:
-    """The DiLo paper's Table 1: each row adds one augmentation to those before; last is InstDisc."""
+    """DiLo's Table 1: each row adds one augmentation to those before; the last is InstDisc."""
     rows = TABLE1.index(row)
     recipe = replace(instdisc(image_size), crop="center", flip=0.0, jitter=0.0, gray=0.0)
     steps = (

@@ -8,6 +8,8 @@
 
 from typing import TYPE_CHECKING
 
+from saliency.kernel_cache import ensure_kernel_cache
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -66,3 +68,6 @@ def _map(image: "np.ndarray", method: str) -> "np.ndarray":
     from saliency.unsupervised import saliency_maps  # compiles kernels: not before it is needed
 
     return saliency_maps(image, (method,)).by_method[method]
+
+
+ensure_kernel_cache()

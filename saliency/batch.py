@@ -6,13 +6,13 @@ resume, a crash loses at most the one being written, every core works on it even
 one, and workers on other machines need to see only the images.
 """
 
-import importlib.metadata
 import json
 import math
-import platform
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,26 +20,23 @@ import numpy as np
 from tqdm import tqdm
 
 from data.errors import UserError
-from data.images import UnreadableImage, decode, key_path, read_size
 from data.index import build_index
 from data.keys import Keys
 from data.shards import (
-    Chunk,
-    ChunkEncoder,
     ShardWriter,
     Status,
+    open_shard,
     read_header,
     remove_stale_files,
     shard_name,
     shard_paths,
 )
+from data.software import software_versions
+from saliency.rows import MapFunction, Row, compute_rows, longest_side
 
 _BLOCK = 16  # images a task: about a tenth of a second, small beside a shard, large beside overhead
 
-MapFunction = Callable[[np.ndarray], tuple[dict[str, np.ndarray], bool]]
-"""An image, uint8 (h, w, 3), to float maps (h, w) in [0, 1] by method, and whether it is flat."""
-
-RunTasks = Callable[[Iterable[Callable[[], Any]]], Iterator[Any]]
+RunTasks = Callable[[Iterable[Callable[[], Any]]], Generator[Any]]
 """Runs tasks, wherever, and yields their results in order (`saliency.workers`)."""
 
 
@@ -56,8 +53,8 @@ class Plan:
         Output folder of each method.
     parameters : dict
         As JSON-able values; shards of other parameters are refused.
-    map_function : MapFunction
-        Picklable.
+    map_function : MapFunction, optional
+        Picklable. A method that computes on a device has none (`saliency.learned`).
     max_side : int
         Cap of the working long side in pixels; 0 for none.
     shard_size : int
@@ -71,7 +68,7 @@ class Plan:
     keys: Keys
     folders: dict[str, Path]
     parameters: dict[str, Any]
-    map_function: MapFunction
+    map_function: MapFunction | None = None
     max_side: int = 400
     shard_size: int = 4096
     compression: str = "zstd"
@@ -87,33 +84,61 @@ class Plan:
     def own_shards(self) -> range:
         return range(self.part - 1, self.shard_count, self.parts)
 
+    @property
+    def root(self) -> str:
+        """The image root for workers, which may have another working folder."""
+        return os.path.abspath(self.images)
+
     def rows(self, number: int) -> slice:
         """The rows of all keys that a shard holds."""
         return slice(number * self.shard_size, min((number + 1) * self.shard_size, len(self.keys)))
 
 
+class Block(NamedTuple):
+    """Images of one shard that are done in one go.
+
+    Attributes
+    ----------
+    keys : Keys
+    canvas : int
+        Side of the shard's raster, for its masks' `ChunkEncoder`.
+    """
+
+    keys: Keys
+    canvas: int
+
+
+ComputeBlocks = Callable[[Plan, Iterable[Block], RunTasks], Generator[list[Row]]]
+"""Yields the rows of each block, in order. `compute_on_workers` is the one for CPUs."""
+
+
 @dataclass
 class Summary:
-    """What a run did.
+    """What there is after a run.
 
     Attributes
     ----------
     statuses : dict of int
-        Images per status, over all methods, of the shards this run wrote.
+        Images per status in the shards of the plan's part, those that were there before included.
+        Flat is one whose mask is zero by every method.
     failures : list of (key, reason)
         The first of them.
+    images : int
+        Images that this run did.
+    masks, mask_bytes : int
+        What it wrote of them: masks of all methods, and their compressed size.
     shards_written, shards_kept, shards_missing : int
         Missing ones are other parts'.
-    mask_bytes : int
-        Compressed.
     """
 
     statuses: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
     failures: list[tuple[str, str]] = field(default_factory=list)
+    images: int = 0
+    masks: int = 0
+    mask_bytes: int = 0
     shards_written: int = 0
     shards_kept: int = 0
     shards_missing: int = 0
-    mask_bytes: int = 0
 
     @property
     def rows(self) -> int:
@@ -123,18 +148,19 @@ class Summary:
     def failed(self) -> int:
         return self.statuses[Status.UNREADABLE] + self.statuses[Status.FAILED]
 
-
-class Row(NamedTuple):
-    """One image's results, as a worker sends them."""
-
-    chunks: dict[str, Chunk] | None
-    mask_size: tuple[int, int]
-    image_size: tuple[int, int]
-    status: Status
-    error: str
+    def count(self, key: str, status: Status, error: str) -> None:
+        """Count one image."""
+        self.statuses[status] += 1
+        if error and len(self.failures) < 5:
+            self.failures.append((key, error))
 
 
-def make_shards(plan: Plan, run_tasks: RunTasks, show_progress: bool | None = None) -> Summary:
+def make_shards(
+    plan: Plan,
+    run_tasks: RunTasks,
+    show_progress: bool | None = None,
+    compute_blocks: ComputeBlocks | None = None,
+) -> Summary:
     """Write every shard of the plan's part that is not there yet, then the index.
 
     Parameters
@@ -143,6 +169,8 @@ def make_shards(plan: Plan, run_tasks: RunTasks, show_progress: bool | None = No
     run_tasks : RunTasks
     show_progress : bool, optional
         None: only where stderr is a terminal.
+    compute_blocks : ComputeBlocks, optional
+        Where and how maps are computed: `compute_on_workers` unless given.
 
     Returns
     -------
@@ -156,46 +184,63 @@ def make_shards(plan: Plan, run_tasks: RunTasks, show_progress: bool | None = No
     digest = plan.keys.digest()
     for method, folder in plan.folders.items():
         _prepare(plan, method, folder, digest)
-    missing = [
-        number
-        for number in plan.own_shards
-        if not all((folder / shard_name(number)).exists() for folder in plan.folders.values())
-    ]
-    summary = Summary(shards_kept=len(plan.own_shards) - len(missing))
+    summary = Summary()
+    missing = []
+    for number in plan.own_shards:
+        if _missing_methods(plan, number):
+            missing.append(number)
+        else:
+            _count_kept(plan, number, summary)
     attributes = {
         "parameters": plan.parameters,
         "software": software_versions(),
         "listing_digest": digest,
     }
-    blocks = [block for number in missing for block in _blocks(plan, number)]
-    canvases = _canvases(plan, missing, run_tasks)
-    tasks = (
-        partial(
-            compute_rows,
-            str(plan.images),
-            list(plan.keys[rows]),
-            plan.map_function,
-            tuple(plan.folders),
-            plan.max_side,
-            canvases[number],
-            plan.compression,
-        )
-        for number, rows in blocks
+    bar = partial(
+        tqdm,
+        total=sum(plan.rows(number).stop - plan.rows(number).start for number in missing),
+        unit=" images",
+        smoothing=0.05,
+        disable=None if show_progress is None else not show_progress,
     )
-    results = run_tasks(tasks)
-    images = sum(rows.stop - rows.start for _, rows in blocks)
-    hidden = None if show_progress is None else not show_progress  # None: where it is no terminal
-    progress = tqdm(total=images, unit=" images", smoothing=0.05, disable=hidden)
-    with progress:
+    canvases = _canvases(plan, missing, run_tasks, bar)
+    blocks = (
+        Block(plan.keys[rows], canvases[number])
+        for number in missing
+        for rows in _block_rows(plan, number)
+    )
+    results = (compute_blocks or compute_on_workers)(plan, blocks, run_tasks)
+    with closing(results), bar() as progress:
         for number in missing:
             _write_shard(plan, number, canvases[number], attributes, results, summary, progress)
-    for folder in plan.folders.values():
-        there = {int(path.stem.rpartition("-")[2]) for path in shard_paths(folder)}
+    for method, folder in plan.folders.items():
+        there = shard_paths(folder)
+        if plan.overwrite and plan.parts > 1:  # the others may not have overwritten theirs yet
+            there = [path for path in there if not _difference(plan, method, digest, path)]
         absent = plan.shard_count - len(there)
         summary.shards_missing = max(summary.shards_missing, absent)
         if not absent:
             build_index(folder)
     return summary
+
+
+def compute_on_workers(
+    plan: Plan, blocks: Iterable[Block], run_tasks: RunTasks
+) -> Generator[list[Row]]:
+    """Decode, compute and compress in the workers."""
+    return run_tasks(
+        partial(
+            compute_rows,
+            plan.root,
+            list(block.keys),
+            plan.map_function,
+            tuple(plan.folders),
+            plan.max_side,
+            block.canvas,
+            plan.compression,
+        )
+        for block in blocks
+    )
 
 
 def _prepare(plan: Plan, method: str, folder: Path, digest: str) -> None:
@@ -217,7 +262,7 @@ def _prepare(plan: Plan, method: str, folder: Path, digest: str) -> None:
             continue
         if plan.overwrite and plan.parts > 1:
             continue  # another part's to overwrite
-        difference = _difference(plan, method, digest, number, path)
+        difference = _difference(plan, method, digest, path)
         if difference:
             raise UserError(
                 f"{str(folder)!r} already holds shards {difference}; choose another OUT, "
@@ -225,7 +270,7 @@ def _prepare(plan: Plan, method: str, folder: Path, digest: str) -> None:
             )
 
 
-def _difference(plan: Plan, method: str, digest: str, number: int, path: Path) -> str | None:
+def _difference(plan: Plan, method: str, digest: str, path: Path) -> str | None:
     """Say in what way an existing shard is not one of the plan's, or None if it is."""
     header = read_header(path)
     if header.method != method:
@@ -237,29 +282,59 @@ def _difference(plan: Plan, method: str, digest: str, number: int, path: Path) -
         there, wanted = header.parameters.get(name), recorded.get(name)
         if there != wanted:
             return f"made with {name} {there!r}, not {wanted!r}"
-    rows = plan.rows(number)
+    rows = plan.rows(header.number)
     if header.count != plan.shard_count or header.images != rows.stop - rows.start:
         return f"of another --shard-size ({header.count} shards, not {plan.shard_count})"
     return None
 
 
-def _blocks(plan: Plan, number: int) -> Iterator[tuple[int, slice]]:
-    """Cut a shard's rows into tasks."""
+def _missing_methods(plan: Plan, number: int) -> list[str]:
+    """The methods whose shard of this number is not there."""
+    name = shard_name(number)
+    return [method for method, folder in plan.folders.items() if not (folder / name).exists()]
+
+
+def _count_kept(plan: Plan, number: int, summary: Summary) -> None:
+    """Count the images of a shard that an earlier run has finished."""
+    statuses = []
+    for folder in plan.folders.values():
+        with open_shard(folder / shard_name(number)) as file:
+            statuses.append(file["status"][:])
+            errors = file["error"].asstr()[:]  # alike in all
+    keys = plan.keys[plan.rows(number)]
+    for key, status, error in zip(keys, np.min(statuses, axis=0), errors, strict=True):
+        summary.count(key, Status(status), error)
+    summary.shards_kept += 1
+
+
+def _block_rows(plan: Plan, number: int) -> Iterator[slice]:
+    """Cut a shard's rows into blocks."""
     rows = plan.rows(number)
     for start in range(rows.start, rows.stop, _BLOCK):
-        yield number, slice(start, min(start + _BLOCK, rows.stop))
+        yield slice(start, min(start + _BLOCK, rows.stop))
 
 
-def _canvases(plan: Plan, numbers: list[int], run_tasks: RunTasks) -> dict[int, int]:
+def _canvases(
+    plan: Plan, numbers: list[int], run_tasks: RunTasks, bar: Callable[..., tqdm]
+) -> dict[int, int]:
     """Choose each shard's raster side: the cap, or else the longest side among its images."""
     if plan.max_side:
         return dict.fromkeys(numbers, plan.max_side)
     canvases = dict.fromkeys(numbers, 1)
-    blocks = [block for number in numbers for block in _blocks(plan, number)]
-    tasks = (partial(longest_side, str(plan.images), list(plan.keys[rows])) for _, rows in blocks)
-    for (number, _), longest in zip(blocks, run_tasks(tasks), strict=True):
-        canvases[number] = max(canvases[number], longest)
+    tasks = (
+        partial(_longest_side, plan.root, number, list(plan.keys[rows]))
+        for number in numbers
+        for rows in _block_rows(plan, number)
+    )
+    with closing(run_tasks(tasks)) as results, bar(desc="image sizes") as progress:
+        for number, longest, images in results:
+            canvases[number] = max(canvases[number], longest)
+            progress.update(images)
     return canvases
+
+
+def _longest_side(images: str, number: int, keys: list[str]) -> tuple[int, int, int]:
+    return number, longest_side(images, keys), len(keys)
 
 
 def _write_shard(
@@ -271,119 +346,38 @@ def _write_shard(
     summary: Summary,
     progress: tqdm,
 ) -> None:
-    """Write one shard of each method from the next results."""
+    """Write one shard of each method that lacks it from the next results."""
     keys = plan.keys[plan.rows(number)]
-    writers: dict[str, ShardWriter] = {}
-    try:
-        for method, folder in plan.folders.items():
-            writers[method] = ShardWriter(
-                folder / shard_name(number),
-                number,
-                plan.shard_count,
-                keys,
-                canvas,
-                plan.compression,
-                {**attributes, "method": method},
+    with ExitStack() as writing:
+        writers = {
+            method: writing.enter_context(
+                ShardWriter(
+                    plan.folders[method] / shard_name(number),
+                    number,
+                    plan.shard_count,
+                    keys,
+                    canvas,
+                    plan.compression,
+                    {**attributes, "method": method},
+                )
             )
+            for method in _missing_methods(plan, number)
+        }
         row = 0
         while row < len(keys):
             for result in next(results):
                 for method, writer in writers.items():
-                    chunk = result.chunks[method] if result.chunks is not None else None
+                    chunk, status = result.chunks.get(method), result.statuses[method]
                     writer.write(
-                        row, chunk, result.mask_size, result.image_size, result.status, result.error
+                        row, chunk, result.mask_size, result.image_size, status, result.error
                     )
-                    summary.mask_bytes += len(chunk.data) if chunk is not None else 0
-                summary.statuses[result.status] += 1
-                if result.error and len(summary.failures) < 5:
-                    summary.failures.append((keys[row], result.error))
+                    if chunk is not None:
+                        summary.masks += 1
+                        summary.mask_bytes += len(chunk.data)
+                summary.count(keys[row], min(result.statuses.values()), result.error)
+                summary.images += 1
                 row += 1
                 progress.update()
         for writer in writers.values():
             writer.commit()
-        summary.shards_written += 1
-    finally:
-        for writer in writers.values():
-            writer.abort()
-
-
-# In the workers ---------------------------------------------------------------------------------
-
-
-def compute_rows(
-    images: str,
-    keys: list[str],
-    map_function: MapFunction,
-    methods: tuple[str, ...],
-    max_side: int,
-    canvas: int,
-    compression: str,
-) -> list[Row]:
-    """Decode, compute and compress some images. One that fails is a row with a reason."""
-    encoder = _encoder(canvas, compression)
-    return [
-        _compute_row(key_path(images, key), map_function, methods, max_side, encoder)
-        for key in keys
-    ]
-
-
-def _compute_row(
-    path: str,
-    map_function: MapFunction,
-    methods: tuple[str, ...],
-    max_side: int,
-    encoder: ChunkEncoder,
-) -> Row:
-    try:
-        image, image_size = decode(path, max_side)
-    except UnreadableImage as reason:
-        return Row(None, (0, 0), (0, 0), Status.UNREADABLE, str(reason))
-    try:
-        maps, flat = map_function(image)
-        chunks = {name: encoder.encode(to_uint8(maps[name])) for name in methods}
-    except Exception as error:  # one odd image must not end hours of work
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return Row(None, (0, 0), image_size, Status.FAILED, reason)
-    status = Status.FLAT if flat else Status.OK
-    return Row(chunks, image.shape[:2], image_size, status, "")
-
-
-def longest_side(images: str, keys: list[str]) -> int:
-    """The longest side among some images, from their headers; unreadable ones count as 1."""
-    longest = 1
-    for key in keys:
-        try:
-            longest = max(longest, *read_size(key_path(images, key)))
-        except UnreadableImage:
-            continue
-    return longest
-
-
-def to_uint8(saliency: np.ndarray) -> np.ndarray:
-    """Quantise a map, float in [0, 1], to uint8, halves rounded up as MATLAB does."""
-    return np.floor(saliency * 255 + 0.5).astype(np.uint8)
-
-
-@cache
-def _encoder(canvas: int, compression: str) -> ChunkEncoder:
-    return ChunkEncoder(canvas, compression)
-
-
-def software_versions() -> dict[str, str]:
-    """Versions of what shapes a mask."""
-    names = {
-        "dilo": "dilo",
-        "h5py": "h5py",
-        "numba": "numba",
-        "numpy": "numpy",
-        "opencv": "opencv-contrib-python-headless",
-        "pillow": "pillow",
-        "scipy": "scipy",
-    }
-    versions = {"python": platform.python_version()}
-    for name, distribution in names.items():
-        try:
-            versions[name] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "unknown"
-    return versions
+    summary.shards_written += 1

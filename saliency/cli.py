@@ -10,7 +10,9 @@ import click
 
 from data.errors import UserError
 from data.images import list_images
+from data.keys import printable
 from data.shards import Status
+from saliency.learned_options import LEARNED, build_method, check_options, learned_options
 
 UNSUPERVISED = ("rbd", "mc", "gs")
 
@@ -19,8 +21,11 @@ def parse_methods(context: click.Context, parameter: click.Parameter, text: str)
     """Read a comma-separated list of methods."""
     methods = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",")))
     for name in methods:
-        if name not in UNSUPERVISED:
-            raise UserError(f"--method {name}: choose from {', '.join(UNSUPERVISED)}.")
+        if name not in UNSUPERVISED + LEARNED:
+            known = ", ".join(UNSUPERVISED + LEARNED)
+            raise UserError(f"--method {name}: choose from {known}.")
+        if name in LEARNED and len(methods) > 1:
+            raise UserError(f"--method {text}: {name} goes alone; run it by itself.")
     return methods
 
 
@@ -59,7 +64,8 @@ def parse_superpixels(context: click.Context, parameter: click.Parameter, text: 
     show_default=True,
     callback=parse_methods,
     help="rbd, mc or gs; or several, as in rbd,gs: these share superpixels and decoding, and each "
-    "method's shards go into a folder of its name below OUT.",
+    "method's shards go into a folder of its name below OUT. Or, with --weights, basnet, cam or "
+    "gradient.",
 )
 @click.option(
     "--max-side",
@@ -127,7 +133,10 @@ def parse_superpixels(context: click.Context, parameter: click.Parameter, text: 
     help="Where the workers are. Dask and Ray: pip install 'dilo[dask]' or 'dilo[ray]'.",
 )
 @click.option("--scheduler", metavar="ADDRESS", help="Of a running Dask scheduler or Ray head.")
+@learned_options
+@click.pass_context
 def main(
+    context: click.Context,
     images: Path,
     out: Path,
     methods: tuple[str, ...],
@@ -144,6 +153,7 @@ def main(
     max_failures: float,
     backend: str,
     scheduler: str | None,
+    **learned,
 ) -> None:
     """Compute a saliency mask for every image below IMAGES, into mask shards in OUT.
 
@@ -152,62 +162,54 @@ def main(
     result with mask-shards.
 
     \b
-    Example:
+    Examples:
       saliency-compute photos masks --method rbd
+      saliency-compute photos masks --method basnet --weights basnet.pth
       mask-shards gallery masks --images photos -o gallery.html
     """
     if jobs == 0:
         raise UserError("--jobs 0: give the number of processes, or -1 for one a core.")
-    signal.signal(signal.SIGTERM, _interrupt)
+    if not check_options(context, methods):
+        learned = None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup, or & in a script, set it
+            signal.signal(number, _interrupt)
     try:
         _run(
             images, out, methods, max_side, superpixels, remove_frame, follow_edges, jobs, part,
-            shard_size, compression, limit, overwrite, max_failures, backend, scheduler,
+            shard_size, compression, limit, overwrite, max_failures, backend, scheduler, learned,
         )  # fmt: skip
     except KeyboardInterrupt as interruption:
         click.echo(
             "\nStopped. Finished shards are kept: run the same command again to go on.", err=True
         )
-        _leave(143 if interruption.args == (signal.SIGTERM,) else 130)
+        sys.exit(128 + interruption.args[0])
 
 
 def _run(
     images, out, methods, max_side, superpixels, remove_frame, follow_edges, jobs, part,
-    shard_size, compression, limit, overwrite, max_failures, backend, scheduler,
+    shard_size, compression, limit, overwrite, max_failures, backend, scheduler, learned,
 ) -> None:  # fmt: skip
     from saliency.batch import Plan, make_shards
-    from saliency.unsupervised import (
-        SuperpixelCount,
-        compile_kernels,
-        compute,
-        kernels_are_compiled,
-    )
     from saliency.workers import Workers
 
-    keys = list_images(images)
-    if limit is not None:
-        keys = keys[:limit]
-    if not kernels_are_compiled():
-        click.echo("Compiling the kernels, once after installation (about 15 s) ...", err=True)
-    compile_kernels(methods)
+    everything = list_images(images)
+    keys = everything if limit is None else everything[:limit]
+    method, map_function = None, None
+    if learned is None:
+        map_function, parameters = _unsupervised(methods, superpixels, remove_frame, follow_edges)
+    else:
+        method, parameters = build_method(methods[0], everything, **learned)
     plan = Plan(
         images=images,
         keys=keys,
         folders={name: out / name if len(methods) > 1 else out for name in methods},
         parameters={
             "max_side": max_side,
-            "superpixels": superpixels,
-            "remove_frame": remove_frame,
-            "follow_edges": follow_edges,
+            **parameters,
             "orientation": "upright (EXIF applied)",
         },
-        map_function=partial(
-            compute,
-            methods=methods,
-            superpixels=SuperpixelCount.parse(superpixels),
-            remove_frame=remove_frame,
-            follow_edges=follow_edges,
-        ),
+        map_function=map_function,
         max_side=max_side,
         shard_size=shard_size,
         compression=compression,
@@ -216,17 +218,25 @@ def _run(
         overwrite=overwrite,
     )
     workers = Workers(jobs, backend, scheduler)
+    stage = None
+    if method is not None:
+        from saliency.learned import LearnedStage
+
+        stage = LearnedStage(method, workers.jobs)
+    where = "" if method is None else f" on {method.device}"
     click.echo(
-        f"{len(keys)} images, method {', '.join(methods)}, {plan.shard_count} shards of up to "
-        f"{shard_size}, {workers.jobs} workers",
+        f"{len(keys)} images, method {', '.join(methods)}{where}, {plan.shard_count} shards of up "
+        f"to {shard_size}, {workers.jobs} workers",
         err=True,
     )
     started = time.monotonic()
     try:
-        summary = make_shards(plan, workers.run)
+        summary = make_shards(plan, workers.run, compute_blocks=stage)
     finally:
         workers.close()
-    click.echo(_report(summary, out, len(methods), time.monotonic() - started))
+    click.echo(_report(summary, out, time.monotonic() - started))
+    if stage is not None and summary.images:
+        click.echo(f"{method.device} waited for images {stage.waiting_share:.0%} of the time.")
     if summary.rows and summary.failed / summary.rows > max_failures:
         click.echo(
             f"{summary.failed} of {summary.rows} images have no mask, more than --max-failures "
@@ -236,20 +246,52 @@ def _run(
         sys.exit(1)
 
 
-def _report(summary, out: Path, methods: int, seconds: float) -> str:
+def _unsupervised(
+    methods: tuple[str, ...], superpixels: str, remove_frame: bool, follow_edges: bool
+) -> tuple[partial, dict]:
+    """The map function of these methods, compiled, and what of it shapes a mask."""
+    from saliency.refine import check_contrib
+    from saliency.unsupervised import (
+        SuperpixelCount,
+        compile_kernels,
+        compute,
+        kernels_are_compiled,
+    )
+
+    if follow_edges:
+        check_contrib()
+    if not kernels_are_compiled():
+        click.echo("Compiling the kernels, once after installation (about 15 s) ...", err=True)
+    compile_kernels(methods)
+    map_function = partial(
+        compute,
+        methods=methods,
+        superpixels=SuperpixelCount.parse(superpixels),
+        remove_frame=remove_frame,
+        follow_edges=follow_edges,
+    )
+    return map_function, {
+        "superpixels": superpixels,
+        "remove_frame": remove_frame,
+        "follow_edges": follow_edges,
+    }
+
+
+def _report(summary, out: Path, seconds: float) -> str:
     """The closing lines: what was made, what failed, what is still missing."""
     lines = []
     if summary.shards_kept:
         lines.append(f"{summary.shards_kept} shards were there already.")
-    if summary.rows:
-        masks = (summary.rows - summary.failed) * methods
-        each = summary.mask_bytes / max(1, masks) / 1024
+    if summary.images:
+        each = summary.mask_bytes / max(1, summary.masks) / 1024
         lines.append(
-            f"{masks} masks in {seconds:.1f} s ({summary.rows / seconds:.1f} images/s), "
-            f"{each:.1f} KB a mask, in {out}"
+            f"{summary.masks} masks in {seconds:.1f} s ({summary.images / seconds:.1f} images/s), "
+            f"{each:.1f} KB a mask, in {printable(str(out))}"
         )
     if summary.statuses[Status.FLAT]:
-        lines.append(f"{summary.statuses[Status.FLAT]} images are flat: their masks are zero.")
+        lines.append(
+            f"{summary.statuses[Status.FLAT]} images have an empty mask: nothing stands out."
+        )
     if summary.failed:
         lines.append(f"{summary.failed} images have no mask; the first of them:")
         lines += [f"  {key!r}: {reason}" for key, reason in summary.failures]
@@ -262,12 +304,7 @@ def _report(summary, out: Path, methods: int, seconds: float) -> str:
 
 
 def _interrupt(number: int, frame: object) -> None:
+    """Stop by an exception, once: a second Ctrl-C must not disturb the cleaning up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt(number)
-
-
-def _leave(code: int) -> None:
-    """Exit without waiting for workers in the middle of a task."""
-    from joblib.externals.loky import get_reusable_executor
-
-    get_reusable_executor().shutdown(wait=True, kill_workers=True)
-    sys.exit(code)

@@ -152,10 +152,9 @@ def compute(
     superpixels: SuperpixelCount,
     remove_frame: bool,
     follow_edges: bool,
-) -> tuple[dict[str, np.ndarray], bool]:
+) -> dict[str, np.ndarray]:
     """What the batch stage calls for each image; see `saliency_maps`."""
-    maps = saliency_maps(image, methods, superpixels, remove_frame, follow_edges)
-    return maps.by_method, maps.flat
+    return saliency_maps(image, methods, superpixels, remove_frame, follow_edges).by_method
 
 
 def kernels_are_compiled() -> bool:

@@ -1,13 +1,21 @@
 """Where tasks run: this process, joblib's processes, or a Dask or Ray cluster."""
 
 import contextlib
+import multiprocessing.resource_tracker
 import os
-from collections.abc import Callable, Iterable, Iterator
+import pkgutil
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
 import cv2
 import joblib
+from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.backend import resource_tracker
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from threadpoolctl import threadpool_limits
 
@@ -47,9 +55,11 @@ class Workers:
             self._connect_dask(scheduler)
         elif backend == "ray":
             self._connect_ray(scheduler)
+        elif self.jobs > 1:
+            self._close.callback(_kill_processes)
         self._backend = {"processes": "loky"}.get(backend, backend)
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Any]:
+    def run(self, tasks: Iterable[Task]) -> Generator[Any]:
         """Yield each task's result, in order, while later tasks already run.
 
         Raises
@@ -60,23 +70,45 @@ class Workers:
         if self.jobs == 1 and self._backend == "loky":
             yield from (single_threaded(task) for task in tasks)
             return
-        settings = {"inner_max_num_threads": 1} if self._backend == "loky" else {}
-        with joblib.parallel_config(self._backend, n_jobs=self.jobs, **settings):
-            try:
-                if self._backend == "ray":  # its backend gives no results before the last
-                    calls = map(_call, tasks)
-                    while some := list(islice(calls, 16 * self.jobs)):
-                        yield from joblib.Parallel()(some)
-                else:
-                    yield from joblib.Parallel(
+        try:
+            if self._backend == "ray":  # its backend gives no results before the last
+                yield from self._run_in_batches(tasks)
+            else:
+                with self._configuration(), _signals_held_from_children():
+                    results = joblib.Parallel(
                         return_as="generator", batch_size=1, pre_dispatch="3*n_jobs"
                     )(map(_call, tasks))
-            except BrokenProcessPool:
-                raise UserError(
-                    "a worker process was killed (out of memory?); run the same command again, "
-                    f"with fewer than --jobs {self.jobs} if it happens again: it goes on where it "
-                    "stopped."
-                ) from None
+                try:
+                    for result in results:  # noqa: UP028 - `yield from` would close it first
+                        yield result
+                finally:
+                    with warnings.catch_warnings():  # of tasks that are given up
+                        warnings.simplefilter("ignore")
+                        results.close()
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was killed (out of memory?); run the same command again, "
+                f"with fewer than --jobs {self.jobs} if it happens again: it goes on where it "
+                "stopped."
+            ) from None
+
+    def _run_in_batches(self, tasks: Iterable[Task]) -> Iterator[Any]:
+        calls = map(_call, tasks)
+        with self._configuration():
+            parallel = joblib.Parallel()
+        while some := list(islice(calls, 16 * self.jobs)):
+            yield from parallel(some)
+
+    def _configuration(self) -> joblib.parallel_config:
+        if self._backend != "loky":
+            return joblib.parallel_config(self._backend, n_jobs=self.jobs)
+        return joblib.parallel_config(
+            "loky",
+            n_jobs=self.jobs,
+            inner_max_num_threads=1,
+            initializer=_begin_worker,
+            initargs=(os.getpid(),),
+        )
 
     def _connect_dask(self, scheduler: str | None) -> None:
         try:
@@ -92,6 +124,11 @@ class Workers:
         except (OSError, TimeoutError, ValueError) as error:
             raise UserError(_no_answer("Dask", scheduler, error)) from None
         self._close.callback(client.close)
+        try:
+            client.run_on_scheduler(pkgutil.resolve_name, "saliency.rows:compute_rows")
+            client.run(pkgutil.resolve_name, "saliency.rows:compute_rows")
+        except (ImportError, AttributeError):  # without it, dask would wait for ever
+            raise UserError(_not_installed("Dask", scheduler)) from None
         self.jobs = max(1, sum(client.nthreads().values()))
 
     def _connect_ray(self, scheduler: str | None) -> None:
@@ -101,7 +138,12 @@ class Workers:
         except ImportError:
             raise UserError(_missing("ray")) from None
         try:
-            ray.init(scheduler, num_cpus=None if scheduler else self.jobs, log_to_driver=False)
+            ray.init(
+                scheduler,
+                num_cpus=None if scheduler else self.jobs,
+                log_to_driver=False,
+                logging_level="error",
+            )
         except (ConnectionError, ValueError) as error:
             raise UserError(_no_answer("Ray", scheduler, error)) from None
         register_ray()
@@ -109,7 +151,7 @@ class Workers:
         self.jobs = max(1, int(ray.cluster_resources().get("CPU", 1)))
 
     def close(self) -> None:
-        """Disconnect from a cluster."""
+        """End the worker processes, in the middle of a task too, or disconnect from a cluster."""
         self._close.close()
 
 
@@ -134,6 +176,43 @@ def _limit_threads() -> None:
         _limits = threadpool_limits(1)  # of BLAS and OpenMP, for the rest of the process
 
 
+@contextlib.contextmanager
+def _signals_held_from_children() -> Iterator[None]:
+    """Start processes to which a terminal's Ctrl-C, or a batch system's SIGTERM, does nothing.
+
+    Both reach the workers too, and these would print tracebacks or die before the parent has said
+    what happens. The parent ends them; see also `_begin_worker`. A process inherits the mask of
+    blocked signals; this one's are only delayed.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # before, because starting these sets the mask too
+    multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin_worker(parent: int) -> None:
+    """In a worker: leave signals to the parent, and end soon after it where it was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _kill_processes() -> None:
+    get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
+
+
 def _call(task: Task) -> tuple:
     return joblib.delayed(single_threaded)(task)
 
@@ -145,3 +224,10 @@ def _missing(package: str) -> str:
 def _no_answer(name: str, scheduler: str | None, error: Exception) -> str:
     reason = " ".join(str(error).split())
     return f"--scheduler {scheduler}: no {name} cluster answers ({reason}); check the address."
+
+
+def _not_installed(name: str, scheduler: str | None) -> str:
+    return (
+        f"--scheduler {scheduler}: the machines of this {name} cluster do not have DiLo; "
+        "install it there too, in the same version."
+    )

@@ -1,4 +1,4 @@
-"""Sources of backgrounds, and the pool: only quiet crops, whole or not at all, never overwritten."""
+"""Sources of backgrounds; the pool: quiet crops, whole or not at all, never overwritten."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_sample_box_shrinks_antialiased(size):
 
 
 def test_sample_box_of_a_ramp_is_exact():
-    """A linear ramp stays one under bilinear sampling, at any box: the half-pixel centres are right."""
+    """A linear ramp stays one under bilinear sampling: the half-pixel centres are right."""
     ramp = np.broadcast_to(np.uint8(np.arange(0, 200, 2)), (50, 100))
     sampled = sample_box(ramp, (5.5, 10.25, 30.0, 60.0), (40, 40))
     expected = 2 * (10.25 + (np.arange(40) + 0.5) * 60 / 40 - 0.5)

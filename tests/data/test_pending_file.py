@@ -2,20 +2,24 @@
 
 import errno
 import os
+import re
+import subprocess
+import sys
 
 import h5py
 import numpy as np
 import pytest
 
 from data.errors import UserError
-from data.pending_file import PendingFile
+from data.pending_file import PendingFile, remove_if_stale
 
 
 def test_appears_only_when_published(tmp_path):
     path = tmp_path / "new" / "a.bin"
     file = PendingFile(path)
     file.write(b"hello")
-    assert [p.name for p in path.parent.iterdir()] == [f".a.bin.{os.getpid()}.tmp"]
+    (temporary,) = path.parent.iterdir()
+    assert re.fullmatch(r"\.a\.bin\.[0-9a-f]{8}\.tmp", temporary.name)
     file.publish()
     assert path.read_bytes() == b"hello"
     assert list(path.parent.iterdir()) == [path]
@@ -72,3 +76,33 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be written"):
         PendingFile(tmp_path / "file" / "a.bin")
+
+
+def test_only_a_dead_writers_file_is_stale(tmp_path):
+    program = (
+        "import sys; from data.pending_file import PendingFile;"
+        "file = PendingFile(sys.argv[1]); print(file.temporary, flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, tmp_path / "a.bin"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    temporary = tmp_path / process.stdout.readline().strip()
+    assert not remove_if_stale(temporary)
+    assert temporary.exists()
+    process.kill()
+    process.wait()
+    assert remove_if_stale(temporary)
+    assert not temporary.exists()
+    assert not remove_if_stale(temporary)
+
+
+def test_without_locks_a_file_goes_unless_certainty_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.pending_file.fcntl", None)
+    file = PendingFile(tmp_path / "a.bin")
+    assert not remove_if_stale(file.temporary, certain=True)
+    assert remove_if_stale(file.temporary)
+    file.discard()
+    assert not list(tmp_path.iterdir())

@@ -77,6 +77,23 @@ def test_own_checkpoint_and_run_folder(tmp_path, resnet):
         assert len(loaded.source.sha256) == 64
 
 
+def test_unfinished_run_gives_its_newest_checkpoint(tmp_path, resnet):
+    run = tmp_path / "checkpoints"
+    run.mkdir()
+    for step, shift in ((10, 1.0), (20, 0.0)):
+        state = {
+            f"encoder.backbone.{key}": value + shift if key == "conv1.weight" else value
+            for key, value in resnet.state_dict().items()
+            if not key.startswith("fc.")
+        }
+        state["encoder.head.0.weight"] = torch.zeros(128, 512)
+        content = {"step": step, "method": state, "optimizer": {"state": {}}}
+        torch.save(content, run / f"checkpoint-{step:08d}.pt")
+    loaded = load_checkpoint(tmp_path)
+    assert same_backbone(loaded.model, resnet)
+    assert loaded.source.stripped_prefix == "encoder.backbone."
+
+
 def test_own_alexnet_is_the_one_with_batch_norm(tmp_path):
     state = networks.build("alexnet_bn").state_dict()
     content = {"format": "dilo-backbone", "arch": "alexnet", "state_dict": state, "config": "{}"}

@@ -187,7 +187,7 @@ def test_preview_shows_the_stages(images):
 
 
 def test_batched_augmentation_compiles_without_breaks():
-    """No graph break: nothing in it looks at data. (Lowered by AOT eager: no C++ compiler needed.)"""
+    """No graph break: nothing in it looks at data. (AOT eager needs no C++ compiler.)"""
     recipe = moco_v2(16)
     module = DeviceAugment(recipe, image_by_image=False)
     images = torch.rand(5, 3, 16, 16)

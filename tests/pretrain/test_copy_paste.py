@@ -199,8 +199,8 @@ def paste_whole(image, mask, level_or_texture, blurred, sigma, offset):
 def test_cropping_first_equals_pasting_first(tmp_path, textures, image_size, blend, background):
     """The loader's crops, composited by the device's module, against paste, crop, resize.
 
-    On gray, the mean difference is below half a level of 255, and 99% of the pixels are within 8: what
-    remains is interpolation of the mask. On textures, which here are resampled once and there
+    On gray, the mean difference is below half a level of 255, and 99% of the pixels are within 8:
+    what remains is interpolation of the mask. On textures, which here are resampled once and there
     twice, the mean is below 4 and 99% are within 20: gravel and grass are all edges.
     """
     images = tmp_path / "images"
@@ -236,3 +236,23 @@ def test_cropping_first_equals_pasting_first(tmp_path, textures, image_size, ble
         assert (
             np.abs(batch["image"][row, 0].numpy() - expected.permute(1, 2, 0).numpy()).mean() > 10
         )
+
+
+def test_the_docstrings_example_runs():
+    import doctest
+
+    import pretrain.copy_paste
+
+    result = doctest.testmod(pretrain.copy_paste)
+    assert result.attempted >= 5 and result.failed == 0
+
+
+def test_in_a_pipeline_of_v2(sample):
+    """Before random crops and flips, with and without the mask kept beside the image."""
+    image, mask = sample
+    after = [v2.RandomResizedCrop(64), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, True)]
+    assert v2.Compose([CopyPaste(), *after])((image, mask)).shape == (3, 64, 64)
+    labelled = v2.Compose([CopyPaste(), *after])((image, mask, 3))
+    assert labelled[0].shape == (3, 64, 64) and labelled[1] == 3
+    both = v2.Compose([CopyPaste(keep_mask=True), *after])(image, mask)
+    assert both[0].shape == (3, 64, 64) and both[1].shape[-2:] == (64, 64)

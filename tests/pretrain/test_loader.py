@@ -1,4 +1,4 @@
-"""Order, views and batches: the same for any number of workers, from any step; what the user did wrong."""
+"""Batches: the same for any number of workers, from any step; and what the user did wrong."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_pasting_needs_masks(photographs):
 
 def test_masks_of_another_folder_are_refused(photographs, tmp_path):
     write_masks(tmp_path, {"cat.jpg": (soft_mask((20, 20)), (20, 20))})
-    with pytest.raises(UserError, match="belong to another folder.*'cat.jpg'.*'class0/") as caught:
+    with pytest.raises(UserError, match=r"belong to another folder.*'cat.jpg'.*'class0/") as caught:
         build_loader(
             photographs.images,
             tmp_path,
@@ -222,7 +222,7 @@ def test_missing_masks_stop_unless_allowed(photographs, tmp_path):
         {failed: Status.FAILED, unreadable: Status.UNREADABLE},
     )
     arguments = {"recipe": RECIPE, "paste": PasteSettings(probability=1), "batch_size": 12}
-    with pytest.raises(UserError, match="3 of the 12 images .* have no mask") as caught:
+    with pytest.raises(UserError, match=r"3 of the 12 images .* have no mask") as caught:
         build_loader(photographs.images, tmp_path, **arguments)
     assert repr(absent) in caught.value.message
     loader = build_loader(photographs.images, tmp_path, allow_missing_masks=True, **arguments)
@@ -293,7 +293,7 @@ def test_a_folder_that_vanished_ends_the_run_with_a_sentence(photographs, tmp_pa
     shutil.copytree(photographs.images, images)
     loader = build_loader(images, recipe=RECIPE, batch_size=4)
     shutil.rmtree(images)
-    with pytest.raises(UserError, match="in a row .* cannot be read"):
+    with pytest.raises(UserError, match=r"in a row .* cannot be read"):
         batches(loader)
 
 
@@ -319,7 +319,7 @@ def test_worker_memory_is_flat(photographs):
 
 
 def test_interruptions_are_left_to_the_main_process(photographs):
-    """The workers survive the SIGTERM and SIGINT that a whole job receives, and end with `close`."""
+    """Workers survive the SIGTERM and SIGINT that a whole job receives; `close` ends them."""
     import signal
     import time
 
@@ -352,7 +352,8 @@ def test_a_program_that_never_closes_its_loader_ends(photographs):
 import sys
 from pretrain.loader import build_loader
 from pretrain.views import ViewRecipe
-loader = build_loader({str(photographs.images)!r}, recipe=ViewRecipe(image_size=16), batch_size=2, workers=1)
+recipe = ViewRecipe(image_size=16)
+loader = build_loader({str(photographs.images)!r}, recipe=recipe, batch_size=2, workers=1)
 steps = iter(loader)
 next(steps)
 sys.kept = steps

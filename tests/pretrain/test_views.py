@@ -1,8 +1,9 @@
-"""The recipes' parameters: their ranges, their distribution against torchvision's, their streams."""
+"""The recipes' parameters: ranges, distribution against torchvision's, streams."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -119,7 +120,7 @@ def test_table_1_adds_one_augmentation_a_row():
     assert rows[-1] == instdisc()
     changed = [
         [f.name for f in dataclasses.fields(a) if getattr(a, f.name) != getattr(b, f.name)]
-        for a, b in zip(rows, rows[1:], strict=False)
+        for a, b in itertools.pairwise(rows)
     ]
     assert changed == [["flip"], ["crop"], ["crop"], ["jitter"], ["gray"]]
     centre = draws(rows[0], count=20)

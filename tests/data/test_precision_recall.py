@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from evaluate.precision_recall import Curve, normalise, precision_recall
+from data.precision_recall import Curve, normalise, precision_recall
 
 
 def plain_precision_recall(saliency, truth):

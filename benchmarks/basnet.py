@@ -1,0 +1,136 @@
+"""How fast BASNet makes mask shards, and how long the device waits for images.
+
+    python -m benchmarks.basnet --images DIR [--weights basnet.pth] [--device cuda] [--jobs 8]
+
+Prints, as Markdown tables: milliseconds an image of each step, in one process; and images a second
+of the whole stage (decode, resize, network, stretch, resize, compress, write) with the share of
+the time for which the device waited. The last row has a network that costs nothing: what the
+workers could feed. Medians of several runs, all in one go: compare ratios, not runs.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from tabulate import tabulate
+
+from data.images import capped_size, decode, key_path, list_images
+from data.keys import Keys
+from data.shards import ChunkEncoder
+from saliency.basnet import BASNet, Predictor, load_basnet
+from saliency.basnet.method import BasnetMethod
+from saliency.basnet.preprocess import SIZE, preprocess
+from saliency.batch import Plan, make_shards
+from saliency.device import PRECISIONS, pick_device, pick_precision
+from saliency.learned import LearnedStage
+from saliency.rows import to_uint8
+from saliency.workers import Workers, usable_cores
+
+MAX_SIDE = 400
+
+
+class FreeNetwork(BasnetMethod):
+    """BASNet's work outside the network, with the input's first channel as the map."""
+
+    def compute(self, batch: torch.Tensor, keys: list[str]) -> torch.Tensor:
+        return batch[:, 0]
+
+
+def steps(images: Path, keys: Keys, method: BasnetMethod, repeat: int = 3) -> list[list]:
+    """Milliseconds an image of every step, one process and thread; the network by batches."""
+    encoder = ChunkEncoder(MAX_SIDE)
+    rows: dict[str, list[float]] = {}
+
+    def timed(name: str, function, *arguments):
+        started = time.perf_counter()
+        result = function(*arguments)
+        rows.setdefault(name, []).append(1000 * (time.perf_counter() - started))
+        return result
+
+    prepared = None
+    for key in list(keys)[:100]:
+        image, size = timed("decode", decode, key_path(images, key))
+        prepared = timed("resize, normalise", preprocess, image, SIZE)
+        soft = prepared[0] - prepared[0].min()
+        small = capped_size(size, MAX_SIDE)
+        saliency, _ = timed("stretch, resize back", method.finish, soft, prepared, small)
+        timed("compress", encoder.encode, to_uint8(saliency))
+    batch = torch.from_numpy(np.stack([prepared] * method.batch_size)).to(method.device)
+    method.compute(batch, []).cpu()
+    for _ in range(repeat):
+        started = time.perf_counter()
+        method.compute(batch, []).cpu()
+        milliseconds = 1000 * (time.perf_counter() - started) / method.batch_size
+        rows.setdefault("network", []).append(milliseconds)
+    return [[name, float(np.median(values))] for name, values in rows.items()]
+
+
+def stage(images: Path, keys: Keys, method: BasnetMethod, jobs: int) -> tuple[float, float]:
+    """Images a second of the whole stage, and the share of the time the device waited."""
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Plan(images, keys, {"basnet": Path(folder) / "masks"}, {}, max_side=MAX_SIDE)
+        compute = LearnedStage(method, jobs)
+        started = time.perf_counter()
+        make_shards(plan, Workers(1).run, show_progress=False, compute_blocks=compute)
+        return len(keys) / (time.perf_counter() - started), compute.waiting_share
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--images", required=True, type=click.Path(path_type=Path))
+@click.option("--weights", type=click.Path(path_type=Path), help="Random ones without.")
+@click.option("--width", default=1.0, show_default=True, help="Of the random network.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--precision", type=click.Choice(["auto", *PRECISIONS]), default="auto")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--jobs", type=click.IntRange(min=1), default=None, help="[default: one a core]")
+@click.option("--limit", type=click.IntRange(min=1), default=2000, show_default=True)
+@click.option("--repeat", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--compile", "compiled", is_flag=True)
+def main(
+    images: Path,
+    weights: Path | None,
+    width: float,
+    device: str,
+    precision: str,
+    batch_size: int,
+    jobs: int | None,
+    limit: int,
+    repeat: int,
+    compiled: bool,
+) -> None:
+    """Time BASNet's stage on the photographs in --images."""
+    keys = list_images(images)[:limit]
+    jobs = jobs or usable_cores()
+    place = pick_device(device)
+    dtype = pick_precision(precision, place)
+    network = load_basnet(weights) if weights is not None else BASNet(width)
+    predictor = Predictor(network, place, dtype, batch_size, compiled)
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else "CPU"
+    channels = network.inconv.out_channels
+    print(
+        f"{len(keys)} photographs, BASNet of {channels} channels at {SIZE}x{SIZE} on {name}, "
+        f"{str(dtype or torch.float32).split('.')[-1]}, batches of {batch_size}, {jobs} workers, "
+        f"PyTorch {torch.__version__}\n"
+    )
+    method = BasnetMethod(predictor)
+    print(tabulate(steps(images, keys, method), ["step", "ms an image"], "github", floatfmt=".2f"))
+    print()
+    stage(images, keys[: min(len(keys), batch_size)], method, jobs)  # caches, clocks, compilation
+    table = []
+    for label, what in (
+        ("BASNet", method),
+        ("a network that costs nothing", FreeNetwork(predictor)),
+    ):
+        runs = [stage(images, keys, what, jobs) for _ in range(repeat)]
+        rate, waiting = np.median(runs, axis=0)
+        share = f"{waiting:.1%}" if what is method else "-"
+        table.append([label, rate, rate / jobs, share])
+    headers = ["stage", "images/s", "images/s a worker", "device waits"]
+    print(tabulate(table, headers, "github", floatfmt=".1f"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""Photographs with their ground truth, resized, cropped and flipped as BASNet is trained."""
+
+import os
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from data.errors import UserError
+from data.images import UnreadableImage, decode, key_path, list_images
+from saliency.basnet.preprocess import normalise, resize_image
+
+
+class Pair(NamedTuple):
+    """The paths of a photograph and of its ground truth, and their common name."""
+
+    name: str
+    image: str
+    mask: str
+
+
+def list_pairs(
+    images: str | os.PathLike, masks: str | os.PathLike | None = None, argument: str = "IMAGES"
+) -> list[Pair]:
+    """List the photographs that have a ground truth, by name.
+
+    Parameters
+    ----------
+    images
+        A folder of photographs, or, without `masks`, a folder as DUTS is unpacked: `DUTS-TR` with
+        `DUTS-TR-Image` and `DUTS-TR-Mask` in it (any `<name>-Image` and `<name>-Mask`).
+    masks
+        A folder of ground truth: the same relative paths, with any extension.
+    argument
+        What the command line calls `images`, for errors.
+
+    Raises
+    ------
+    UserError
+        No such folders, a photograph without ground truth or the other way round.
+    """
+    if masks is None:
+        images, masks = _duts_folders(Path(images), argument)
+    found = {}
+    for role, folder in (("photograph", images), ("ground truth", masks)):
+        found[role] = {}
+        for key in list_images(folder):
+            name = str(PurePosixPath(key).with_suffix(""))
+            if name in found[role]:
+                raise UserError(
+                    f"{os.fspath(folder)!r} holds two files named {name!r} that differ in the "
+                    "extension only; remove one of them."
+                )
+            found[role][name] = key_path(folder, key)
+    for here, there, folder in (
+        ("photograph", "ground truth", masks),
+        ("ground truth", "photograph", images),
+    ):
+        alone = sorted(found[here].keys() - found[there].keys())
+        if alone:
+            raise UserError(
+                f"{len(alone)} of {len(found[here])} {here}s have no {there} in "
+                f"{os.fspath(folder)!r}, the first is {alone[0]!r}; files pair by name, without "
+                "the extension."
+            )
+    truth = found["ground truth"]
+    return [Pair(name, path, truth[name]) for name, path in found["photograph"].items()]
+
+
+def _duts_folders(root: Path, argument: str) -> tuple[Path, Path]:
+    for folder in sorted(root.glob("*-Image")):
+        masks = folder.with_name(folder.name.removesuffix("Image") + "Mask")
+        if folder.is_dir() and masks.is_dir():
+            return folder, masks
+    option = "--val-masks" if argument == "--val" else "--masks"
+    raise UserError(
+        f"{argument} {os.fspath(root)!r} has no folders <name>-Image and <name>-Mask as DUTS has; "
+        f"name the folder of ground truth with {option}."
+    )
+
+
+def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """Decode a photograph, uint8 (h, w, 3), and its ground truth, uint8 (h, w).
+
+    Raises
+    ------
+    UserError
+        One of the files cannot be decoded.
+    """
+    try:
+        image = decode(pair.image).image
+        mask = decode(pair.mask).image[..., 0]
+    except UnreadableImage as error:
+        raise UserError(
+            f"the pair {pair.name!r} ({pair.image}, {pair.mask}) cannot be read: {error}; "
+            "mend it or remove both files."
+        ) from None
+    return image, mask
+
+
+def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """Ground truth uint8 (h, w) to float32 (size, size) in [0, 1], nearest neighbour."""
+    resized = cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+    return resized.astype(np.float32) / (resized.max() or 1)
+
+
+class TrainingPairs(Dataset):
+    """Resize to a square, crop at random, flip at random; a function of (seed, epoch, index) only.
+
+    Parameters
+    ----------
+    pairs : list of Pair
+    resize : int
+        Side of the square that a photograph is resized to; 256 as published.
+    crop : int
+        Side of the random crop; 224 as published.
+    seed : int
+
+    Notes
+    -----
+    An item is asked for by (epoch, index), so that workers hold no state, and a resumed run draws
+    what the uninterrupted one would have drawn.
+    """
+
+    def __init__(self, pairs: list[Pair], resize: int = 256, crop: int = 224, seed: int = 0):
+        self.pairs = pairs
+        self.resize = resize
+        self.crop = crop
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The network's input (3, crop, crop) and its target (1, crop, crop), float32."""
+        epoch, index = place
+        random = np.random.default_rng((self.seed, epoch, index))
+        image, mask = read_pair(self.pairs[index])
+        inputs = normalise(resize_image(image, self.resize))
+        target = resize_mask(mask, self.resize)[None]
+        top, left = random.integers(0, self.resize - self.crop + 1, 2)
+        window = np.s_[:, top : top + self.crop, left : left + self.crop]
+        inputs, target = inputs[window], target[window]
+        if random.random() < 0.5:
+            inputs, target = inputs[..., ::-1], target[..., ::-1]
+        return torch.from_numpy(inputs.copy()), torch.from_numpy(target.copy())
+
+
+class EpochBatches:
+    """The batches of an epoch, as lists of (epoch, index): shuffled by (seed, epoch), no rest.
+
+    Parameters
+    ----------
+    images, batch_size, seed : int
+    epoch : int
+        From 0.
+    start : int
+        Batches of this epoch that are done already.
+    """
+
+    def __init__(self, images: int, batch_size: int, seed: int, epoch: int, start: int = 0):
+        order = np.random.default_rng((seed, epoch)).permutation(images)
+        whole = images // batch_size * batch_size  # batch norm dislikes a last batch of one image
+        rows = order[:whole].reshape(-1, batch_size)[start:]
+        self.batches = [[(epoch, int(index)) for index in row] for row in rows]
+
+    def __iter__(self):
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)

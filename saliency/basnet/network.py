@@ -1,0 +1,121 @@
+"""BASNet, the boundary-aware salient object detector of Qin et al. (CVPR 2019).
+
+References
+----------
+.. [1] X. Qin, Z. Zhang, C. Huang, C. Gao, M. Dehghan, M. Jagersand. "BASNet: Boundary-Aware
+   Salient Object Detection". CVPR 2019.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+from saliency.basnet.blocks import (
+    ConvolutionStages,
+    Refinement,
+    downsample,
+    residual_stage,
+    resize,
+)
+
+OUTPUTS = ("refined", "d1", "d2", "d3", "d4", "d5", "d6", "bridge")
+
+
+class BASNet(ConvolutionStages):
+    """A ResNet-34 encoder, a decoder with a side output at every level, and a refinement module.
+
+    With ``width=1`` it has 87,060,360 parameters and exactly the keys and shapes of the published
+    ``basnet.pth``.
+
+    Parameters
+    ----------
+    width : float
+        Multiplies every number of channels; 1 is the published network. ``1 / 8`` trains on a CPU.
+
+    Notes
+    -----
+    Any height and width from 32 up is accepted; the published network takes multiples of 32, for
+    which the two agree.
+    """
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+        c = base_channels(width)  # 64 as published
+        self.inconv = nn.Conv2d(3, c, 3, padding=1)
+        self.inbn = nn.BatchNorm2d(c)
+        self.encoder1 = residual_stage(c, c, blocks=3, stride=1)
+        self.encoder2 = residual_stage(c, 2 * c, blocks=4, stride=2)
+        self.encoder3 = residual_stage(2 * c, 4 * c, blocks=6, stride=2)
+        self.encoder4 = residual_stage(4 * c, 8 * c, blocks=3, stride=2)
+        for level in (5, 6):
+            for block in (1, 2, 3):
+                self.add_module(f"resb{level}_{block}", BasicBlock(8 * c, 8 * c))
+
+        for part in ("1", "m", "2"):
+            self.add(f"bg_{part}", 8 * c, 8 * c, dilation=2)
+
+        # level: channels in (the stage below and the encoder's skip), of the middle, out
+        for level, inputs, middle, outputs in (
+            (6, 16 * c, 8 * c, 8 * c),
+            (5, 16 * c, 8 * c, 8 * c),
+            (4, 16 * c, 8 * c, 4 * c),
+            (3, 8 * c, 4 * c, 2 * c),
+            (2, 4 * c, 2 * c, c),
+            (1, 2 * c, c, c),
+        ):
+            dilation = 2 if level == 6 else 1
+            self.add(f"{level}d_1", inputs, middle)
+            self.add(f"{level}d_m", middle, middle, dilation)
+            self.add(f"{level}d_2", middle, outputs, dilation)
+
+        side_inputs = {"b": 8, "6": 8, "5": 8, "4": 4, "3": 2, "2": 1, "1": 1}
+        for name, factor in side_inputs.items():
+            self.add_module(f"outconv{name}", nn.Conv2d(factor * c, 1, 3, padding=1))
+        self.refunet = Refinement(c)
+
+    def logits(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The eight outputs of `forward` before the sigmoid, float32, each (N, 1, H, W)."""
+        # Encoder, for 256x256: h1 256, h2 128, h3 64, h4 32, h5 16, h6 8 pixels a side.
+        h1 = self.encoder1(F.relu(self.inbn(self.inconv(x)), inplace=True))
+        h2 = self.encoder2(h1)
+        h3 = self.encoder3(h2)
+        h4 = self.encoder4(h3)
+        h5 = self.resb5_3(self.resb5_2(self.resb5_1(downsample(h4))))
+        h6 = self.resb6_3(self.resb6_2(self.resb6_1(downsample(h5))))
+        bridge = self.stage("bg", h6)
+
+        side = {"b": self.outconvb(bridge)}
+        decoded = bridge
+        for level, skip in zip((6, 5, 4, 3, 2, 1), (h6, h5, h4, h3, h2, h1), strict=True):
+            joined = torch.cat([resize(decoded, skip), skip], dim=1)
+            decoded = self.stage(f"{level}d", joined)
+            side[str(level)] = getattr(self, f"outconv{level}")(decoded)
+
+        # Half precision would leave 8 bits of the sum; the maps are compared and stretched later.
+        coarse = [resize(side[name].float(), x) for name in ("1", "2", "3", "4", "5", "6", "b")]
+        return (self.refunet(coarse[0]).float(), *coarse)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Saliency of a batch of preprocessed images.
+
+        Parameters
+        ----------
+        x : Tensor
+            (N, 3, H, W), preprocessed by `saliency.basnet.preprocess.normalise`.
+
+        Returns
+        -------
+        tuple of Tensor
+            Eight maps of probabilities, float32, each (N, 1, H, W): the refined one, the decoder's
+            from level 1 to 6, and the bridge's (`OUTPUTS`). Only the first is the prediction.
+        """
+        return tuple(torch.sigmoid(logits) for logits in self.logits(x))
+
+
+def base_channels(width: float) -> int:
+    """The channels of the first stage for a width multiplier; 64 for 1."""
+    channels = round(64 * width)
+    if channels < 1:
+        raise ValueError(f"width {width} leaves no channels; use 1/64 or more.")
+    return channels

@@ -1,0 +1,262 @@
+"""The training loop of BASNet: Adam on the hybrid loss, exact resume, validation, best model."""
+
+import csv
+import math
+import signal
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from data.checkpoint import load_newest, save, set_aside, write_atomically
+from data.errors import UserError
+from saliency.basnet.dataset import EpochBatches, Pair, TrainingPairs
+from saliency.basnet.loss import hybrid_loss
+from saliency.basnet.network import BASNet
+from saliency.basnet.pictures import plot_history, plot_predictions
+from saliency.basnet.predict import Predictor
+from saliency.basnet.settings import Settings
+from saliency.basnet.validation import validate
+from saliency.device import memory_for, memory_layout
+
+_SHOWN = 8  # photographs in a sheet of predictions
+_VALIDATION_BATCH = 16
+
+
+class Trainer:
+    """Train a BASNet into a folder.
+
+    The folder gets `checkpoint-*.pt` (two of them, for resuming), `last.pth` and `best.pth` (plain
+    state_dicts, for `saliency-compute`), `history.csv`, `curves.png`, `settings.json` and
+    `predictions/epoch-*.png`.
+
+    Parameters
+    ----------
+    network : BASNet
+    pairs, validation : list of Pair
+        Photographs to train on and to score; the second may be empty.
+    out : Path
+    settings : Settings
+    device : torch.device
+    precision : torch.dtype or None
+        Autocast to bfloat16; None trains in float32.
+    workers : int
+        Processes that decode and resize.
+    compiled : bool
+    """
+
+    def __init__(
+        self,
+        network: BASNet,
+        pairs: list[Pair],
+        validation: list[Pair],
+        out: Path,
+        settings: Settings,
+        device: torch.device,
+        precision: torch.dtype | None = None,
+        workers: int = 0,
+        compiled: bool = False,
+    ) -> None:
+        self.pairs, self.validation = pairs, validation
+        self.out, self.settings = out, settings
+        self.device, self.precision, self.workers = device, precision, workers
+        self.layout = memory_layout(device)
+        with memory_for(settings.batch_size, device):
+            self.network = network.to(device, memory_format=self.layout)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.lr)
+        self.forward = torch.compile(network.logits) if compiled else network.logits
+        self.steps_per_epoch = len(pairs) // settings.batch_size
+        if self.steps_per_epoch == 0:
+            raise UserError(
+                f"--batch-size {settings.batch_size} is more than the {len(pairs)} photographs to "
+                "train on; use a smaller one."
+            )
+        self.step = 0  # since the start of the run
+        self.loss_sum = 0.0  # of the epoch's steps so far
+        self.history: list[dict] = []
+        self.best = -math.inf
+        self.stop_signal: int | None = None
+
+    def resume(self) -> bool:
+        """Continue from the newest sound checkpoint of the folder; False when it has none."""
+        found = load_newest(self.out)
+        if found is None:
+            return False
+        for path, reason in found.damaged:
+            print(f"{path.name} is not used: {reason}", file=sys.stderr)
+        state = found.state
+        self.settings.check_resume(Settings.from_dict(state["settings"]), self.out)
+        set_aside(found)
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.loss_sum = state["step"], state["loss_sum"]
+        self.history, self.best = state["history"], state["best"]
+        return True
+
+    def save(self) -> None:
+        """Write a checkpoint from which `resume` continues exactly."""
+        state = {
+            "settings": asdict(self.settings),
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "loss_sum": self.loss_sum,
+            "history": self.history,
+            "best": self.best,
+        }
+        save(self.out, self.step, state)
+
+    def run(self) -> bool:
+        """Train to the end; False when a signal stopped it, after saving.
+
+        Raises
+        ------
+        UserError
+            The loss is not finite, a pair cannot be read, the memory is too small for the batch.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.settings.save(self.out / "settings.json")
+        before = {
+            number: signal.signal(number, self._remember)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            while self.step < self.settings.epochs * self.steps_per_epoch:
+                finished = self._epoch()
+                self.save()
+                if not finished:
+                    return False
+            return True
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @property
+    def stopped_by_terminate(self) -> bool:
+        """Whether SIGTERM, a scheduler's signal, stopped the run, and not Ctrl-C."""
+        return self.stop_signal == signal.SIGTERM
+
+    def _remember(self, number: int, frame: object) -> None:
+        self.stop_signal = number
+
+    def _epoch(self) -> bool:
+        """The rest of the current epoch; False when a signal came."""
+        epoch, done = divmod(self.step, self.steps_per_epoch)
+        started, first = time.monotonic(), done
+        self.network.train()
+        bar = tqdm(
+            total=self.steps_per_epoch,
+            initial=done,
+            desc=f"epoch {epoch + 1}/{self.settings.epochs}",
+            unit="step",
+            leave=False,
+            disable=not sys.stderr.isatty(),
+        )
+        with bar:
+            for inputs, target in self._loader(epoch, done):
+                loss = self._train_step(inputs, target)
+                self.step += 1
+                self.loss_sum += loss
+                done += 1
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.3f}")
+                if self.stop_signal is not None:
+                    break
+        if done < self.steps_per_epoch:
+            return False
+        images = (done - first) * self.settings.batch_size
+        row = {
+            "epoch": epoch + 1,
+            "loss": self.loss_sum / self.steps_per_epoch,
+            "max_f": None,
+            "mae": None,
+            "images_per_second": images / (time.monotonic() - started),
+        }
+        self.loss_sum = 0.0
+        last = epoch + 1 == self.settings.epochs
+        if last or (epoch + 1) % self.settings.validate_every == 0:
+            self._validate(row)
+        self.history.append(row)
+        self._report(row)
+        return self.stop_signal is None
+
+    def _loader(self, epoch: int, done: int) -> DataLoader:
+        s = self.settings
+        return DataLoader(
+            TrainingPairs(self.pairs, s.resize, s.crop, s.seed),
+            batch_sampler=EpochBatches(len(self.pairs), s.batch_size, s.seed, epoch, done),
+            num_workers=self.workers,
+            worker_init_fn=_calm_worker,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _train_step(self, inputs: torch.Tensor, target: torch.Tensor) -> float:
+        """One step of Adam on a batch; returns the loss."""
+        lr = self._learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with memory_for(self.settings.batch_size, self.device):
+            inputs = inputs.to(self.device, non_blocking=True, memory_format=self.layout)
+            target = target.to(self.device, non_blocking=True)
+            with torch.autocast(
+                self.device.type, dtype=self.precision, enabled=self.precision is not None
+            ):
+                logits = self.forward(inputs)
+            loss = hybrid_loss(logits, target)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            value = loss.item()
+        if not math.isfinite(value):
+            raise UserError(
+                f"the loss is {value} at step {self.step + 1}; --resume with a smaller --lr than "
+                f"{self.settings.lr} in another --out, or check the photographs."
+            )
+        self.optimizer.step()
+        return value
+
+    def _learning_rate(self) -> float:
+        if self.settings.schedule == "constant":
+            return self.settings.lr
+        progress = self.step / (self.settings.epochs * self.steps_per_epoch)
+        return self.settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def _validate(self, row: dict) -> None:
+        """Score the validation pairs into `row`, keep the best model, draw some predictions."""
+        predictor = Predictor(self.network, self.device, self.precision, _VALIDATION_BATCH)
+        size = self.settings.resize
+        shown = self.validation or self.pairs
+        chosen = np.linspace(0, len(shown) - 1, min(_SHOWN, len(shown))).astype(int)
+        sheet = self.out / "predictions" / f"epoch-{row['epoch']:04d}.png"
+        plot_predictions(predictor, [shown[i] for i in chosen], size, sheet)
+        if self.validation:
+            scores = validate(predictor, self.validation, size, self.workers)
+            row |= {"max_f": scores.max_f, "mae": scores.mae}
+            if scores.max_f > self.best:
+                self.best = scores.max_f
+                write_atomically(self.out / "best.pth", self._weights())
+        write_atomically(self.out / "last.pth", self._weights())
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {key: value.cpu().contiguous() for key, value in self.network.state_dict().items()}
+
+    def _report(self, row: dict) -> None:
+        text = f"epoch {row['epoch']:4d}  loss {row['loss']:.4f}"
+        if row["max_f"] is not None:
+            text += f"  max F {row['max_f']:.4f}  MAE {row['mae']:.4f}"
+        print(f"{text}  {row['images_per_second']:.1f} images/s", flush=True)
+        with open(self.out / "history.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            writer.writeheader()
+            writer.writerows(self.history)
+        plot_history(self.history, self.out / "curves.png")
+
+
+def _calm_worker(number: int) -> None:
+    """Workers leave Ctrl-C and a scheduler's SIGTERM, sent to all processes, to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,91 @@
+"""Max F and MAE of a network on photographs with ground truth, at the photographs' own size."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data.errors import UserError
+from data.precision_recall import Curve, normalise, precision_recall
+from saliency.basnet.dataset import Pair, read_pair
+from saliency.basnet.predict import Predictor
+from saliency.basnet.preprocess import preprocess, resize_map
+
+
+class ValidationPairs(Dataset):
+    """Network input, float32 (3, S, S), and ground truth, bool (h, w), of every pair."""
+
+    def __init__(self, pairs: list[Pair], size: int) -> None:
+        self.pairs = pairs
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        image, mask = read_pair(self.pairs[index])
+        truth = mask > 128
+        if not truth.any():
+            raise UserError(
+                f"the ground truth {self.pairs[index].mask} is empty, so its recall is undefined; "
+                "leave it out of the validation set."
+            )
+        return preprocess(image, self.size), truth
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of a set of images: the averaged precision-recall curve and the mean absolute error."""
+
+    curve: Curve
+    mae: float
+
+    @property
+    def max_f(self) -> float:
+        """The largest F (beta^2 = .3) over 256 thresholds, of averaged precision and recall."""
+        return self.curve.max_f
+
+
+def validate(predictor: Predictor, pairs: list[Pair], size: int, workers: int = 0) -> Scores:
+    """Score a network as the benchmark does (`data.precision_recall`).
+
+    Parameters
+    ----------
+    predictor : Predictor
+    pairs : list of Pair
+        Each with a ground truth that is not empty.
+    size : int
+        Side of the square that the network is given.
+    workers : int
+        Processes that decode and resize; 0 for none.
+    """
+    precision, recall, error = np.zeros(256), np.zeros(256), 0.0
+    for saliency, truth in _maps(predictor, pairs, size, workers):
+        levels = normalise(np.rint(255 * resize_map(saliency, truth.shape)).astype(np.uint8))
+        p, r = precision_recall(levels, truth)
+        precision += p
+        recall += r
+        error += np.abs(levels / 255 - truth).mean()
+    n = len(pairs)
+    return Scores(Curve(precision / n, recall / n), float(error / n))
+
+
+def _maps(
+    predictor: Predictor, pairs: list[Pair], size: int, workers: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    loader = DataLoader(
+        ValidationPairs(pairs, size),
+        batch_size=predictor.batch_size,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=predictor.device.type == "cuda",
+    )
+    for inputs, truths in loader:
+        yield from zip(predictor(inputs), truths, strict=True)
+
+
+def _collate(items: list) -> tuple[torch.Tensor, list[np.ndarray]]:
+    inputs, truths = zip(*items, strict=True)
+    return torch.from_numpy(np.stack(inputs)), list(truths)

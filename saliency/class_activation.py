@@ -1,0 +1,98 @@
+"""Class activation mapping: where a classifier finds the evidence for a class.
+
+References
+----------
+.. [1] B. Zhou, A. Khosla, A. Lapedriza, A. Oliva, A. Torralba. "Learning Deep Features for
+   Discriminative Localization". CVPR 2016, equation 2.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from data.errors import UserError
+from saliency.classifier import head_of
+
+
+class ClassActivation:
+    """Class activation maps of a network that ends in global average pooling and a linear head.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Images (N, 3, H, W) to class scores (N, classes), in evaluation mode.
+
+    Raises
+    ------
+    UserError
+        On the first batch, when no layer's maps, averaged over space, are what the head sees: the
+        maps would say nothing about the score. AlexNet and VGG are such networks.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        _, self.head = head_of(network)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map a batch.
+
+        Parameters
+        ----------
+        x : Tensor
+            (N, 3, H, W), preprocessed for the network.
+        classes : int64 Tensor, optional
+            (N,); None takes each image's highest score.
+
+        Returns
+        -------
+        maps : float32 Tensor
+            (N, h, w), the sum over channels k of w_k f_k(i, j), for the class's weights w and the
+            last convolution's maps f. Its mean over (i, j) and the head's bias make the score.
+        classes : int64 Tensor
+            (N,), the classes mapped.
+        """
+        with self._watch() as seen:
+            scores = self.network(x)
+        maps = self._pooled_maps(seen)
+        if classes is None:
+            classes = scores.argmax(dim=1)
+        weights = self.head.weight[classes].float()
+        return torch.einsum("nk,nkij->nij", weights, maps.float()), classes
+
+    @contextmanager
+    def _watch(self) -> Iterator[dict]:
+        """Record the head's input and every layer's maps that have as many channels."""
+        channels = self.head.in_features
+        seen: dict = {"maps": []}
+
+        def keep_maps(module: nn.Module, inputs: tuple, output: object) -> None:
+            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[1] == channels:
+                seen["maps"].append(output)
+
+        def keep_features(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+            seen["features"] = inputs[0]
+
+        hooks = [m.register_forward_hook(keep_maps) for m in self.network.modules()]
+        hooks.append(self.head.register_forward_hook(keep_features))
+        try:
+            yield seen
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _pooled_maps(self, seen: dict) -> Tensor:
+        """The largest maps whose spatial mean is the head's input."""
+        features = seen["features"].float()
+        if features.ndim == 2:
+            tolerance = 1e-2 * features.abs().amax().clamp_min(1e-6)  # half precision's rounding
+            for maps in sorted(seen["maps"], key=lambda m: m.shape[-1] * m.shape[-2], reverse=True):
+                pooled = maps.float().mean(dim=(2, 3))
+                if (pooled - features).abs().amax() <= tolerance:
+                    return maps
+        raise UserError(
+            f"--method cam needs a classifier with one linear layer after global average pooling, "
+            f"as a ResNet; this {type(self.network).__name__} has none: use --method gradient."
+        )

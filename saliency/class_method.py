@@ -1,0 +1,80 @@
+"""CAM and class gradients as methods of `saliency-compute`."""
+
+from functools import partial
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from saliency.basnet.preprocess import resize_map, stretch
+from saliency.class_activation import ClassActivation
+from saliency.class_gradient import class_gradient, segment
+from saliency.classifier import SIZE, preprocess, to_picture
+from saliency.device import memory_for, memory_layout
+
+
+class ClassMethod:
+    """A classifier on its device, as `saliency.learned.LearnedMethod` asks for it.
+
+    Parameters
+    ----------
+    kind : {"cam", "gradient"}
+    network : nn.Module
+        Images to class scores, with a linear head.
+    device : torch.device
+    precision : torch.dtype or None
+        Autocast to bfloat16 or float16; None computes in float32.
+    batch_size : int
+    classes : dict, optional
+        Class index by folder (`saliency.classifier.folder_classes`); None takes what the network
+        predicts.
+    size : int
+        Side of the square input in pixels.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        network: nn.Module,
+        device: torch.device,
+        precision: torch.dtype | None = None,
+        batch_size: int = 64,
+        classes: dict[str, int] | None = None,
+        size: int = SIZE,
+    ) -> None:
+        self.kind = kind
+        self.device = device
+        self.precision = precision
+        self.batch_size = batch_size
+        self.classes = classes
+        self.decode_side = 2 * size
+        self.prepare = partial(preprocess, size=size)
+        with memory_for(batch_size, device):
+            network = network.eval().requires_grad_(False)
+            network = network.to(device, memory_format=memory_layout(device))
+        self._map = ClassActivation(network) if kind == "cam" else partial(class_gradient, network)
+
+    def compute(self, batch: Tensor, keys: list[str]) -> Tensor:
+        """Each image's activation map (N, h, w) or gradient (N, S, S), on the device."""
+        classes = None
+        if self.classes is not None:
+            indices = [self.classes[key.split("/", 1)[0]] for key in keys]
+            classes = torch.tensor(indices, device=self.device)
+        with torch.autocast(
+            self.device.type, dtype=self.precision, enabled=self.precision is not None
+        ):
+            return self._map(batch, classes)[0]
+
+    def finish(
+        self, result: np.ndarray, prepared: np.ndarray, size: tuple[int, int]
+    ) -> tuple[np.ndarray, bool]:
+        """Stretch or segment, and resize; a constant result is flat."""
+        if self.kind == "cam":
+            saliency = stretch(result[None])[0]
+        else:
+            saliency = segment(to_picture(prepared), result).astype(np.float32)
+            saliency = cv2.GaussianBlur(
+                saliency, (0, 0), 1
+            )  # GrabCut's edge is a pixel's staircase
+        return np.clip(resize_map(saliency, size), 0, 1), not saliency.any()

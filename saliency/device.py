@@ -1,0 +1,99 @@
+"""Where the learned methods compute: the device, its precision, and its memory running out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from data.errors import UserError
+
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of that name, or the best one for ``auto``.
+
+    Parameters
+    ----------
+    name : str
+        ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:<number>``.
+
+    Raises
+    ------
+    UserError
+        Not a device's name, or this machine has no such device.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} is no device; use auto, cpu, cuda or cuda:1.") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise UserError(
+                f"--device {name}: PyTorch {torch.__version__} finds no GPU here; "
+                "use --device cpu, or install a driver and a PyTorch that fit the GPU."
+            )
+        if device.index is not None and device.index >= count:
+            raise UserError(
+                f"--device {name}: this machine has {count} GPU(s), cuda:0 to cuda:{count - 1}."
+            )
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"--device {name}: PyTorch finds no such device here; use --device cpu.")
+    elif device.type not in ("cpu", "mps"):
+        raise UserError(f"--device {name} is not supported; use auto, cpu, mps, cuda or cuda:1.")
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
+    """Return the dtype to autocast to, or None for float32.
+
+    Parameters
+    ----------
+    name : str
+        ``float32``, ``bf16``, ``fp16``, or ``auto``: bf16 on a GPU that has it, fp16 on another,
+        float32 elsewhere.
+
+    Raises
+    ------
+    UserError
+        fp16 on a CPU, where most layers have no such kernel.
+    """
+    if name == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if name == "fp16" and device.type != "cuda":
+        raise UserError(f"--precision fp16 needs a GPU, not {device}; use bf16 or float32.")
+    return PRECISIONS[name]
+
+
+def memory_layout(device: torch.device) -> torch.memory_format:
+    """Channels last on a GPU, where tensor cores want it; elsewhere PyTorch's own order."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+@contextmanager
+def memory_for(batch_size: int, device: torch.device) -> Iterator[None]:
+    """Tell an exhausted memory in one sentence that names --batch-size."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        exhausted = True
+    except MemoryError:
+        exhausted = True
+    except RuntimeError as error:  # the CPU's allocator has no exception of its own
+        if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        exhausted = True
+    else:
+        exhausted = False
+    if exhausted:  # outside the handler, so that the exception's frames hold no tensor any more
+        remedy = f"use --batch-size {batch_size // 2}" if batch_size > 1 else "use a larger device"
+        raise UserError(
+            f"--batch-size {batch_size} needs more memory than {device} has free; {remedy}."
+        )

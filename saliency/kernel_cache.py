@@ -1,0 +1,53 @@
+"""A place for numba's compiled kernels where it would find none."""
+
+import contextlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+
+def ensure_kernel_cache() -> None:
+    """Give numba a cache folder if neither this package's nor the user's own can be written.
+
+    Numba refuses to compile cached functions without one: in a container that runs under a foreign
+    user id, say, with neither a home nor the right to write into the installation. The folder is
+    `dilo-kernels-<user id>` among the temporary files; worker processes inherit it through the
+    environment. To be called before numba is imported.
+    """
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        return
+    if _can_write(Path(__file__).parent / "__pycache__") or _can_write(_user_folder()):
+        return
+    os.environ["NUMBA_CACHE_DIR"] = str(_private_temporary_folder())
+
+
+def _user_folder() -> Path:
+    """Where numba falls back to, on Linux; elsewhere a home folder does."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(cache) / "numba" if cache else Path.home() / ".cache" / "numba"
+    except RuntimeError:  # no home
+        return Path(os.devnull) / "none"
+
+
+def _can_write(folder: Path) -> bool:
+    """Try, as numba does: rights alone do not tell of read-only and full disks."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _private_temporary_folder() -> Path:
+    """A folder that is only this user's, because what is loaded from it is run."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir()) / f"dilo-kernels-{user}"
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        facts = folder.lstat()
+        if stat.S_ISDIR(facts.st_mode) and facts.st_uid == user and not facts.st_mode & 0o077:
+            return folder
+    return Path(tempfile.mkdtemp(prefix="dilo-kernels-"))

@@ -1,0 +1,328 @@
+"""Methods that compute on a device: decoded by worker processes, finished by threads.
+
+While the device computes a batch, the next one is put together and the last one's maps are resized
+and compressed, so that it waits for nothing as long as the workers keep up.
+"""
+
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data.errors import UserError
+from data.images import UnreadableImage, capped_size, decode, key_path
+from data.shards import ChunkEncoder, Status
+from saliency.batch import Block, Plan, RunTasks
+from saliency.device import memory_for, memory_layout
+from saliency.rows import Row, to_uint8
+
+_QUEUED_BATCHES = 3  # finished batches that may wait for the writer
+
+
+class LearnedMethod(Protocol):
+    """What the pipeline asks of a method.
+
+    Attributes
+    ----------
+    device : torch.device
+    batch_size : int
+        The largest batch.
+    decode_side : int
+        Cap of the decoded image's long side in pixels; 0 for the image as it is.
+    prepare : callable
+        uint8 RGB (h, w, 3) to float32 (3, S, S); picklable, it runs in worker processes.
+    """
+
+    device: torch.device
+    batch_size: int
+    decode_side: int
+    prepare: Callable[[np.ndarray], np.ndarray]
+
+    def compute(self, batch: Tensor, keys: list[str]) -> Tensor:
+        """Prepared images (N, 3, S, S) on the device, and their keys, to (N, h, w) there."""
+
+    def finish(
+        self, result: np.ndarray, prepared: np.ndarray, size: tuple[int, int]
+    ) -> tuple[np.ndarray, bool]:
+        """One image's result (h, w) to its map of `size` in [0, 1], and whether it is flat."""
+
+
+class Facts(NamedTuple):
+    """What is known of an image besides its pixels."""
+
+    image_size: tuple[int, int]  # (height, width), upright
+    mask_size: tuple[int, int]  # its long side capped
+    error: str  # why it is unreadable, or empty
+
+
+class Prepared(NamedTuple):
+    """A block of images from a worker: the readable ones' inputs (N, 3, S, S), and all facts."""
+
+    block: Block
+    inputs: Tensor
+    facts: list[Facts]
+
+
+class _PreparedBlocks(Dataset):
+    """Item i is block i, decoded and prepared."""
+
+    def __init__(self, plan: Plan, blocks: Sequence[Block], method: LearnedMethod) -> None:
+        self.root = plan.root
+        self.blocks = blocks
+        self.max_side = plan.max_side
+        self.decode_side = method.decode_side
+        self.prepare = method.prepare
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, index: int) -> Prepared:
+        block = self.blocks[index]
+        inputs, facts = [], []
+        for key in block.keys:
+            try:
+                image, image_size = decode(key_path(self.root, key), self.decode_side)
+            except UnreadableImage as reason:
+                facts.append(Facts((0, 0), (0, 0), str(reason)))
+                continue
+            inputs.append(self.prepare(image))
+            facts.append(Facts(image_size, capped_size(image_size, self.max_side), ""))
+        stacked = np.stack(inputs) if inputs else np.zeros((0, 3, 1, 1), np.float32)
+        return Prepared(block, torch.from_numpy(stacked), facts)
+
+
+@dataclass
+class _Running:
+    """A batch that the device works on."""
+
+    blocks: list[Prepared]
+    results: Tensor  # on the CPU; complete once `done` has happened
+    started: torch.cuda.Event | None = None
+    computed: torch.cuda.Event | None = None
+    done: torch.cuda.Event | None = None
+
+
+class LearnedStage:
+    """Turns blocks of images into rows of masks, by a method on a device (`make_shards`).
+
+    Parameters
+    ----------
+    method : LearnedMethod
+    jobs : int
+        Worker processes, and threads that finish masks; 1 works in this process alone.
+
+    Attributes
+    ----------
+    busy_seconds, wall_seconds : float
+        How long the device computed, and how long the whole took from its first batch on.
+    """
+
+    def __init__(self, method: LearnedMethod, jobs: int) -> None:
+        self.method = method
+        self.jobs = jobs
+        self.busy_seconds = 0.0
+        self.wall_seconds = 0.0
+        self._local = threading.local()
+
+    @property
+    def waiting_share(self) -> float:
+        """The share of the time for which the device waited, in [0, 1]."""
+        return max(0.0, 1 - self.busy_seconds / self.wall_seconds) if self.wall_seconds else 0.0
+
+    def __call__(
+        self, plan: Plan, blocks: Iterable[Block], run_tasks: RunTasks
+    ) -> Generator[list[Row]]:
+        """Yield the rows of each block, in order.
+
+        Raises
+        ------
+        UserError
+            A worker process was killed, or the device's memory is too small for the batch.
+        """
+        waiting: queue.Queue = queue.Queue(_QUEUED_BATCHES)
+        stop = threading.Event()
+        with ThreadPoolExecutor(self.jobs, thread_name_prefix="finish") as pool:
+            driver = threading.Thread(
+                target=self._drive, args=(plan, list(blocks), pool, waiting, stop)
+            )
+            driver.start()
+            try:
+                while (item := waiting.get()) is not None:
+                    if isinstance(item, BaseException):
+                        raise _in_a_sentence(item, self.jobs) from None
+                    for rows in item:
+                        yield [future.result() for future in rows]
+            finally:
+                stop.set()
+                while driver.is_alive():  # it may be waiting for a place in the queue
+                    try:
+                        waiting.get(timeout=0.05)
+                    except queue.Empty:
+                        continue
+                pool.shutdown(cancel_futures=True)
+
+    def _drive(
+        self,
+        plan: Plan,
+        blocks: Sequence[Block],
+        pool: ThreadPoolExecutor,
+        waiting: queue.Queue,
+        stop: threading.Event,
+    ) -> None:
+        """Keep the device busy: launch a batch, then finish the one before it."""
+
+        def hand_over(running: _Running) -> None:
+            waiting.put(self._finish_batch(running, plan, pool))
+
+        before: _Running | None = None
+        try:
+            for group in self._groups(plan, blocks):
+                if stop.is_set():
+                    return
+                running = self._launch(group)
+                if before is not None:
+                    hand_over(before)
+                before = running
+            if before is not None:
+                hand_over(before)
+            waiting.put(None)
+        except BaseException as error:  # told by the thread that asked
+            waiting.put(error)
+
+    def _groups(self, plan: Plan, blocks: Sequence[Block]) -> Iterator[list[Prepared]]:
+        """Blocks together as large as a batch may be."""
+        loader = DataLoader(
+            _PreparedBlocks(plan, blocks, self.method),
+            batch_size=None,
+            num_workers=self.jobs if self.jobs > 1 else 0,
+            worker_init_fn=_calm_worker,
+        )
+        group: list[Prepared] = []
+        images = 0
+        for prepared in loader:
+            if images + len(prepared.inputs) > self.method.batch_size and group:
+                yield group
+                group, images = [], 0
+            group.append(prepared)
+            images += len(prepared.inputs)
+        if group:
+            yield group
+
+    def _launch(self, group: list[Prepared]) -> _Running:
+        """Send a batch to the device; on a GPU without waiting for it."""
+        now = time.perf_counter()
+        if not self.wall_seconds:
+            self._first = now
+        device, gpu = self.method.device, self.method.device.type == "cuda"
+        inputs = [prepared.inputs for prepared in group if len(prepared.inputs)]
+        if not inputs:
+            return _Running(group, torch.zeros(0, 1, 1))
+        keys = [
+            key
+            for prepared in group
+            for key, facts in zip(prepared.block.keys, prepared.facts, strict=True)
+            if not facts.error
+        ]
+        shape = (sum(map(len, inputs)), *inputs[0].shape[1:])
+        batch = torch.cat(inputs, out=torch.empty(shape, pin_memory=gpu))
+        with memory_for(self.method.batch_size, device):
+            if not gpu:
+                results = self.method.compute(batch.to(device), keys).cpu()
+                self.busy_seconds += time.perf_counter() - now
+                self.wall_seconds = time.perf_counter() - self._first
+                return _Running(group, results)
+            marks = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
+            marks[0].record()
+            batch = batch.to(device, non_blocking=True, memory_format=memory_layout(device))
+            results = self.method.compute(batch, keys)
+            marks[1].record()
+            there = torch.empty(results.shape, dtype=results.dtype, pin_memory=True)
+            there.copy_(results, non_blocking=True)
+            marks[2].record()
+            return _Running(group, there, *marks)
+
+    def _finish_batch(
+        self, running: _Running, plan: Plan, pool: ThreadPoolExecutor
+    ) -> list[list[Future]]:
+        """Hand each image of a computed batch to a thread; futures of its rows by block."""
+        if running.done is not None:
+            with memory_for(self.method.batch_size, self.method.device):
+                running.done.synchronize()
+            self.busy_seconds += running.started.elapsed_time(running.computed) / 1000
+            self.wall_seconds = time.perf_counter() - self._first
+        results = iter(running.results.numpy())
+        out = []
+        for block, inputs, all_facts in running.blocks:
+            arrays = iter(inputs.numpy())
+            out.append(
+                [
+                    pool.submit(
+                        self._finish_row,
+                        facts,
+                        None if facts.error else next(results),
+                        None if facts.error else next(arrays),
+                        block.canvas,
+                        plan,
+                    )
+                    for facts in all_facts
+                ]
+            )
+        return out
+
+    def _finish_row(
+        self,
+        facts: Facts,
+        result: np.ndarray | None,
+        prepared: np.ndarray | None,
+        canvas: int,
+        plan: Plan,
+    ) -> Row:
+        if facts.error:
+            return Row(None, (0, 0), (0, 0), Status.UNREADABLE, facts.error)
+        try:
+            if not np.isfinite(result).all():
+                raise ValueError("the network's output is not finite")
+            saliency, flat = self.method.finish(result, prepared, facts.mask_size)
+            chunk = self._encoder(canvas, plan.compression).encode(to_uint8(saliency))
+        except Exception as error:  # one odd image must not end hours of work
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            return Row(None, (0, 0), facts.image_size, Status.FAILED, reason)
+        status = Status.FLAT if flat else Status.OK
+        chunks = dict.fromkeys(plan.folders, chunk)
+        return Row(chunks, facts.mask_size, facts.image_size, status, "")
+
+    def _encoder(self, canvas: int, compression: str) -> ChunkEncoder:
+        """This thread's encoder."""
+        encoders = self._local.__dict__.setdefault("encoders", {})
+        key = (canvas, compression)
+        if key not in encoders:
+            encoders[key] = ChunkEncoder(canvas, compression)
+        return encoders[key]
+
+
+def _calm_worker(number: int) -> None:
+    """Workers use one core, and leave Ctrl-C and a scheduler's SIGTERM to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+
+
+def _in_a_sentence(error: BaseException, jobs: int) -> BaseException:
+    """A worker's death as the user should read it; anything else as it is."""
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return UserError(
+            "a worker process was killed (out of memory, or of shared memory in /dev/shm?); run "
+            f"the same command again, with fewer than --jobs {jobs} if it happens again: it goes "
+            "on where it stopped."
+        )
+    return error

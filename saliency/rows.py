@@ -1,0 +1,101 @@
+"""What a worker does: a few images in, a row of results each out."""
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from data.images import UnreadableImage, decode, key_path, read_size
+from data.shards import Chunk, ChunkEncoder, Status, status_of
+
+MapFunction = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""An image, uint8 (h, w, 3), to float maps (h, w) in [0, 1] by method."""
+
+
+class Row(NamedTuple):
+    """One image's results, as a worker sends them.
+
+    Attributes
+    ----------
+    chunks : dict of Chunk
+        The mask of each method; none where there is an error.
+    mask_size, image_size : (int, int)
+        Height and width.
+    statuses : dict of Status
+        By method, for each of them: a mask may be all zero by one and not by another.
+    error : str
+    """
+
+    chunks: dict[str, Chunk]
+    mask_size: tuple[int, int]
+    image_size: tuple[int, int]
+    statuses: dict[str, Status]
+    error: str = ""
+
+
+def compute_rows(
+    images: str,
+    keys: list[str],
+    map_function: MapFunction,
+    methods: tuple[str, ...],
+    max_side: int,
+    canvas: int,
+    compression: str,
+) -> list[Row]:
+    """Decode, compute and compress some images. One that fails is a row with a reason."""
+    encoder = _encoder(canvas, compression)
+    return [
+        _compute_row(key_path(images, key), map_function, methods, max_side, encoder)
+        for key in keys
+    ]
+
+
+def _compute_row(
+    path: str,
+    map_function: MapFunction,
+    methods: tuple[str, ...],
+    max_side: int,
+    encoder: ChunkEncoder,
+) -> Row:
+    try:
+        image, image_size = decode(path, max_side)
+    except UnreadableImage as reason:
+        return without_mask(methods, Status.UNREADABLE, str(reason))
+    try:
+        maps = map_function(image)
+        masks = {name: to_uint8(maps[name]) for name in methods}
+        chunks = {name: encoder.encode(mask) for name, mask in masks.items()}
+    except Exception as error:  # one odd image must not end hours of work
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return without_mask(methods, Status.FAILED, reason, image_size)
+    statuses = {name: status_of(mask) for name, mask in masks.items()}
+    return Row(chunks, image.shape[:2], image_size, statuses)
+
+
+def without_mask(
+    methods: Iterable[str], status: Status, reason: str, image_size: tuple[int, int] = (0, 0)
+) -> Row:
+    """The row of an image that could not be decoded (UNREADABLE) or computed (FAILED)."""
+    return Row({}, (0, 0), image_size, dict.fromkeys(methods, status), reason)
+
+
+def longest_side(images: str, keys: list[str]) -> int:
+    """The longest side among some images, from their headers; unreadable ones count as 1."""
+    longest = 1
+    for key in keys:
+        try:
+            longest = max(longest, *read_size(key_path(images, key)))
+        except UnreadableImage:
+            continue
+    return longest
+
+
+def to_uint8(saliency: np.ndarray) -> np.ndarray:
+    """Quantise a map, float in [0, 1], to uint8, halves rounded up as MATLAB does."""
+    return np.floor(saliency * 255 + 0.5).astype(np.uint8)
+
+
+@lru_cache(maxsize=2)  # not more: with --max-side 0 each shard has a canvas of its own
+def _encoder(canvas: int, compression: str) -> ChunkEncoder:
+    return ChunkEncoder(canvas, compression)

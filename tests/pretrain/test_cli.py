@@ -1,0 +1,89 @@
+"""The command: help, settings, and mistakes as a user meets them."""
+
+import pytest
+from click.testing import CliRunner
+
+from pretrain.cli import main
+from pretrain.config import Settings
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_help_is_grouped_and_names_the_issues_options():
+    text = run("--help").output
+    for heading in ("Run:", "Method:", "Copy-paste:"):
+        assert heading in text
+    for option in (
+        "--masks", "--out", "--config", "--set", "--method", "--arch", "--epochs", "--batch-size",
+        "--paste-probability", "--background", "--background-pool", "--blend", "--negatives",
+        "--resume", "--allow-missing-masks",
+    ):  # fmt: skip
+        assert f"{option} " in text
+
+
+def test_settings_lists_all():
+    text = run("--settings").output
+    for name in Settings.model_fields:
+        assert f"\n{name} = " in "\n" + text
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--set", "imagesize=64"), "did you mean 'image_size'"),
+        (("--arch", "resnet51"), "resnet51"),
+        (("--config", "nothing.toml"), "'nothing.toml' cannot be read"),
+        (("--negatives", "some"), "negatives is 'some'"),
+        (("--negatives", "0"), "negatives is 0"),
+        (("--epochs", "-1"), "epochs is -1"),
+        (("--method", "moco", "--negatives", "all"), "give moco a queue length"),
+        (("--batch-size", "13", "--masks", "M"), "batch_size is 13, more than the 12 images"),
+        (("--batch-size", "4", "--masks", "M"), "negatives is 4096, more than the 12 images"),
+        (("--batch-size", "4", "--negatives", "all"), "needs masks"),
+        (("--background", "texture"), "background_pool is missing"),
+    ],
+)
+def test_mistakes_exit_with_2_and_one_sentence(photographs, tmp_path, options, words):
+    options = [photographs.masks if option == "M" else option for option in options]
+    done = run(photographs.images, "--out", tmp_path / "run", *options)
+    assert done.exit_code == 2
+    assert words in done.output
+    assert "Traceback" not in done.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_such_folder(tmp_path):
+    done = run(tmp_path / "nowhere", "--out", tmp_path / "run", "--paste-probability", "0")
+    assert done.exit_code == 2 and "nowhere" in done.output
+    (tmp_path / "file").touch()
+    done = run(tmp_path, "--out", tmp_path / "file")
+    assert done.exit_code == 2 and "is a file" in done.output
+
+
+def test_other_processes_are_silent(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    done = run(tmp_path, "--out", tmp_path / "run", "--set", "nonsense=1")
+    assert done.exit_code == 2 and done.output == ""
+
+
+def test_config_then_options_then_set(photographs, tmp_path, monkeypatch):
+    """What reaches the trainer: the file, overridden by options, overridden by --set."""
+    seen = {}
+
+    def train(settings, out, **options):
+        seen["settings"] = settings
+        return type("Outcome", (), {"interrupted": False})
+
+    monkeypatch.setattr("pretrain.trainer.train", train)
+    (tmp_path / "c.toml").write_text('epochs = 3\nlr = 0.5\narch = "resnet18"\n')
+    done = run(
+        photographs.images, "--out", tmp_path / "run", "--config", tmp_path / "c.toml",
+        "--epochs", "4", "--negatives", "7", "--set", "lr=0.25", "--set", "batch-size=5",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    settings = seen["settings"]
+    assert (settings.arch, settings.epochs, settings.lr) == ("resnet18", 4, 0.25)
+    assert (settings.negatives, settings.batch_size) == (7, 5)
+    assert not settings.allow_missing_masks

@@ -1,0 +1,54 @@
+"""Weights out, and in again."""
+
+import pytest
+import torch
+from torchvision import models
+
+from data.errors import UserError
+from pretrain.backbones import build_backbone
+from pretrain.config import build_settings
+from pretrain.export import export_backbone, load_backbone
+
+
+@pytest.fixture
+def exported(tmp_path):
+    torch.manual_seed(1)
+    backbone = build_backbone("resnet18")
+    path = tmp_path / "backbone.pt"
+    export_backbone(backbone, build_settings({"arch": "resnet18"}), path)
+    return backbone, path
+
+
+def test_strict_but_for_the_classifier(exported):
+    backbone, path = exported
+    saved = torch.load(path, weights_only=True)["state_dict"]
+    theirs = models.resnet18(weights=None)
+    own = {name: t for name, t in theirs.state_dict().items() if name.startswith("fc.")}
+    theirs.load_state_dict(saved | own, strict=True)
+    assert torch.equal(theirs.layer4[1].conv2.weight, backbone.layer4[1].conv2.weight)
+
+
+def test_starts_from_own_and_torchvisions_weights(exported, tmp_path):
+    backbone, path = exported
+    fresh = build_backbone("resnet18")
+    load_backbone(fresh, "resnet18", path)
+    assert torch.equal(fresh.conv1.weight, backbone.conv1.weight)
+    theirs = models.resnet18(weights=None)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    load_backbone(fresh, "resnet18", tmp_path / "theirs.pth")
+    assert torch.equal(fresh.conv1.weight, theirs.conv1.weight)
+
+
+def test_weights_that_do_not_fit(exported, tmp_path):
+    _, path = exported
+    with pytest.raises(UserError, match="holds a resnet18, and arch is 'resnet50'"):
+        load_backbone(build_backbone("resnet50"), "resnet50", path)
+    torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "part.pth")
+    with pytest.raises(UserError, match="does not fit resnet18"):
+        load_backbone(build_backbone("resnet18"), "resnet18", tmp_path / "part.pth")
+    torch.save(torch.zeros(3), tmp_path / "tensor.pth")
+    with pytest.raises(UserError, match="does not hold a state_dict"):
+        load_backbone(build_backbone("resnet18"), "resnet18", tmp_path / "tensor.pth")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="damaged"):
+        load_backbone(build_backbone("resnet18"), "resnet18", path)

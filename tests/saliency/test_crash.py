@@ -1,0 +1,182 @@
+"""Killing and stopping real runs at random moments, and going on."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import psutil
+import pytest
+from PIL import Image
+
+from data.index import INDEX_NAME
+from data.shards import read_header, shard_paths
+from data.verify import verify
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+IMAGES = 48
+SHARDS = 8
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory, draw_disc) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for i in range(IMAGES):
+        Image.fromarray(draw_disc(96, 128, i)).save(folder / f"{i:03d}.png")
+    (folder / "torn.png").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def many_images(images, tmp_path_factory) -> Path:
+    """So many that no run is over before it is stopped."""
+    folder = tmp_path_factory.mktemp("many")
+    for i in range(60):
+        (folder / f"{i:02d}").symlink_to(images)
+    return folder
+
+
+def start(images: Path, out: Path, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "saliency", images, out, "--jobs", "2", "--shard-size", "6",
+         "--max-failures", "1", *arguments],
+        cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str]:
+    """Exit code and stderr."""
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def wait_until(condition: Callable[[], object], process: subprocess.Popen) -> None:
+    while process.poll() is None and not condition():
+        time.sleep(0.005)
+
+
+def contents(out: Path) -> list[tuple]:
+    found = []
+    for path in shard_paths(out):
+        with h5py.File(path, "r") as file:
+            found.append(
+                (
+                    path.name,
+                    read_header(file).content_digest,
+                    file["keys"][:].tolist(),
+                    file["status"][:].tolist(),
+                    file["error"][:].tolist(),
+                    file["masks"][:].tobytes(),
+                )
+            )
+    return found
+
+
+def left_overs(out: Path) -> list[str]:
+    return [path.name for path in out.iterdir() if path.name.startswith(".")]
+
+
+def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if "LokyProcess" in " ".join(child.cmdline())]
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(images, tmp_path_factory) -> list[tuple]:
+    out = tmp_path_factory.mktemp("uninterrupted")
+    code, errors = finish(start(images, out))
+    assert code == 0, errors
+    found = contents(out)
+    assert len(found) == SHARDS + 1 and any(any(masks) for *_, masks in found)
+    return found
+
+
+def test_killed_at_random_moments_and_resumed(images, uninterrupted, tmp_path):
+    moments = random.Random(0)
+    out, finished, killed = tmp_path / "out", 0, 0
+    for _ in range(8):
+        process = start(images, out)
+        wait_until(lambda: out.exists() and left_overs(out), process)
+        time.sleep(moments.uniform(0, 0.25))
+        killed += process.poll() is None
+        process.kill()
+        process.wait()
+        done = shard_paths(out)
+        assert len(done) >= finished  # what was finished stays
+        finished = len(done)
+        assert contents(out) == [shard for shard in uninterrupted if (out / shard[0]).exists()]
+        if finished > SHARDS:  # begin again with some of them gone
+            for path in [*moments.sample(done, 6), out / INDEX_NAME]:
+                path.unlink(missing_ok=True)
+            finished = len(shard_paths(out))
+    assert killed >= 4
+    code, errors = finish(start(images, out))
+    assert code == 0, errors
+    assert contents(out) == uninterrupted
+    assert not left_overs(out)
+    assert verify(out, images).sound
+
+
+def test_a_killed_worker_is_a_sentence_and_the_next_run_finishes(images, uninterrupted, tmp_path):
+    process = start(images, tmp_path)
+    wait_until(lambda: left_overs(tmp_path), process)
+    wait_until(lambda: workers_of(process), process)
+    workers = workers_of(process)
+    workers[0].kill()
+    code, errors = finish(process)
+    assert code == 2
+    assert errors.splitlines()[-1].startswith("Error: a worker process was killed")
+    assert "Traceback" not in errors
+    assert not alive(workers) and not left_overs(tmp_path)
+    code, errors = finish(start(images, tmp_path))
+    assert code == 0, errors
+    assert contents(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize(
+    ("number", "to_all", "jobs"),
+    [
+        (signal.SIGINT, True, "2"),  # Ctrl-C in a terminal
+        (signal.SIGINT, False, "1"),
+        (signal.SIGTERM, False, "2"),
+        (signal.SIGTERM, True, "2"),  # a batch system
+    ],
+)
+def test_stopping_takes_seconds_and_tells_how_to_go_on(many_images, tmp_path, number, to_all, jobs):
+    process = start(many_images, tmp_path, "--jobs", jobs)
+    wait_until(lambda: shard_paths(tmp_path), process)
+    workers = workers_of(process)
+    assert len(workers) == (2 if jobs == "2" else 0)
+    began = time.monotonic()
+    (os.killpg if to_all else os.kill)(process.pid, number)
+    code, errors = finish(process)
+    assert time.monotonic() - began < 10
+    assert code == 128 + number
+    assert errors.splitlines()[-1] == (
+        "Stopped. Finished shards are kept: run the same command again to go on."
+    )
+    assert "Traceback" not in errors and "Warning" not in errors
+    assert not alive(workers)
+    assert shard_paths(tmp_path) and not left_overs(tmp_path)
+
+
+def test_the_same_command_twice_at_once_harms_nothing(images, uninterrupted, tmp_path):
+    both = [start(images, tmp_path), start(images, tmp_path)]
+    for process in both:
+        code, errors = finish(process)
+        assert code == 0, errors
+    assert contents(tmp_path) == uninterrupted
+    assert not left_overs(tmp_path)
+    assert verify(tmp_path, images).sound
