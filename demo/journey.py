@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from demo.commands import run
@@ -35,6 +37,7 @@ class Journey:
     def run(self) -> None:
         """Do all of it, and say what there is to look at."""
         started = time.monotonic()
+        self._remember()
         _chapter("1. Saliency masks of photographs, by three methods")
         self._photographs()
         _chapter("2. A labelled set: objects on backgrounds that tempt a model to look there")
@@ -48,6 +51,18 @@ class Journey:
         print(f"\n{table}\n\nDone in {time.monotonic() - started:.0f} s. Look at:")
         for path, what in self.sights():
             print(f"  {self.out / path!s:<42} {what}")
+
+    def _remember(self) -> None:
+        """Note the settings in the folder; stop where it was made with others."""
+        settings = {name: value for name, value in asdict(self).items() if name != "out"}
+        noted = self.out / "settings.json"
+        if not noted.exists():
+            self.out.mkdir(parents=True, exist_ok=True)
+            noted.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+        elif json.loads(noted.read_text("utf-8")) != settings:
+            sys.exit(
+                f"{self.out} is of a demo with other settings; remove it or name another folder."
+            )
 
     @property
     def models(self) -> dict[str, float]:
@@ -81,6 +96,9 @@ class Journey:
         self._probe("saliency", self._masks("val"), truth / "val", "--quick")
 
     def _pretrain(self, name: str, probability: float) -> None:
+        if (self._run(name) / "backbone.pt").exists():
+            print(f"\npretrain: already in {self._run(name)}")
+            return
         run(
             *("pretrain", self.out / "objects" / "train", "--masks", self._masks("train")),
             *("--out", self._run(name), "--resume"),
@@ -109,15 +127,12 @@ class Journey:
         self._probe("gradients", *models, objects, "--masks", self._masks("val"), *truth)
 
     def _probe(self, command: str, *arguments: object, name: str | None = None) -> None:
-        """Run a probe, unless its results are there and newer than the models."""
+        """Run a probe, unless its results are there."""
         out = self.out / "probes" / (name or command)
-        results = out / "results.json"
-        weights = [self._run(model) / "backbone.pt" for model in self.models]
-        made = results.stat().st_mtime if results.exists() else 0
-        if made and all(made > path.stat().st_mtime for path in weights if path.exists()):
+        if (out / "results.json").exists():
             print(f"\nprobe {command}: already in {out}")
             return
-        run("probe", command, *arguments, "--out", out, "--overwrite")
+        run("probe", command, *arguments, "--out", out)
 
     def _masks(self, part: str) -> Path:
         return self.out / "objects-masks" / part
