@@ -56,7 +56,7 @@ def steps(images: Path, keys: Keys, method: BasnetMethod, repeat: int = 3) -> li
         prepared = timed("resize, normalise", preprocess, image, SIZE)
         soft = prepared[0] - prepared[0].min()
         small = capped_size(size, MAX_SIDE)
-        saliency, _ = timed("stretch, resize back", method.finish, soft, prepared, small)
+        saliency = timed("stretch, resize back", method.finish, soft, prepared, small)
         timed("compress", encoder.encode, to_uint8(saliency))
     batch = torch.from_numpy(np.stack([prepared] * method.batch_size)).to(method.device)
     method.compute(batch, []).cpu()

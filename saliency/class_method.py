@@ -66,10 +66,8 @@ class ClassMethod:
         ):
             return self._map(batch, classes)[0]
 
-    def finish(
-        self, result: np.ndarray, prepared: np.ndarray, size: tuple[int, int]
-    ) -> tuple[np.ndarray, bool]:
-        """Stretch or segment, and resize; a constant result is flat."""
+    def finish(self, result: np.ndarray, prepared: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Stretch or segment, and resize; a constant result gives zeros."""
         if self.kind == "cam":
             saliency = stretch(result[None])[0]
         else:
@@ -77,4 +75,4 @@ class ClassMethod:
             saliency = cv2.GaussianBlur(
                 saliency, (0, 0), 1
             )  # GrabCut's edge is a pixel's staircase
-        return np.clip(resize_map(saliency, size), 0, 1), not saliency.any()
+        return np.clip(resize_map(saliency, size), 0, 1)

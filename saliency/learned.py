@@ -5,7 +5,6 @@ and compressed, so that it waits for nothing as long as the workers keep up.
 """
 
 import queue
-import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -13,18 +12,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from data.errors import UserError
 from data.images import UnreadableImage, capped_size, decode, key_path
-from data.shards import ChunkEncoder, Status
+from data.shards import ChunkEncoder, Status, status_of
 from saliency.batch import Block, Plan, RunTasks
 from saliency.device import memory_for, memory_layout
-from saliency.rows import Row, to_uint8
+from saliency.loading import worker_loader
+from saliency.rows import Row, to_uint8, without_mask
 
 _QUEUED_BATCHES = 3  # finished batches that may wait for the writer
 
@@ -51,10 +50,8 @@ class LearnedMethod(Protocol):
     def compute(self, batch: Tensor, keys: list[str]) -> Tensor:
         """Prepared images (N, 3, S, S) on the device, and their keys, to (N, h, w) there."""
 
-    def finish(
-        self, result: np.ndarray, prepared: np.ndarray, size: tuple[int, int]
-    ) -> tuple[np.ndarray, bool]:
-        """One image's result (h, w) to its map of `size` in [0, 1], and whether it is flat."""
+    def finish(self, result: np.ndarray, prepared: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """One image's result (h, w) to its map of `size`, in [0, 1]."""
 
 
 class Facts(NamedTuple):
@@ -201,11 +198,11 @@ class LearnedStage:
 
     def _groups(self, plan: Plan, blocks: Sequence[Block]) -> Iterator[list[Prepared]]:
         """Blocks together as large as a batch may be."""
-        loader = DataLoader(
+        loader = worker_loader(
             _PreparedBlocks(plan, blocks, self.method),
+            self.jobs if self.jobs > 1 else 0,
             batch_size=None,
-            num_workers=self.jobs if self.jobs > 1 else 0,
-            worker_init_fn=_calm_worker,
+            collate_fn=_as_it_is,
         )
         group: list[Prepared] = []
         images = 0
@@ -287,19 +284,20 @@ class LearnedStage:
         canvas: int,
         plan: Plan,
     ) -> Row:
+        methods = tuple(plan.folders)
         if facts.error:
-            return Row(None, (0, 0), (0, 0), Status.UNREADABLE, facts.error)
+            return without_mask(methods, Status.UNREADABLE, facts.error)
         try:
             if not np.isfinite(result).all():
                 raise ValueError("the network's output is not finite")
-            saliency, flat = self.method.finish(result, prepared, facts.mask_size)
-            chunk = self._encoder(canvas, plan.compression).encode(to_uint8(saliency))
+            mask = to_uint8(self.method.finish(result, prepared, facts.mask_size))
+            chunk = self._encoder(canvas, plan.compression).encode(mask)
         except Exception as error:  # one odd image must not end hours of work
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            return Row(None, (0, 0), facts.image_size, Status.FAILED, reason)
-        status = Status.FLAT if flat else Status.OK
-        chunks = dict.fromkeys(plan.folders, chunk)
-        return Row(chunks, facts.mask_size, facts.image_size, status, "")
+            return without_mask(methods, Status.FAILED, reason, facts.image_size)
+        chunks = dict.fromkeys(methods, chunk)
+        statuses = dict.fromkeys(methods, status_of(mask))
+        return Row(chunks, facts.mask_size, facts.image_size, statuses)
 
     def _encoder(self, canvas: int, compression: str) -> ChunkEncoder:
         """This thread's encoder."""
@@ -310,11 +308,8 @@ class LearnedStage:
         return encoders[key]
 
 
-def _calm_worker(number: int) -> None:
-    """Workers use one core, and leave Ctrl-C and a scheduler's SIGTERM to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    cv2.setNumThreads(1)
+def _as_it_is(prepared: Prepared) -> Prepared:
+    return prepared
 
 
 def _in_a_sentence(error: BaseException, jobs: int) -> BaseException:

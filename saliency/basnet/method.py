@@ -38,9 +38,7 @@ class BasnetMethod:
         """The refined map of every image, (N, S, S), on the device."""
         return self.predictor.refined(batch)
 
-    def finish(
-        self, result: np.ndarray, prepared: np.ndarray, size: tuple[int, int]
-    ) -> tuple[np.ndarray, bool]:
-        """Stretch to [0, 1] and resize; a constant map is flat."""
+    def finish(self, result: np.ndarray, prepared: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Stretch to [0, 1] and resize; a constant map gives zeros."""
         stretched = stretch(result[None])[0]
-        return np.clip(resize_map(stretched, size), 0, 1), not stretched.any()
+        return np.clip(resize_map(stretched, size), 0, 1)

@@ -23,6 +23,7 @@ from saliency.basnet.predict import Predictor
 from saliency.basnet.settings import Settings
 from saliency.basnet.validation import validate
 from saliency.device import memory_for, memory_layout
+from saliency.loading import worker_loader
 
 _SHOWN = 8  # photographs in a sheet of predictions
 _VALIDATION_BATCH = 16
@@ -187,11 +188,10 @@ class Trainer:
 
     def _loader(self, epoch: int, done: int) -> DataLoader:
         s = self.settings
-        return DataLoader(
+        return worker_loader(
             TrainingPairs(self.pairs, s.resize, s.crop, s.seed),
+            self.workers,
             batch_sampler=EpochBatches(len(self.pairs), s.batch_size, s.seed, epoch, done),
-            num_workers=self.workers,
-            worker_init_fn=_calm_worker,
             pin_memory=self.device.type == "cuda",
         )
 
@@ -254,9 +254,3 @@ class Trainer:
             writer.writeheader()
             writer.writerows(self.history)
         plot_history(self.history, self.out / "curves.png")
-
-
-def _calm_worker(number: int) -> None:
-    """Workers leave Ctrl-C and a scheduler's SIGTERM, sent to all processes, to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from data.errors import UserError
 from data.precision_recall import Curve, normalise, precision_recall
 from saliency.basnet.dataset import Pair, read_pair
 from saliency.basnet.predict import Predictor
 from saliency.basnet.preprocess import preprocess, resize_map
+from saliency.loading import worker_loader
 
 
 class ValidationPairs(Dataset):
@@ -75,10 +76,10 @@ def validate(predictor: Predictor, pairs: list[Pair], size: int, workers: int = 
 def _maps(
     predictor: Predictor, pairs: list[Pair], size: int, workers: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    loader = DataLoader(
+    loader = worker_loader(
         ValidationPairs(pairs, size),
+        workers,
         batch_size=predictor.batch_size,
-        num_workers=workers,
         collate_fn=_collate,
         pin_memory=predictor.device.type == "cuda",
     )

@@ -1,0 +1,32 @@
+"""Worker processes after OpenCV has had threads of its own in the parent."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import cv2
+import numpy as np
+from saliency.loading import worker_loader
+
+cv2.setNumThreads(4)
+
+class Resized:
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        cv2.setNumThreads(1)  # waits for threads that are there by OpenCV's books only
+        return cv2.resize(np.full((900, 900, 3), index, np.float32), (700, 700))[0, 0, 0]
+
+cv2.GaussianBlur(np.zeros((3000, 3000, 3), np.uint8), (0, 0), 5)  # now its threads are there
+print([int(x) for batch in worker_loader(Resized(), 2, batch_size=2) for x in batch])
+"""
+
+
+def test_workers_do_not_wait_for_threads_that_a_fork_lost():
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60,
+        cwd=Path(__file__).resolve().parents[2],
+    )  # fmt: skip
+    assert done.stdout.split() == ["[0,", "1,", "2,", "3,", "4,", "5,", "6,", "7]"], done.stderr
