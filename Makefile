@@ -15,7 +15,7 @@ $(VENV)/.ready: setup.cfg pyproject.toml
 	touch $@
 
 demo: setup
-	$(BIN)/python demo.py demo-output
+	$(BIN)/python -m demo demo-output
 
 test: setup
 	$(BIN)/python -m pytest -q

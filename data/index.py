@@ -1,11 +1,12 @@
-"""index.h5: all shards of a folder as one virtual dataset, with a table that finds keys in O(1).
+"""index.h5: all shards of a folder as one virtual dataset, with a table that finds masks in O(1).
 
-Readers memory-map the table, so that all processes of a machine share one copy of it.
+Readers memory-map the table, so that all processes of a machine share one copy of it. It leads from
+a key to its row, and from a row to the bytes of its mask.
 """
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,18 @@ class Index:
     status: np.ndarray  # uint8 (N,)
     mask_size: np.ndarray  # uint32 (N, 2) height, width
     image_size: np.ndarray  # uint32 (N, 2) height, width
+    chunk_offset: np.ndarray  # uint64 (N,): where in its shard's file a mask's bytes begin
+    chunk_bytes: np.ndarray  # uint32 (N,): how many they are, 0 where there is no mask
+    chunk_filters: np.ndarray  # uint32 (N,): bit i set where filter i was skipped
+
+    def equals(self, other: "Index") -> bool:
+        """Tell whether two indices say the same."""
+        for item in fields(self):
+            mine, theirs = getattr(self, item.name), getattr(other, item.name)
+            same = np.array_equal(mine, theirs) if isinstance(mine, np.ndarray) else mine == theirs
+            if not same:
+                return False
+        return True
 
 
 def read_headers(folder: str | os.PathLike, partial: bool = False) -> list[ShardHeader]:
@@ -99,7 +112,7 @@ def scan(folder: str | os.PathLike, partial: bool = False) -> Index:
     UserError as for `read_headers`, and where a shard is damaged.
     """
     headers = read_headers(folder, partial)
-    parts, status, mask_size, image_size = [], [], [], []
+    parts, status, mask_size, image_size, places = [], [], [], [], []
     for header in headers:
         with open_shard(header.path) as file:
             try:
@@ -107,12 +120,13 @@ def scan(folder: str | os.PathLike, partial: bool = False) -> Index:
                 status.append(file["status"][:].astype(np.uint8))
                 mask_size.append(file["mask_size"][:].astype("<u4"))
                 image_size.append(file["image_size"][:].astype("<u4"))
+                places.append(_chunk_places(file["masks"]))
             except (OSError, KeyError, RuntimeError) as error:
                 raise UserError(
                     f"{str(header.path)!r} is damaged ({' '.join(str(error).split())}); "
                     "delete it and run the command that wrote it again."
                 ) from None
-        rows = {len(parts[-1]), len(status[-1]), len(mask_size[-1]), len(image_size[-1])}
+        rows = {len(column[-1]) for column in (parts, status, mask_size, image_size, places)}
         if rows != {header.images}:
             raise UserError(
                 f"{str(header.path)!r} is damaged: its datasets do not all have {header.images} "
@@ -139,7 +153,22 @@ def scan(folder: str | os.PathLike, partial: bool = False) -> Index:
         status=np.concatenate(status),
         mask_size=np.concatenate(mask_size),
         image_size=np.concatenate(image_size),
+        chunk_offset=np.concatenate([place["offset"] for place in places]),
+        chunk_bytes=np.concatenate([place["bytes"] for place in places]),
+        chunk_filters=np.concatenate([place["filters"] for place in places]),
     )
+
+
+def _chunk_places(masks: h5py.Dataset) -> np.ndarray:
+    """Return each row's chunk: its offset, its bytes (0: there is none), skipped filters."""
+    places = np.zeros(masks.shape[0], [("offset", "<u8"), ("bytes", "<u4"), ("filters", "<u4")])
+
+    def note(chunk: h5py.h5d.StoreInfo) -> None:
+        row = chunk.chunk_offset[0]
+        places[row] = (chunk.byte_offset, chunk.size, chunk.filter_mask)
+
+    masks.id.chunk_iter(note)
+    return places
 
 
 @uninterrupted()
@@ -192,6 +221,9 @@ def _write_table(file: h5py.File, index: Index) -> None:
         ("status", index.status),
         ("mask_size", index.mask_size),
         ("image_size", index.image_size),
+        ("chunk_offset", index.chunk_offset),
+        ("chunk_bytes", index.chunk_bytes),
+        ("chunk_filters", index.chunk_filters),
     ):
         table.create_dataset(name, data=array)  # contiguous: one run of bytes in the file
 
@@ -242,6 +274,7 @@ def load_index(folder: str | os.PathLike) -> Index | None:
             sizes = shards["bytes"][:].tolist()
             if _sizes(folder, names) != sizes or len(names) != len(shard_paths(folder)):
                 return None
+            raw = np.memmap(path, np.uint8, "r")
             return Index(
                 method=str(attributes["method"]),
                 parameters=json.loads(attributes["parameters"]),
@@ -252,12 +285,15 @@ def load_index(folder: str | os.PathLike) -> Index | None:
                 content_digests=[digest.decode() for digest in shards["content_digest"][:]],
                 first_rows=shards["first_row"][:],
                 keys=Keys.from_arrays(
-                    _mapped(path, table["key_bytes"]), _mapped(path, table["key_offsets"])
+                    _mapped(raw, table["key_bytes"]), _mapped(raw, table["key_offsets"])
                 ),
-                slots=_mapped(path, table["slots"]),
-                status=_mapped(path, table["status"]),
-                mask_size=_mapped(path, table["mask_size"]),
-                image_size=_mapped(path, table["image_size"]),
+                slots=_mapped(raw, table["slots"]),
+                status=_mapped(raw, table["status"]),
+                mask_size=_mapped(raw, table["mask_size"]),
+                image_size=_mapped(raw, table["image_size"]),
+                chunk_offset=_mapped(raw, table["chunk_offset"]),
+                chunk_bytes=_mapped(raw, table["chunk_bytes"]),
+                chunk_filters=_mapped(raw, table["chunk_filters"]),
             )
     except (OSError, KeyError, ValueError, RuntimeError):
         return None
@@ -267,9 +303,10 @@ def _sizes(folder: Path, names: list[str]) -> list[int]:
     return [os.stat(folder / name).st_size for name in names]
 
 
-def _mapped(path: Path, dataset: h5py.Dataset) -> np.ndarray:
-    """Memory-map a contiguous dataset for reading."""
+def _mapped(raw: np.memmap, dataset: h5py.Dataset) -> np.ndarray:
+    """Return a contiguous dataset as part of the mapped file."""
     offset = dataset.id.get_offset()
     if offset is None or dataset.chunks is not None:
         raise ValueError(f"{dataset.name} is not contiguous")
-    return np.asarray(np.memmap(path, dataset.dtype, "r", offset, dataset.shape))
+    part = np.asarray(raw[offset : offset + dataset.nbytes])
+    return part.view(dataset.dtype).reshape(dataset.shape)

@@ -4,11 +4,11 @@ import os
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-import h5py
 import numpy as np
 
+from data.chunk_decoder import ChunkDecoder, filters_of
 from data.errors import UserError
 from data.index import Index, load_index, scan
 from data.key_table import find_row
@@ -16,19 +16,13 @@ from data.keys import Keys
 from data.shard_format import Status, open_shard, read_header
 
 
-class _Open(NamedTuple):
-    """An open shard."""
-
-    file: h5py.File
-    masks: h5py.h5d.DatasetID
-    space: h5py.h5s.SpaceID  # the dataset's, reused by every read
-
-
 class MaskShards:
     """The masks of a folder of shards, as one sequence of N rows in the order of their keys.
 
     Cheap to make, to pickle, and to carry through a fork: every process opens shards on its own,
-    when it first reads from them. `index.h5`, where it is there and fits the shards, is
+    when it first reads from them. It opens each as HDF5 once, to check its header, and then reads
+    masks at their places in the file, which the index knows; so the time and the memory of a read
+    do not grow with the number of shards. `index.h5`, where it is there and fits the shards, is
     memory-mapped, and so shared by all processes; without it the shards' keys are read into memory
     when the reader is made or unpickled. Files are opened read-only and without locks, as network
     and read-only file systems ask for. Threads may share a reader.
@@ -38,7 +32,8 @@ class MaskShards:
     folder
         The folder that holds `shard-00000.h5` and so on.
     max_open
-        How many shard files a process holds open at once; the one used longest ago is closed first.
+        How many shard files a process holds open at once (a file descriptor each); the one used
+        longest ago is closed first.
 
     partial
         Read what is there although shards of the set are still missing, to look at a run half-way.
@@ -56,13 +51,19 @@ class MaskShards:
     """
 
     def __init__(
-        self, folder: str | os.PathLike, max_open: int = 64, partial: bool = False
+        self, folder: str | os.PathLike, max_open: int = 400, partial: bool = False
     ) -> None:
         self.folder = Path(folder)
         self.max_open = max(1, max_open)
         self.partial = partial
         self._index: Index = load_index(self.folder) or scan(self.folder, partial)
-        self._open_shards: OrderedDict[int, _Open] = OrderedDict()
+        self._start()
+
+    def _start(self) -> None:
+        """Forget files and decoders."""
+        self._open_shards: OrderedDict[int, int] = OrderedDict()  # file descriptors
+        self._shard_decoder: dict[int, ChunkDecoder] = {}  # of each shard that was checked
+        self._decoders: dict[tuple, ChunkDecoder] = {}  # of each canvas and compression
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
@@ -153,8 +154,8 @@ class MaskShards:
     def error(self, row: int | str) -> str:
         """Return why an image has no mask; empty where it has one."""
         number, inner = self._place(self._row(row))
-        with self._own_lock():
-            return self._shard(number).file["error"][inner].decode("utf-8", "replace")
+        with self._own_lock(), open_shard(self.shards[number]) as file:
+            return file["error"][inner].decode("utf-8", "replace")
 
     def read(self, row: int | str) -> np.ndarray:
         """Read the mask of a row or key.
@@ -175,12 +176,16 @@ class MaskShards:
         mask = np.empty((height, width), np.uint8)
         if not mask.size:
             return mask
-        number, inner = self._place(row)
+        number, _ = self._place(row)
+        size = int(self._index.chunk_bytes[row])
         with self._own_lock():
-            shard = self._shard(number)
+            descriptor = self._shard(number)
             try:
-                shard.space.select_hyperslab((inner, 0, 0), (1, height, width))
-                shard.masks.read(h5py.h5s.create_simple((1, height, width)), shard.space, mask)
+                data = os.pread(descriptor, size, int(self._index.chunk_offset[row]))
+                if len(data) != size:
+                    raise ValueError("the file is too short")
+                filters = int(self._index.chunk_filters[row])
+                self._shard_decoder[number].decode(data, filters, mask)
             except (OSError, ValueError, RuntimeError) as error:
                 raise UserError(
                     f"the mask of {self.keys[row]!r} in {str(self.shards[number])!r} cannot be "
@@ -203,37 +208,52 @@ class MaskShards:
         opening a file, at the moment of the fork.
         """
         if self._pid != os.getpid():
-            self._open_shards = OrderedDict()
-            self._lock = threading.Lock()
-            self._pid = os.getpid()
+            for descriptor in self._open_shards.values():
+                os.close(descriptor)  # this process's copy
+            self._start()
         return self._lock
 
-    def _shard(self, number: int) -> _Open:
+    def _shard(self, number: int) -> int:
         """Return an open shard; to open one more than allowed closes the one used longest ago."""
-        shard = self._open_shards.get(number)
-        if shard is not None:
+        descriptor = self._open_shards.get(number)
+        if descriptor is not None:
             self._open_shards.move_to_end(number)
-            return shard
+            return descriptor
+        path = self.folder / self._index.names[number]
+        if number not in self._shard_decoder:
+            self._check(number, path)
         while len(self._open_shards) >= self.max_open:
-            self._open_shards.popitem(last=False)[1].file.close()
-        file = open_shard(self.folder / self._index.names[number])
-        if read_header(file).content_digest != self._index.content_digests[number]:
-            name = os.fsdecode(file.filename)
-            file.close()
-            raise UserError(
-                f"{name!r} is not the shard that index.h5 describes; "
-                f"make it again by `mask-shards index {self.folder}`."
-            )
-        masks = file["masks"].id
-        shard = self._open_shards[number] = _Open(file, masks, masks.get_space())
-        return shard
+            os.close(self._open_shards.popitem(last=False)[1])
+        try:
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except OSError as error:
+            raise UserError(f"{str(path)!r} cannot be opened ({error.strerror}).") from None
+        self._open_shards[number] = descriptor
+        return descriptor
+
+    def _check(self, number: int, path: Path) -> None:
+        """Check that a shard is the one in the index, and find it a decoder."""
+        with open_shard(path) as file:
+            if read_header(file).content_digest != self._index.content_digests[number]:
+                raise UserError(
+                    f"{str(path)!r} is not the shard that index.h5 describes; "
+                    f"make it again by `mask-shards index {self.folder}`."
+                )
+            masks = file["masks"]
+            kind = filters_of(masks)
+            if kind not in self._decoders:
+                self._decoders[kind] = ChunkDecoder(masks)
+            self._shard_decoder[number] = self._decoders[kind]
 
     def close(self) -> None:
         """Close this process's files; reading opens them again."""
         with self._own_lock():
-            for shard in self._open_shards.values():
-                shard.file.close()
-            self._open_shards.clear()
+            while self._open_shards:
+                os.close(self._open_shards.popitem()[1])
+
+    def __del__(self) -> None:
+        if getattr(self, "_pid", None) == os.getpid():
+            self.close()
 
     def __enter__(self) -> Self:
         return self

@@ -13,7 +13,7 @@ import numpy as np
 
 from data.errors import UserError
 from data.images import list_images
-from data.index import load_index
+from data.index import load_index, scan
 from data.keys import Keys, decode_key
 from data.shard_format import (
     INDEX_NAME,
@@ -180,7 +180,7 @@ def _check_index(folder: Path, keys: Keys, report: Report) -> None:
         report.notes.append(f"There is no {INDEX_NAME}; `mask-shards index {folder}` makes it.")
         return
     index = load_index(folder)
-    if index is None or index.keys != keys:
+    if index is None or index.keys != keys or not (report.problems or index.equals(scan(folder))):
         report.problems.append(
             f"{INDEX_NAME}: it does not fit the shards; `mask-shards index {folder}` makes it anew."
         )

@@ -45,8 +45,8 @@ def blur_mask(mask: np.ndarray, sigma: tuple[float, float]) -> np.ndarray:
     """Blur a mask's border by a Gaussian; the mask's border pixels are repeated outside it.
 
     From sigma 3 on, a mask of 64 pixels or more is first halved by averages of 2 x 2 pixels,
-    blurred by the rest of the variance and doubled: at a fifth of the time within four levels of an exact
-    Gaussian at a hard edge (the plain blur of uint8: within two).
+    blurred by the rest of the variance and doubled: at a fifth of the time within four levels of an
+    exact Gaussian at a hard edge (the plain blur of uint8: within two).
 
     Parameters
     ----------

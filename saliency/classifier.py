@@ -1,7 +1,7 @@
 """Classifiers for class-specific saliency: load one, find its linear head, choose its classes."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
@@ -10,6 +10,8 @@ import torchvision
 from torch import Tensor, nn
 
 from data.errors import UserError
+from data.keys import Keys
+from data.labelled import labels_from_folders
 from saliency.state_dict import describe, differences, is_state_dict, read_checkpoint
 
 SIZE = 224
@@ -155,13 +157,13 @@ def head_of(network: nn.Module) -> tuple[str, nn.Linear]:
     return linear[-1]
 
 
-def folder_classes(keys: Iterable[str], classes: int) -> dict[str, int]:
-    """The class of every class folder: its place among the sorted ones.
+def folder_classes(keys: Keys, classes: int) -> dict[str, int]:
+    """The class of every class folder, its place among the sorted ones (`data.labelled`).
 
     Parameters
     ----------
-    keys : iterable of str
-        Of all images: paths relative to the image root, `/`-joined; the first folder is the class.
+    keys : Keys
+        Of all images; the first folder of a key is its class.
     classes : int
         Of the network; as many folders must be there.
 
@@ -170,18 +172,16 @@ def folder_classes(keys: Iterable[str], classes: int) -> dict[str, int]:
     UserError
         Images outside of folders, or another number of folders than of classes.
     """
-    names = set()
-    for key in keys:
-        folder, slash, _ = key.partition("/")
-        if not slash:
-            raise UserError(
-                f"--labels folder: the image {key!r} lies in no class folder; "
-                "use --labels predicted."
-            )
-        names.add(folder)
+    labels = labels_from_folders(keys)
+    if labels is None:
+        raise UserError(
+            "--labels folder: the images do not lie in two or more class folders; "
+            "use --labels predicted."
+        )
+    names = labels.class_names
     if len(names) != classes:
         raise UserError(
             f"--labels folder: the images lie in {len(names)} class folders and the network knows "
             f"{classes} classes; give the images of all classes, or use --labels predicted."
         )
-    return {name: number for number, name in enumerate(sorted(names))}
+    return {name: number for number, name in enumerate(names)}

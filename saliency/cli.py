@@ -251,6 +251,7 @@ def _unsupervised(
     methods: tuple[str, ...], superpixels: str, remove_frame: bool, follow_edges: bool
 ) -> tuple[partial, dict]:
     """The map function of these methods, compiled, and what of it shapes a mask."""
+    from saliency.refine import check_contrib
     from saliency.unsupervised import (
         SuperpixelCount,
         compile_kernels,
@@ -258,6 +259,8 @@ def _unsupervised(
         kernels_are_compiled,
     )
 
+    if follow_edges:
+        check_contrib()
     if not kernels_are_compiled():
         click.echo("Compiling the kernels, once after installation (about 15 s) ...", err=True)
     compile_kernels(methods)

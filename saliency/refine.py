@@ -3,8 +3,23 @@
 import cv2
 import numpy as np
 
+from data.errors import UserError
+
 RADIUS = 8  # pixels at working resolution; about a third of a superpixel's side
 EPSILON = 0.01  # of the guide's variance in [0, 1]; smaller keeps more of the image's texture
+
+
+def check_contrib() -> None:
+    """Raise UserError where OpenCV lacks its contrib modules.
+
+    Another package's plain `opencv-python-headless` installs over the same files as
+    `opencv-contrib-python-headless`, and the last one wins.
+    """
+    if not hasattr(cv2, "ximgproc"):
+        raise UserError(
+            "--follow-edges needs OpenCV's contrib modules, which another OpenCV package has "
+            "replaced; run: pip install --force-reinstall --no-deps opencv-contrib-python-headless"
+        )
 
 
 def refine(saliency: np.ndarray, image: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """index.h5 shows all shards as one, and is used only while it fits them."""
 
 import shutil
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -49,10 +50,14 @@ def test_shards_of_different_canvases(tmp_path, write_shards):
 def test_the_table_is_what_a_scan_finds(tmp_path, write_shards, masks):
     write_shards(tmp_path, masks)
     mapped, scanned = load_index(tmp_path), scan(tmp_path)
-    for name in ("slots", "status", "mask_size", "image_size", "first_rows"):
+    arrays = ("slots", "status", "mask_size", "image_size", "first_rows")
+    for name in (*arrays, "chunk_offset", "chunk_bytes", "chunk_filters"):
         assert np.array_equal(getattr(mapped, name), getattr(scanned, name)), name
     for name in ("keys", "method", "parameters", "software", "names", "content_digests"):
         assert getattr(mapped, name) == getattr(scanned, name), name
+    assert mapped.equals(scanned)
+    assert not mapped.equals(replace(scanned, status=scanned.status + 1))
+    assert not mapped.equals(replace(scanned, method="mc"))
 
 
 def test_the_table_is_mapped_not_read(tmp_path, write_shards, masks):

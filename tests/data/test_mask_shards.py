@@ -1,6 +1,7 @@
 """The reader: every mask by row and by key, in any process."""
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -179,6 +180,15 @@ def test_a_damaged_mask_is_a_sentence(tmp_path, write_shards, masks):
     assert np.array_equal(shards.read("a/003.JPEG"), masks["a/003.JPEG"])
 
 
+def test_a_shard_cut_short_after_it_was_opened_is_a_sentence(tmp_path, write_shards, masks):
+    write_shards(tmp_path, masks, size=50)
+    shards = MaskShards(tmp_path)
+    shards.read("a/001.JPEG")
+    os.truncate(tmp_path / shard_name(0), 100)
+    with pytest.raises(UserError, match="the file is too short"):
+        shards.read("a/001.JPEG")
+
+
 def test_a_shard_exchanged_behind_the_index_is_noticed(tmp_path, write_shards, masks):
     """One of the same size, so that only its digest tells."""
     same = {f"{i}.jpg": np.full((4, 4), 1, np.uint8) for i in range(4)}
@@ -192,13 +202,43 @@ def test_a_shard_exchanged_behind_the_index_is_noticed(tmp_path, write_shards, m
         MaskShards(tmp_path).read(0)
 
 
-def test_open_shards_keep_no_cache(tmp_path, write_shards, masks):
-    """HDF5's cache of chunks would grow to 8 MB for each open shard."""
-    write_shards(tmp_path, masks)
+def open_files(folder):
+    """Return the shards in a folder that this process has open."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return [path for path in found if path.startswith(f"{folder}/shard-")]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux's /proc")
+def test_no_more_files_are_open_than_asked(tmp_path, write_shards, masks):
+    write_shards(tmp_path, masks, size=1)
+    shards = MaskShards(tmp_path, max_open=3)
+    for _ in range(3):
+        check(shards, masks)
+        assert len(open_files(tmp_path)) == 3
+    shards.close()
+    assert not open_files(tmp_path)
+    check(shards, masks)
+    del shards
+    assert not open_files(tmp_path)
+
+
+def test_shards_of_different_canvas_and_compression(tmp_path, write_shards):
+    """As with native sizes: each shard has the canvas that its masks need."""
+    rng = np.random.default_rng(0)
+    masks = {f"{i}.jpg": rng.integers(0, 256, (5 * i, 4), np.uint8) for i in range(1, 9)}
+    for number, options in enumerate(
+        ({"canvas": 10}, {"canvas": 20}, {"canvas": 30, "compression": "gzip"}, {"canvas": 40})
+    ):
+        write_shards(tmp_path, masks, size=2, only=(number,), index=False, **options)
+        with h5py.File(tmp_path / shard_name(number), "r+") as file:
+            file.attrs["parameters"] = '{"max_side": 0}'
     shards = MaskShards(tmp_path)
-    shards.read(0)
-    cache = shards._open_shards[0].file.id.get_access_plist().get_cache()
-    assert cache[2] == 0  # bytes
+    for _ in range(2):
+        check(shards, masks)
+    assert len(shards._decoders) == 4
 
 
 def test_a_run_half_way(tmp_path, write_shards, masks):

@@ -131,6 +131,13 @@ def test_keys_that_are_not_the_listing(tmp_path, write_shards, masks):
     assert "not the listing that the masks were made for" in problems(tmp_path)
 
 
+def test_a_wrong_table_in_the_index_is_found(tmp_path, write_shards, masks):
+    write_shards(tmp_path, masks)
+    with h5py.File(tmp_path / "index.h5", "r+") as file:
+        file["table/chunk_offset"][3] += 1
+    assert "index.h5: it does not fit the shards" in problems(tmp_path)
+
+
 def test_without_an_index_there_is_a_note(tmp_path, write_shards, masks):
     write_shards(tmp_path, masks, index=False)
     report = verify(tmp_path)

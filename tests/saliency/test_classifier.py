@@ -8,6 +8,7 @@ import torch
 import torchvision
 
 from data.errors import UserError
+from data.keys import Keys
 from saliency.classifier import folder_classes, load_classifier, preprocess, to_picture
 
 
@@ -108,12 +109,12 @@ def test_preprocessing_is_imagenets():
 
 
 def test_classes_follow_the_sorted_folders():
-    keys = ["cat/1.jpg", "ant/deep/2.jpg", "cat/3.jpg", "bee/4.jpg"]
+    keys = Keys(["cat/1.jpg", "ant/deep/2.jpg", "cat/3.jpg", "bee/4.jpg"])
     assert folder_classes(keys, 3) == {"ant": 0, "bee": 1, "cat": 2}
 
 
 def test_labels_that_do_not_fit_are_told():
     with pytest.raises(UserError, match="2 class folders and the network knows 3 classes"):
-        folder_classes(["a/1.jpg", "b/2.jpg"], 3)
-    with pytest.raises(UserError, match="lies in no class folder"):
-        folder_classes(["a/1.jpg", "2.jpg"], 2)
+        folder_classes(Keys(["a/1.jpg", "b/2.jpg"]), 3)
+    with pytest.raises(UserError, match="do not lie in two or more class folders"):
+        folder_classes(Keys(["a/1.jpg", "2.jpg"]), 2)

@@ -212,10 +212,11 @@ def test_bad_arguments_get_a_sentence(images, basnet, classifier, tmp_path):
         options = ("--method", "basnet", "--weights", basnet, "--device", "cuda")
         assert "finds no GPU here" in told(*options)
     options = ("--method", "cam", "--weights", classifier, "--labels", "folder")
-    (tmp_path / "three" / "a").mkdir(parents=True)
-    cv2.imwrite(str(tmp_path / "three" / "a" / "1.png"), np.zeros((9, 9, 3), np.uint8))
+    for name in "abc":
+        (tmp_path / "three" / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "three" / name / "1.png"), np.zeros((9, 9, 3), np.uint8))
     sentence = complaint(compute(tmp_path / "three", out, *options))
-    assert "1 class folders and the network knows 2" in sentence
+    assert "3 class folders and the network knows 2" in sentence
     assert not list(out.glob("*")) if out.exists() else True
 
 

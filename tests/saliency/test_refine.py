@@ -1,6 +1,9 @@
+import cv2
 import numpy as np
+import pytest
 
-from saliency.refine import refine
+from data.errors import UserError
+from saliency.refine import check_contrib, refine
 from saliency.unsupervised import SuperpixelCount, saliency_maps
 
 
@@ -26,3 +29,10 @@ def test_edges_of_superpixels_melt(disc):
     plain, fine = (np.abs(maps.by_method["gs"] - disc[1]) for maps in (plain, fine))
     assert not np.array_equal(plain, fine)
     assert fine.mean() < plain.mean() + 0.05
+
+
+def test_an_opencv_without_contrib_is_named(monkeypatch):
+    check_contrib()
+    monkeypatch.delattr(cv2, "ximgproc")
+    with pytest.raises(UserError, match="opencv-contrib-python-headless"):
+        check_contrib()

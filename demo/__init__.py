@@ -1,0 +1,1 @@
+"""The whole journey on pictures that need no download: `make demo`."""

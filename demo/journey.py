@@ -1,0 +1,162 @@
+"""The journey: photographs to masks, then objects to masks, two pretrainings, probes and a page."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from demo.commands import run
+from demo.photographs import write_photographs
+from demo.report import write_report
+from demo.scenes import write_scenes
+
+METHODS = ("rbd", "mc", "gs")
+
+
+@dataclass(frozen=True)
+class Journey:
+    """What is made where, and how large. What an earlier run has made in `out` is kept.
+
+    The defaults are those of `make demo`: about five minutes on two cores.
+    """
+
+    out: Path
+    train: int = 1600  # images to learn from
+    val: int = 400  # images to be judged on
+    epochs: int = 20
+    batch_size: int = 64
+    queue: int = 512  # negatives
+    image_size: int = 32  # side of a view in pixels
+    paste_probability: float = 0.5
+    seed: int = 0
+    neighbours: int = 20  # of the kNN
+
+    def run(self) -> None:
+        """Do all of it, and say what there is to look at."""
+        started = time.monotonic()
+        self._remember()
+        _chapter("1. Saliency masks of photographs, by three methods")
+        self._photographs()
+        _chapter("2. A labelled set: objects on backgrounds that tempt a model to look there")
+        self._objects()
+        _chapter("3. Pretraining without labels: without copy-paste, then with it")
+        for name, probability in self.models.items():
+            self._pretrain(name, probability)
+        _chapter("4. What the two models have learnt, and where they look")
+        self._probes()
+        table = write_report(self.out, list(self.models), (self.train, self.val))
+        print(f"\n{table}\n\nDone in {time.monotonic() - started:.0f} s. Look at:")
+        for path, what in self.sights():
+            print(f"  {self.out / path!s:<42} {what}")
+
+    def _remember(self) -> None:
+        """Note the settings in the folder; stop where it was made with others."""
+        settings = {name: value for name, value in asdict(self).items() if name != "out"}
+        noted = self.out / "settings.json"
+        if not noted.exists():
+            self.out.mkdir(parents=True, exist_ok=True)
+            noted.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+        elif json.loads(noted.read_text("utf-8")) != settings:
+            sys.exit(
+                f"{self.out} is of a demo with other settings; remove it or name another folder."
+            )
+
+    @property
+    def models(self) -> dict[str, float]:
+        """Their names and probabilities of pasting."""
+        return {"without": 0.0, "with": self.paste_probability}
+
+    def _photographs(self) -> None:
+        photographs = self.out / "photographs"
+        write_photographs(photographs)
+        masks = [self.out / "masks" / method for method in METHODS]
+        run("saliency-compute", photographs, self.out / "masks", "--method", ",".join(METHODS))
+        for folder in masks:
+            run("mask-shards", "verify", folder, "--images", photographs)
+        for file in (self.out / "saliency.html", self.out / "saliency.png"):
+            run(
+                "mask-shards", "gallery", *masks, "--images", photographs, "-o", file, "--overwrite"
+            )
+
+    def _objects(self) -> None:
+        objects, truth = self.out / "objects", self.out / "objects-truth"
+        print(f"\nDrawing {self.train} + {self.val} pictures into {objects} ...", flush=True)
+        write_scenes(objects, truth, self.train, self.val)
+        for part in ("train", "val"):
+            # small pictures: superpixels of about 80 pixels
+            run("saliency-compute", objects / part, self._masks(part), "--superpixels", 200)
+        for file in (self.out / "objects.html", self.out / "objects.png"):
+            run(
+                *("mask-shards", "gallery", self._masks("train"), "--images", objects / "train"),
+                *("-o", file, "--count", 16, "--overwrite"),
+            )
+        self._probe("saliency", self._masks("val"), truth / "val", "--quick")
+
+    def _pretrain(self, name: str, probability: float) -> None:
+        if (self._run(name) / "backbone.pt").exists():
+            print(f"\npretrain: already in {self._run(name)}")
+            return
+        run(
+            *("pretrain", self.out / "objects" / "train", "--masks", self._masks("train")),
+            *("--out", self._run(name), "--resume"),
+            *("--paste-probability", probability, "--background", "grayscale"),
+            *("--method", "moco", "--arch", "resnet18", "--image-size", self.image_size),
+            *("--epochs", self.epochs, "--batch-size", self.batch_size, "--negatives", self.queue),
+            *("--lr", 0.24, "--set", "schedule=cosine", "--set", "scale=[0.4,1.0]"),
+            *("--set", "mlp=true", "--set", "temperature=0.2", "--set", "key_momentum=0.99"),
+            *("--set", "bn_groups=2", "--set", f"knn_k={self.neighbours}"),
+            *("--seed", self.seed, "--device", "cpu"),
+        )
+
+    def _probes(self) -> None:
+        objects, models = (
+            self.out / "objects",
+            [f"{name}={self._run(name)}" for name in self.models],
+        )
+        k = min(self.neighbours, self.train)
+        self._probe("knn", *models, "random:resnet18", objects, "--k", k)
+        for name in self.models:
+            self._probe("linear", self._run(name), objects, "--fast", name=f"linear-{name}")
+        masks = ("--masks", self._masks("train"))
+        self._probe("robustness", *models, objects / "train", *masks)
+        self._probe("neighbors", *models, objects)
+        truth = ("--ground-truth", self.out / "objects-truth")
+        self._probe("gradients", *models, objects, "--masks", self._masks("val"), *truth)
+
+    def _probe(self, command: str, *arguments: object, name: str | None = None) -> None:
+        """Run a probe, unless its results are there."""
+        out = self.out / "probes" / (name or command)
+        if (out / "results.json").exists():
+            print(f"\nprobe {command}: already in {out}")
+            return
+        run("probe", command, *arguments, "--out", out)
+
+    def _masks(self, part: str) -> Path:
+        return self.out / "objects-masks" / part
+
+    def _run(self, name: str) -> Path:
+        return self.out / "runs" / name
+
+    def sights(self) -> list[tuple[Path, str]]:
+        """Paths below the folder, and what they show."""
+        probes = Path("probes")
+        return [
+            (Path("index.html"), "the table, and all the pictures below: start here"),
+            (Path("saliency.html"), "photographs with their masks by three methods"),
+            (Path("objects.html"), "objects with their masks by RBD"),
+            (
+                Path("runs/with/views.png"),
+                "what it is shown: originals, pasted, final views",
+            ),
+            (Path("runs/with/curve.png"), "its loss and kNN accuracy"),
+            (probes / "neighbors/index.html", "nearest neighbours, model beside model"),
+            (probes / "gradients/index.html", "where the models look"),
+            (probes / "robustness/variants.png", "objects on swapped backgrounds"),
+        ]
+
+
+def _chapter(title: str) -> None:
+    print(f"\n\n{title}\n{'=' * len(title)}", flush=True)

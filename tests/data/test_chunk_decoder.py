@@ -1,0 +1,63 @@
+"""A decoder undoes what an encoder did, and notices damage."""
+
+import h5py
+import numpy as np
+import pytest
+
+from data.chunk_decoder import ChunkDecoder, filters_of
+from data.shard_format import create_masks
+from data.shards import ChunkEncoder
+
+
+@pytest.fixture
+def datasets(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        found = {}
+        for name in ("zstd", "gzip"):
+            found[name] = create_masks(file.create_group(name), 3, 32, name)
+        found["small"] = create_masks(file.create_group("small"), 3, 16, "zstd")
+        yield found
+
+
+@pytest.mark.parametrize("compression", ["zstd", "gzip"])
+def test_decodes_what_was_encoded(datasets, compression):
+    rng = np.random.default_rng(0)
+    encoder, decoder = ChunkEncoder(32, compression), ChunkDecoder(datasets[compression])
+    for levels in (1, 2, 256):  # the last does not shrink: a filter may be skipped
+        for shape in ((32, 32), (1, 1), (7, 32), (32, 7)):
+            mask = rng.integers(0, levels, shape, np.uint8)
+            chunk = encoder.encode(mask)
+            found = np.full(shape, 99, np.uint8)
+            decoder.decode(chunk.data, chunk.filter_mask, found)
+            assert np.array_equal(found, mask)
+
+
+def test_outlives_its_dataset(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        decoder = ChunkDecoder(create_masks(file, 3, 32, "zstd"))
+    mask, found = np.eye(32, dtype=np.uint8), np.empty((32, 32), np.uint8)
+    decoder.decode(*ChunkEncoder(32).encode(mask), found)
+    assert np.array_equal(found, mask)
+
+
+@pytest.mark.parametrize("compression", ["zstd", "gzip"])
+def test_damage_is_an_error_and_the_next_mask_is_sound(datasets, compression):
+    mask = np.random.default_rng(0).integers(0, 9, (32, 32), np.uint8)
+    chunk = ChunkEncoder(32, compression).encode(mask)
+    decoder, found = ChunkDecoder(datasets[compression]), np.empty((32, 32), np.uint8)
+    for place in range(0, len(chunk.data), 17):
+        damaged = bytearray(chunk.data)
+        damaged[place] ^= 4
+        with pytest.raises((OSError, RuntimeError)):
+            decoder.decode(bytes(damaged), chunk.filter_mask, found)
+        decoder.decode(chunk.data, chunk.filter_mask, found)
+        assert np.array_equal(found, mask)
+    for length in (0, 3, len(chunk.data) // 2):
+        with pytest.raises((OSError, RuntimeError, ValueError)):
+            decoder.decode(chunk.data[:length], chunk.filter_mask, found)
+
+
+def test_what_can_share_a_decoder(datasets):
+    assert len({filters_of(masks) for masks in datasets.values()}) == 3
+    zstd = datasets["zstd"]
+    assert filters_of(zstd) == filters_of(create_masks(zstd.file.create_group("b"), 9, 32, "zstd"))
