@@ -111,12 +111,10 @@ class Journey:
         )
 
     def _probes(self) -> None:
-        objects, models = (
-            self.out / "objects",
-            [f"{name}={self._run(name)}" for name in self.models],
-        )
-        k = min(self.neighbours, self.train)
-        self._probe("knn", *models, "random:resnet18", objects, "--k", k)
+        objects = self.out / "objects"
+        models = [f"{name}={self._run(name)}" for name in self.models]
+        size = ("--image-size", self.image_size)  # which an untrained network does not know
+        self._probe("knn", *models, "random:resnet18", objects, "--k", self.neighbours, *size)
         for name in self.models:
             self._probe("linear", self._run(name), objects, "--fast", name=f"linear-{name}")
         masks = ("--masks", self._masks("train"))
