@@ -1,5 +1,8 @@
 """`probe`: what a network has learnt, and how good masks are, in scores and pictures."""
 
+import signal
+import sys
+
 import click
 
 from evaluate.export_command import export
@@ -14,6 +17,8 @@ from evaluate.saliency_command import saliency
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Judge masks and pretrained networks: scores on the terminal, JSON and pictures in files."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # tidy up then, as after Ctrl-C
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 for command in (linear, knn, robustness, neighbors, gradients, saliency, export):

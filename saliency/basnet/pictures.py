@@ -6,6 +6,7 @@ import cv2
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from saliency.basnet.dataset import Pair, read_pair
 from saliency.basnet.predict import Predictor, predict
@@ -69,6 +70,8 @@ def plot_history(history: list[dict], path: Path) -> None:
         for name, label in (("max_f", "max F"), ("mae", "MAE")):
             scores.plot(epochs, [row[name] for row in validated], marker=".", label=label)
         scores.set(xlabel="epoch", ylim=(0, 1))
+        for axes in (losses, scores):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if validated:
             scores.legend(frameon=False)
         figure.savefig(path, dpi=120)

@@ -1,0 +1,38 @@
+"""The command group: its help, and a job that is stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def test_help_names_every_command(probe):
+    text = probe("--help").stdout
+    for name in ("linear", "knn", "robustness", "neighbors", "gradients", "saliency", "export"):
+        assert f"  {name} " in text
+        assert "CHECKPOINT" in probe(name, "--help").stdout or name == "saliency"
+
+
+def test_stopped_job_leaves_nothing(tmp_path, split_folder, resnet18_file):
+    out = tmp_path / "results" / "out"
+    command = [sys.executable, "-m", "evaluate", "knn", resnet18_file, split_folder]
+    options = ["--image-size", "512", "--workers", "0", "--device", "cpu", "--out", out]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    job = subprocess.Popen(
+        [str(part) for part in (*command, *options)], env=environment, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("results/.out-*")):
+        if time.monotonic() > deadline or job.poll() is not None:
+            pytest.fail("the job did not begin to write")
+        time.sleep(0.02)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=120) == 128 + signal.SIGTERM
+    job.stderr.close()
+    assert not list((tmp_path / "results").iterdir())
