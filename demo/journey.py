@@ -20,7 +20,7 @@ METHODS = ("rbd", "mc", "gs")
 class Journey:
     """What is made where, and how large. What an earlier run has made in `out` is kept.
 
-    The defaults are those of `make demo`: about five minutes on two cores.
+    The defaults are those of `make demo`.
     """
 
     out: Path
