@@ -12,6 +12,7 @@ from data.errors import UserError
 from data.images import list_images
 from data.keys import printable
 from data.shards import Status
+from saliency.cut_off import expect_cut_off
 from saliency.learned_options import LEARNED, build_method, check_options, learned_options
 
 UNSUPERVISED = ("rbd", "mc", "gs")
@@ -307,4 +308,5 @@ def _interrupt(number: int, frame: object) -> None:
     """Stop by an exception, once: a second Ctrl-C must not disturb the cleaning up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    expect_cut_off()
     raise KeyboardInterrupt(number)

@@ -1,6 +1,7 @@
 """Where tasks run: this process, joblib's processes, or a Dask or Ray cluster."""
 
 import contextlib
+import multiprocessing
 import multiprocessing.resource_tracker
 import os
 import pkgutil
@@ -20,6 +21,7 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from threadpoolctl import threadpool_limits
 
 from data.errors import UserError
+from saliency.cut_off import expect_cut_off
 
 BACKENDS = ("processes", "dask", "ray")
 
@@ -82,6 +84,7 @@ class Workers:
                     for result in results:  # noqa: UP028 - `yield from` would close it first
                         yield result
                 finally:
+                    expect_cut_off()
                     with warnings.catch_warnings():  # of tasks that are given up
                         warnings.simplefilter("ignore")
                         results.close()
@@ -210,6 +213,10 @@ def _begin_worker(parent: int) -> None:
 
 
 def _kill_processes() -> None:
+    for process in multiprocessing.active_children():  # also where loky's own thread has ended
+        if process.name.startswith("LokyProcess"):
+            with contextlib.suppress(OSError):
+                os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
     get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
 
 
