@@ -22,7 +22,7 @@ from data.images import UnreadableImage, capped_size, decode, key_path
 from data.shards import ChunkEncoder, Status, status_of
 from saliency.batch import Block, Plan, RunTasks
 from saliency.device import memory_for, memory_layout
-from saliency.loading import worker_loader
+from saliency.loading import WorkerLoader
 from saliency.rows import Row, to_uint8, without_mask
 
 _QUEUED_BATCHES = 3  # finished batches that may wait for the writer
@@ -198,7 +198,7 @@ class LearnedStage:
 
     def _groups(self, plan: Plan, blocks: Sequence[Block]) -> Iterator[list[Prepared]]:
         """Blocks together as large as a batch may be."""
-        loader = worker_loader(
+        loader = WorkerLoader(
             _PreparedBlocks(plan, blocks, self.method),
             self.jobs if self.jobs > 1 else 0,
             batch_size=None,

@@ -1,12 +1,15 @@
 """Worker processes that decode and prepare images for a device."""
 
 import signal
+from collections.abc import Iterator
 
 import cv2
 from torch.utils.data import DataLoader, Dataset
 
+from saliency.workers import signals_held_from_children
 
-def worker_loader(dataset: Dataset, workers: int, **options) -> DataLoader:
+
+class WorkerLoader(DataLoader):
     """A DataLoader whose workers use one core each and leave signals to the parent.
 
     Parameters
@@ -22,9 +25,16 @@ def worker_loader(dataset: Dataset, workers: int, **options) -> DataLoader:
     OpenCV is set to one thread in this process too: its threads do not survive a fork, and a worker
     that inherits them waits for them for ever.
     """
-    if workers:
+
+    def __init__(self, dataset: Dataset, workers: int, **options) -> None:
+        super().__init__(dataset, num_workers=workers, worker_init_fn=_leave_signals, **options)
+
+    def __iter__(self) -> Iterator:
+        if not self.num_workers:
+            return super().__iter__()
         cv2.setNumThreads(1)
-    return DataLoader(dataset, num_workers=workers, worker_init_fn=_leave_signals, **options)
+        with signals_held_from_children():  # until `_leave_signals` has run in them
+            return super().__iter__()
 
 
 def _leave_signals(number: int) -> None:

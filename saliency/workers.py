@@ -76,7 +76,7 @@ class Workers:
             if self._backend == "ray":  # its backend gives no results before the last
                 yield from self._run_in_batches(tasks)
             else:
-                with self._configuration(), _signals_held_from_children():
+                with self._configuration(), signals_held_from_children():
                     results = joblib.Parallel(
                         return_as="generator", batch_size=1, pre_dispatch="3*n_jobs"
                     )(map(_call, tasks))
@@ -180,7 +180,7 @@ def _limit_threads() -> None:
 
 
 @contextlib.contextmanager
-def _signals_held_from_children() -> Iterator[None]:
+def signals_held_from_children() -> Iterator[None]:
     """Start processes to which a terminal's Ctrl-C, or a batch system's SIGTERM, does nothing.
 
     Both reach the workers too, and these would print tracebacks or die before the parent has said

@@ -23,7 +23,7 @@ from saliency.basnet.predict import Predictor
 from saliency.basnet.settings import Settings
 from saliency.basnet.validation import validate
 from saliency.device import memory_for, memory_layout
-from saliency.loading import worker_loader
+from saliency.loading import WorkerLoader
 
 _SHOWN = 8  # photographs in a sheet of predictions
 _VALIDATION_BATCH = 16
@@ -188,7 +188,7 @@ class Trainer:
 
     def _loader(self, epoch: int, done: int) -> DataLoader:
         s = self.settings
-        return worker_loader(
+        return WorkerLoader(
             TrainingPairs(self.pairs, s.resize, s.crop, s.seed),
             self.workers,
             batch_sampler=EpochBatches(len(self.pairs), s.batch_size, s.seed, epoch, done),

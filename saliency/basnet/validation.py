@@ -12,7 +12,7 @@ from data.precision_recall import Curve, normalise, precision_recall
 from saliency.basnet.dataset import Pair, read_pair
 from saliency.basnet.predict import Predictor
 from saliency.basnet.preprocess import preprocess, resize_map
-from saliency.loading import worker_loader
+from saliency.loading import WorkerLoader
 
 
 class ValidationPairs(Dataset):
@@ -76,7 +76,7 @@ def validate(predictor: Predictor, pairs: list[Pair], size: int, workers: int = 
 def _maps(
     predictor: Predictor, pairs: list[Pair], size: int, workers: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    loader = worker_loader(
+    loader = WorkerLoader(
         ValidationPairs(pairs, size),
         workers,
         batch_size=predictor.batch_size,

@@ -7,7 +7,7 @@ from pathlib import Path
 PROGRAM = """
 import cv2
 import numpy as np
-from saliency.loading import worker_loader
+from saliency.loading import WorkerLoader
 
 cv2.setNumThreads(4)
 
@@ -20,7 +20,7 @@ class Resized:
         return cv2.resize(np.full((900, 900, 3), index, np.float32), (700, 700))[0, 0, 0]
 
 cv2.GaussianBlur(np.zeros((3000, 3000, 3), np.uint8), (0, 0), 5)  # now its threads are there
-print([int(x) for batch in worker_loader(Resized(), 2, batch_size=2) for x in batch])
+print([int(x) for batch in WorkerLoader(Resized(), 2, batch_size=2) for x in batch])
 """
 
 
