@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import torch
 import torchvision
@@ -231,30 +232,41 @@ def test_memory_too_small_for_the_batch(images, basnet, tmp_path, monkeypatch):
     assert not list((tmp_path / "out").glob("*shard*"))
 
 
-def test_killed_worker_gets_a_sentence(images, basnet, tmp_path, monkeypatch):
-    from saliency.basnet import method
-
-    def suicide(image, size):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    monkeypatch.setattr(method, "preprocess", suicide)
-    done = run_basnet(images, tmp_path / "out", basnet, "--jobs", 2)
-    assert "a worker process was killed" in complaint(done)
-
-
-def test_sigterm_to_all_processes_keeps_finished_shards(images, basnet, tmp_path):
-    many = tmp_path / "many"
-    many.mkdir()
+@pytest.fixture
+def many(images, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
     for number in range(400):
-        (many / f"{number}.png").symlink_to(images / "ant" / "0.png")
+        (folder / f"{number}.png").symlink_to(images / "ant" / "0.png")
+    return folder
+
+
+def start(images, out, weights, *more):
+    """The command in a process group of its own."""
     command = [
-        sys.executable, "-m", "saliency", many, tmp_path / "out", "--method", "basnet",
-        "--weights", basnet, "--input-size", "32", "--shard-size", "8", "--jobs", "2",
-        "--device", "cpu", "--batch-size", "8",
+        sys.executable, "-m", "saliency", images, out, "--method", "basnet", "--weights", weights,
+        "--input-size", "32", "--jobs", "2", "--device", "cpu", "--batch-size", "8", *more,
     ]  # fmt: skip
-    process = subprocess.Popen(
-        command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def test_killed_worker_gets_a_sentence(many, basnet, tmp_path):
+    process = start(many, tmp_path / "out", basnet)
+    deadline = time.monotonic() + 60
+    while not (workers := psutil.Process(process.pid).children()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    workers[0].kill()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2 and "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("Error: a worker process was killed")
+    assert not list((tmp_path / "out").glob("*shard*"))
+
+
+def test_sigterm_to_all_processes_keeps_finished_shards(many, basnet, tmp_path):
+    process = start(many, tmp_path / "out", basnet, "--shard-size", "8")
     deadline = time.monotonic() + 60
     while not list((tmp_path / "out").glob("shard-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -264,6 +276,7 @@ def test_sigterm_to_all_processes_keeps_finished_shards(images, basnet, tmp_path
     assert process.returncode == 143, errors
     assert "Finished shards are kept" in errors and "Traceback" not in errors
     assert 0 < made < 50
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    again = start(many, tmp_path / "out", basnet, "--shard-size", "8")
+    _, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
     assert len(MaskShards(tmp_path / "out")) == 400
