@@ -18,7 +18,7 @@ demo: setup
 	$(BIN)/python -m demo demo-output
 
 test: setup
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -q
 
 lint: setup
 	$(BIN)/ruff check .
