@@ -24,9 +24,9 @@ class Journey:
     """
 
     out: Path
-    train: int = 1600  # images to learn from
+    train: int = 800  # images to learn from
     val: int = 400  # images to be judged on
-    epochs: int = 30
+    epochs: int = 20
     batch_size: int = 64
     image_size: int = 32  # side of a view in pixels
     paste_probability: float = 0.5
