@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -15,6 +14,7 @@ from data.crop import centre_crop
 from data.errors import UserError
 from data.images import UnreadableImage, decode, key_path, list_images
 from data.keys import Keys
+from data.loading_workers import LoadingWorkers
 
 Batch = dict[str, torch.Tensor | list[str]]
 
@@ -132,10 +132,6 @@ def build_plain_loader(
     options = {
         "num_workers": workers,
         "pin_memory": pin_memory,
-        "worker_init_fn": _one_thread,
+        "worker_init_fn": LoadingWorkers(),
     }
     return PlainLoader(dataset, batches, options)
-
-
-def _one_thread(_: int) -> None:
-    cv2.setNumThreads(0)  # torch's threads are one already: DataLoader sets them

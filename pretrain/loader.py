@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
-import ctypes
-import multiprocessing
 import os
-import signal
-import weakref
 from collections.abc import Iterator, Sequence
-from functools import partial
 
-import cv2
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
@@ -19,6 +12,7 @@ from data.backgrounds import open_source
 from data.errors import UserError
 from data.images import list_images
 from data.keys import Keys
+from data.loading_workers import LoadingWorkers
 from data.mask_shards import MaskShards
 from pretrain.dataset import Batch, Request, ViewDataset
 from pretrain.mask_rows import MaskRows, match_masks
@@ -70,7 +64,7 @@ class Loader:
     ) -> None:
         self._requests = _Requests(dataset.seed, len(dataset), batch_size, rank, world_size)
         self._dataset = dataset
-        self._closing = multiprocessing.RawValue("b", 0)  # seen by the workers
+        self._workers = LoadingWorkers()
         self._loader: DataLoader | None = DataLoader(
             dataset,
             batch_size=None,  # the dataset makes whole batches
@@ -78,10 +72,8 @@ class Loader:
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
-            worker_init_fn=partial(_start_worker, self._closing),
+            worker_init_fn=self._workers,
         )
-        # Before multiprocessing's own clean-up, which ends workers by the signal that they ignore.
-        atexit.register(_close, weakref.ref(self))
 
     @property
     def keys(self) -> Keys:
@@ -130,31 +122,8 @@ class Loader:
 
     def close(self) -> None:
         """End the workers."""
-        self._closing.value = 1
+        self._workers.close()
         self._loader = None  # its iterator ends them when it is dropped
-
-
-def _close(loader: weakref.ref[Loader]) -> None:
-    alive = loader()
-    if alive is not None:
-        alive.close()
-
-
-def _start_worker(closing: ctypes.c_byte, _: int) -> None:
-    """Keep a worker to one thread, and leave interruptions to the main process.
-
-    A terminal's Ctrl-C and a cluster's SIGTERM go to every process of a job. The main process still
-    needs its workers then, to end a step and save. It ends them itself; and should it be killed,
-    they notice and end too (DataLoader's workers watch their parent).
-    """
-
-    def terminate(*_: object) -> None:
-        if closing.value:
-            os._exit(0)
-
-    cv2.setNumThreads(0)  # torch's threads are one already: DataLoader sets them
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, terminate)
 
 
 class _Requests(Sampler[Request]):

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import skimage.data
@@ -90,3 +96,29 @@ def test_labels_are_the_first_folders_in_order():
 @pytest.mark.parametrize("names", [["1.jpg", "a/2.jpg"], ["a/1.jpg", "a/2.jpg"], []])
 def test_no_labels_without_class_folders(names):
     assert labels_from_folders(Keys(names)) is None
+
+
+def test_workers_outlive_a_signal_to_every_process(folder):
+    """As a cluster's SIGTERM and a terminal's Ctrl-C are; the main process decides."""
+    expected = [batch["index"].tolist() for batch in build_plain_loader(folder, batch_size=1)]
+    before = set(multiprocessing.active_children())
+    found = []
+    for batch in build_plain_loader(folder, batch_size=1, workers=1):
+        if not found:
+            (worker,) = set(multiprocessing.active_children()) - before
+            os.kill(worker.pid, signal.SIGTERM)
+            os.kill(worker.pid, signal.SIGINT)
+        found.append(batch["index"].tolist())
+    assert found == expected
+    worker.join(20)
+    assert worker.exitcode == 0
+
+
+def test_a_program_that_leaves_a_loader_half_read_ends(folder):
+    program = f"""
+from data.plain_loader import build_plain_loader
+batches = iter(build_plain_loader({str(folder)!r}, image_size=16, batch_size=1, workers=1))
+next(batches)
+raise SystemExit(3)
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 3

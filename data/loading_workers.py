@@ -1,0 +1,58 @@
+"""Loading processes that the main process alone ends."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import multiprocessing.util  # registers its clean-up at exit, which is to run after the one below
+import os
+import signal
+import weakref
+
+import cv2
+
+_open: weakref.WeakSet[LoadingWorkers] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Before multiprocessing's clean-up, which ends workers by the very signal they ignore."""
+    for workers in list(_open):
+        workers.close()
+
+
+class LoadingWorkers:
+    """A `worker_init_fn` for DataLoader: one thread each, interruptions left to the main process.
+
+    A terminal's Ctrl-C and a cluster's SIGTERM go to every process of a job. The main process still
+    needs its workers then, to end what it is at and save. It ends them itself; and should it be
+    killed, they notice and end too (DataLoader's workers watch their parent).
+    """
+
+    def __init__(self) -> None:
+        self._closing = multiprocessing.RawValue("b", 0)  # seen by the workers
+        _open.add(self)
+
+    def __call__(self, worker: int) -> None:
+        """Prepare a worker; runs in it."""
+        cv2.setNumThreads(0)  # torch's threads are one already: DataLoader sets them
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._terminate)
+
+    def close(self) -> None:
+        """Let the workers end by SIGTERM from now on."""
+        self._closing.value = 1
+
+    def _terminate(self, number: int, frame: object) -> None:
+        if self._closing.value:
+            os._exit(0)
+
+    def __reduce__(self) -> tuple:
+        return _unpickled, (self._closing,)
+
+
+def _unpickled(closing) -> LoadingWorkers:
+    """Make the copy that a spawned worker gets: it shares the value, and registers nothing."""
+    workers = LoadingWorkers.__new__(LoadingWorkers)
+    workers._closing = closing
+    return workers
