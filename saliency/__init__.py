@@ -4,6 +4,9 @@
 >>> import saliency
 >>> saliency.rbd(astronaut()).shape
 (512, 512)
+
+The functions here take the authors' numbers of superpixels; the command's default differs for small
+and for large images (`SuperpixelCount.parse`).
 """
 
 from typing import TYPE_CHECKING

@@ -82,7 +82,7 @@ def parse_superpixels(context: click.Context, parameter: click.Parameter, text: 
     callback=parse_superpixels,
     metavar="N|Npx|auto|authors",
     help="Superpixels an image (250), or pixels a superpixel (600px). 'authors' is 600px for rbd "
-    "and gs, 250 for mc; 'auto' the same, but at most 600 an image.",
+    "and gs, 250 for mc; 'auto' the same, but 200 to 600 an image.",
 )
 @click.option("--remove-frame", is_flag=True, help="Give artificial picture frames saliency 0.")
 @click.option(

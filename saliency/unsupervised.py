@@ -15,6 +15,9 @@ from saliency.slic import slic_epfl
 METHODS = ("rbd", "mc", "gs")
 
 
+FINEST = 16.0  # pixels of the smallest superpixel that `auto` asks for
+
+
 @dataclass(frozen=True)
 class SuperpixelCount:
     """How many superpixels to ask for.
@@ -26,22 +29,26 @@ class SuperpixelCount:
     pixels_each : float or None
         Pixels a superpixel. None, with `number` None too, is the authors' choice: one in 600 pixels
         for RBD and GS, 250 an image for MC.
-    at_most : int or None
-        A bound on the authors' choice for RBD and GS. Their time grows with its square and cube.
+    at_least, at_most : int or None
+        Bounds on the authors' choice for RBD and GS, which was made for photographs of some 400 x
+        300 pixels. Of a thumbnail it would make a few dozen superpixels, too coarse for any object;
+        beyond, time grows with the number's square and cube. No superpixel is cut below
+        `FINEST` pixels.
     """
 
     number: int | None = None
     pixels_each: float | None = None
+    at_least: int | None = None
     at_most: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> "SuperpixelCount":
         """Read 'auto', 'authors', a number an image ('250') or pixels a superpixel ('600px').
 
-        'auto' is the authors' choice up to 600 superpixels, that is up to 360,000 pixels.
+        'auto' is the authors' choice from 200 to 600 superpixels, 120,000 to 360,000 pixels.
         """
         if text == "auto":
-            return cls(at_most=600)
+            return cls(at_least=200, at_most=600)
         if text == "authors":
             return cls()
         if text.endswith("px"):
@@ -60,7 +67,12 @@ class SuperpixelCount:
             return SuperpixelCount(self.number, area / self.number)
         if self.pixels_each is not None:
             return SuperpixelCount(max(1, round(area / self.pixels_each)), self.pixels_each)
-        return SuperpixelCount(250, max(600.0, area / self.at_most if self.at_most else 0.0))
+        pixels = 600.0
+        if self.at_most:
+            pixels = max(pixels, area / self.at_most)
+        if self.at_least:
+            pixels = min(pixels, max(FINEST, area / self.at_least))
+        return SuperpixelCount(250, pixels)
 
 
 @dataclass(frozen=True)

@@ -106,10 +106,13 @@ def odd_images(tmp_path_factory, draw_disc) -> Path:
     return folder
 
 
+ODD_OPTIONS = ["--jobs", 1, "--max-side", 128, "--superpixels", "authors"]
+
+
 @pytest.fixture(scope="module")
 def odd_run(odd_images, tmp_path_factory) -> tuple[Result, Path]:
     out = tmp_path_factory.mktemp("out")
-    result = call(odd_images, out, "--jobs", 1, "--max-side", 128, "--max-failures", 0.5)
+    result = call(odd_images, out, *ODD_OPTIONS, "--max-failures", 0.5)
     return result, out
 
 
@@ -149,7 +152,7 @@ def test_the_report_tells_how_many_and_why(odd_run):
 
 def test_many_failures_are_an_exit_code_also_when_all_is_there(odd_images, odd_run):
     _, out = odd_run
-    result = call(odd_images, out, "--jobs", 1, "--max-side", 128, "--max-failures", 0.1)
+    result = call(odd_images, out, *ODD_OPTIONS, "--max-failures", 0.1)
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == (
         "4 of 21 images have no mask, more than --max-failures 0.1."

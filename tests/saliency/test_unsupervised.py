@@ -80,6 +80,9 @@ def test_superpixel_count():
     assert SuperpixelCount.parse("authors").of_area(10**6) == SuperpixelCount(250, 600.0)
     assert SuperpixelCount.parse("auto").of_area(300_000) == SuperpixelCount(250, 600.0)
     assert SuperpixelCount.parse("auto").of_area(720_000) == SuperpixelCount(250, 1200.0)
+    assert SuperpixelCount.parse("auto").of_area(20_000) == SuperpixelCount(250, 100.0)
+    assert SuperpixelCount.parse("auto").of_area(1_000) == SuperpixelCount(250, 16.0)
+    assert SuperpixelCount.parse("authors").of_area(20_000) == SuperpixelCount(250, 600.0)
     assert SuperpixelCount.parse("100").of_area(10_000) == SuperpixelCount(100, 100.0)
     assert SuperpixelCount.parse("50px").of_area(10_000) == SuperpixelCount(200, 50.0)
     for wrong in ("0", "-3", "0px", "nanpx", "many"):
