@@ -1,6 +1,7 @@
 """Cut a box out of an image or a mask and bring it to another size, antialiased."""
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -30,6 +31,33 @@ def crop_resize(image: np.ndarray, box: tuple[int, int, int, int], size: int) ->
         pixels.permute(2, 0, 1)[None], (size, size), mode="bilinear", antialias=True
     )
     return view[0].permute(1, 2, 0).numpy()
+
+
+def reduction_for(boxes: Sequence[tuple[int, int, int, int]], size: int) -> int:
+    """Return by what an image may be reduced before boxes of it are resized to size x size.
+
+    1, 2, 4 or 8: the largest at which no side of a box, (top, left, height, width), falls below
+    `size`, so that nothing is ever enlarged for it.
+    """
+    least = min(min(height, width) for _, _, height, width in boxes)
+    return next((factor for factor in (8, 4, 2) if least >= factor * (size + 1)), 1)
+
+
+def snap_box(
+    box: tuple[int, int, int, int], reduction: int, image_size: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Move a box's borders to multiples of `reduction`, within the image; by half of it at most.
+
+    So the same part of the picture is cut out of the reduced image (the box divided by `reduction`)
+    and of its mask.
+    """
+    snapped = []
+    for start, length, limit in zip(box[:2], box[2:], image_size, strict=True):
+        first = round(start / reduction)
+        last = min(round((start + length) / reduction), limit // reduction)
+        snapped.append((first * reduction, (last - first) * reduction))
+    (top, height), (left, width) = snapped
+    return top, left, height, width
 
 
 def centre_crop(image: np.ndarray, size: int) -> np.ndarray:

@@ -35,7 +35,8 @@ class LoadingWorkers:
 
     def __call__(self, worker: int) -> None:
         """Prepare a worker; runs in it."""
-        cv2.setNumThreads(0)  # torch's threads are one already: DataLoader sets them
+        # 0, not 1, which would wait for the parent's threads, lost in the fork; torch's are one
+        cv2.setNumThreads(0)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._terminate)
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -115,6 +114,8 @@ def _paste(
 
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
     """Return one of the fonts that matplotlib carries, which know most of the world's letters."""
+    import matplotlib  # a fifth of the command's start, were it at the top
+
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
 
 

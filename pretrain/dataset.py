@@ -8,6 +8,7 @@ own resolution, because it must see what lies beyond the crop's border.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +17,9 @@ import torch
 from torch.utils.data import Dataset
 
 from data.backgrounds import BackgroundSource, choose, cover_box
-from data.crop import crop_resize, sample_box
+from data.crop import crop_resize, reduction_for, sample_box, snap_box
 from data.errors import UserError
-from data.images import Decoded, UnreadableImage, decode, key_path
+from data.images import Reduced, UnreadableImage, decode_reduced, key_path
 from data.keys import Keys
 from data.mask_shards import MaskShards
 from pretrain.copy_paste import blur_mask
@@ -101,12 +102,11 @@ class ViewDataset(Dataset):
                 background = np.empty_like(image)
         replaced: list[tuple[int, str]] = []
         for place, index in enumerate(indices):
-            shown[place], decoded = self._read(epoch, int(index), replaced)
+            shown[place], decoded, draws = self._read(epoch, int(index), replaced)
             pasted_mask = _MaskOnce(self, int(shown[place]), decoded.image_size)
-            for view in range(views):
-                numbers = uniforms(self.seed, epoch, int(shown[place]), view)
-                draw = draw_view(self.recipe, self.paste, numbers, decoded.image_size)
-                image[place, view] = crop_resize(decoded.image, draw.box, size)
+            for view, draw in enumerate(draws):
+                box = tuple(side // decoded.reduction for side in draw.box)
+                image[place, view] = crop_resize(decoded.image, box, size)
                 parameters[place, view] = draw.parameters
                 if mask is not None:
                     pasted = draw.paste and pasted_mask.usable
@@ -133,12 +133,36 @@ class ViewDataset(Dataset):
         batch["replaced_reasons"] = [f"{self.keys[index]}: {reason}" for index, reason in replaced]
         return batch
 
-    def _read(self, epoch: int, index: int, replaced: list[tuple[int, str]]) -> tuple[int, Decoded]:
-        """Decode an image, or in the place of an unreadable one another, by (epoch, index)."""
+    def _draw(self, epoch: int, index: int, image_size: tuple[int, int]) -> list[Draw]:
+        """Return how each view is made of an image of this size."""
+        return [
+            draw_view(self.recipe, self.paste, uniforms(self.seed, epoch, index, view), image_size)
+            for view in range(self.recipe.views)
+        ]
+
+    def _read(
+        self, epoch: int, index: int, replaced: list[tuple[int, str]]
+    ) -> tuple[int, Reduced, list[Draw]]:
+        """Decode an image, or in the place of an unreadable one another, by (epoch, index).
+
+        A JPEG much larger than its views is reduced while it is decoded; its boxes are then moved
+        by less than a pixel of the view, so that masks and backgrounds still follow the same ones.
+        """
         others: np.random.Generator | None = None
         for _ in range(REPLACEMENTS):
+            draws: list[Draw] = []
+
+            def reduction(image_size: tuple[int, int], index=index, draws=draws) -> int:
+                draws[:] = self._draw(epoch, index, image_size)
+                return reduction_for([draw.box for draw in draws], self.recipe.image_size)
+
             try:
-                return index, decode(key_path(self.images, self.keys[index]))
+                path = key_path(self.images, self.keys[index])
+                decoded = decode_reduced(path, reduction)
+                if decoded.reduction > 1:
+                    factor, whole = decoded.reduction, decoded.image_size
+                    draws = [replace(draw, box=snap_box(draw.box, factor, whole)) for draw in draws]
+                return index, decoded, draws
             except UnreadableImage as error:
                 replaced.append((index, str(error)))
             if others is None:
