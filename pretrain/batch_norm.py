@@ -7,18 +7,18 @@ from torch import nn
 from torch.nn import functional
 
 
-class GroupedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d whose statistics are taken over `groups` equal runs of the batch, each by itself.
+class _Grouped(nn.Module):
+    """Batch norm whose statistics are taken over `groups` equal runs of the batch, each by itself.
 
     In training it equals `groups` devices with a share of the batch each (MoCo, He et al. 2020,
     3.3, where shuffling over such groups keeps the statistics from giving the positive away). The
-    running statistics move to the mean over the groups. In eval mode it is BatchNorm2d.
+    running statistics move to the mean over the groups. In eval mode it is the plain layer.
     """
 
     groups = 1
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> the same; B must be a multiple of `groups`."""
+        """(B, C, ...) -> the same; B must be a multiple of `groups`."""
         if not self.training or self.groups == 1:
             return super().forward(x)
         outputs, means, variances = [], [], []
@@ -38,14 +38,25 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         return torch.cat(outputs)
 
 
+class GroupedBatchNorm1d(_Grouped, nn.BatchNorm1d):
+    """Of a head: (B, C)."""
+
+
+class GroupedBatchNorm2d(_Grouped, nn.BatchNorm2d):
+    """Of a backbone: (B, C, H, W)."""
+
+
+_GROUPED = {nn.BatchNorm1d: GroupedBatchNorm1d, nn.BatchNorm2d: GroupedBatchNorm2d}
+
+
 def group_batch_norm(network: nn.Module, groups: int) -> nn.Module:
-    """Turn every BatchNorm2d of a network, in place, into one over `groups` runs of the batch.
+    """Turn every batch norm of a network, in place, into one over `groups` runs of the batch.
 
     Parameters, buffers and their names stay as they are. Returns the network.
     """
     for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = GroupedBatchNorm2d
-        if isinstance(module, GroupedBatchNorm2d):
+        if type(module) in _GROUPED:
+            module.__class__ = _GROUPED[type(module)]
+        if isinstance(module, _Grouped):
             module.groups = groups
     return network

@@ -65,7 +65,7 @@ def bn_groups(settings: Settings, processes: int) -> int:
 def build_method(settings: Settings, images: int, here: World) -> InstDisc | MoCo:
     """Return the method on this process's device; its first weights follow from the seed alone."""
     torch.manual_seed(settings.seed)
-    encoder = Encoder(settings.arch, settings.dim, settings.mlp)
+    encoder = Encoder(settings.arch, settings.dim, settings.mlp, settings.head_norm)
     if settings.init is not None:
         load_backbone(encoder.backbone, settings.arch, settings.init)
     group_batch_norm(encoder, bn_groups(settings, here.size))

@@ -94,6 +94,9 @@ class Settings(BaseModel):
     )
     key_momentum: Probability = _setting(0.999, "moco: momentum of the key encoder")
     mlp: bool = _setting(False, "MLP head (MoCo v2)")
+    head_norm: bool = _setting(
+        False, "batch norm in the MLP head, not published with MoCo v2; for small data sets"
+    )
     bn_groups: Annotated[int, Field(ge=0)] = _setting(
         0,
         "groups of the global batch with batch-norm statistics of their own; 0: one a process, "
@@ -202,6 +205,8 @@ class Settings(BaseModel):
             raise ValueError("negatives is 'all', which the loss nce cannot use; give a number")
         if self.loss == "nce" and self.method == "moco":
             raise ValueError("loss is 'nce', which is for instdisc; leave it out for moco")
+        if self.head_norm and not self.mlp:
+            raise ValueError("head_norm is true, and it is a layer of the MLP head; set mlp = true")
         for name in ("scale", "blur_sigma"):
             low, high = getattr(self, name)
             if low > high:

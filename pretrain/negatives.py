@@ -11,10 +11,14 @@ from collections.abc import Iterator
 
 import torch
 
-_ELEMENTS = 2**24  # of a chunk's largest tensor: 64 MB of float32
 _MASK = 2**64 - 1
 _GAMMA = 0x9E3779B97F4A7C15
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
+
+
+def _elements(vectors: torch.Tensor) -> int:
+    """Return the size of a chunk's largest tensor: 2 MB on a CPU, whose cache holds it, else 64."""
+    return 2**19 if vectors.device.type == "cpu" else 2**24
 
 
 def _signed(value: int) -> int:
@@ -58,7 +62,7 @@ class WholeMemory:
 
     def __init__(self, vectors: torch.Tensor, batch: int) -> None:
         self.vectors = vectors
-        self.chunk = max(1, _ELEMENTS // batch)
+        self.chunk = max(1, _elements(vectors) // batch)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return iter(self.vectors.split(self.chunk))
@@ -73,7 +77,7 @@ class SharedDraws:
         counters = torch.arange(count, device=vectors.device)
         self.vectors = vectors
         self.index = uniform_integers(key, counters, len(vectors))  # (K,)
-        self.chunk = max(1, _ELEMENTS // max(batch, vectors.shape[1]))
+        self.chunk = max(1, _elements(vectors) // max(batch, vectors.shape[1]))
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         for index in self.index.split(self.chunk):
@@ -91,7 +95,7 @@ class OwnDraws:
     def __init__(self, vectors: torch.Tensor, count: int, key: int, rows: torch.Tensor) -> None:
         self.vectors, self.count, self.key = vectors, count, key
         self.rows = rows.to(vectors.device)
-        self.chunk = max(1, _ELEMENTS // (len(rows) * vectors.shape[1]))
+        self.chunk = max(1, _elements(vectors) // (len(rows) * vectors.shape[1]))
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         for start in range(0, self.count, self.chunk):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from data import checkpoint
 from data.errors import UserError
-from data.images import list_images
+from data.listing import list_images_kept
 from pretrain.augment import DeviceAugment
 from pretrain.build import bn_groups, build_method, build_optimizer, check_sizes
 from pretrain.config import Settings
@@ -89,7 +90,7 @@ def _train(
             tqdm.write(sentence)
 
     # ---- data ----
-    keys = list_images(settings.images)
+    keys = list_images_kept(settings.images, settings.masks)
     check_sizes(settings, len(keys), here.size)
     cuda = here.device.type == "cuda"
     workers = settings.workers
@@ -161,20 +162,28 @@ def _train(
     # ---- what happens now and then ----
     pending: list[tuple[int, int, torch.Tensor, float]] = []  # step, epoch, loss, lr: not written
     clock = saved_at = time.monotonic()
+    waits: list[float] = []  # seconds that each batch was waited for, since the last flush
+    waited = 0.0  # in this epoch
 
     def flush() -> float:
         """Write the pending lines; return their mean loss. The only wait for the device."""
-        nonlocal clock
+        nonlocal clock, waited
         losses = mean_over_processes(torch.stack([loss for _, _, loss, _ in pending])).tolist()
         now = time.monotonic()
-        rate = len(pending) * settings.batch_size / max(now - clock, 1e-9)
+        seconds = max(now - clock, 1e-9)
+        speed = {
+            "images_per_second": round(len(pending) * settings.batch_size / seconds, 1),
+            "loader_wait": round(sum(waits) / seconds, 3),
+        }
         clock = now
+        waited += sum(waits)
+        waits.clear()
         for (at, epoch, _, lr), loss in zip(pending, losses, strict=True):
             if not math.isfinite(loss):
                 raise TrainingFailed(_not_finite(run, settings, at, epoch, loss))
             if metrics is not None:
                 line = {"step": at, "epoch": epoch, "loss": loss, "lr": lr}
-                metrics.write(line | {"images_per_second": round(rate, 1)})
+                metrics.write(line | speed)
         pending.clear()
         if metrics is not None:
             metrics.flush()
@@ -207,7 +216,7 @@ def _train(
         # ---- the loop ----
         for epoch in range(step // steps, settings.epochs):
             loader.set_epoch(epoch, step % steps)
-            began, first, total = time.monotonic(), step, 0.0
+            began, first, total, waited = time.monotonic(), step, 0.0, 0.0
             replaced: list[str] = []
             bar = tqdm(
                 total=steps,
@@ -217,7 +226,7 @@ def _train(
                 disable=None if here.first else True,
                 leave=False,
             )
-            for batch in loader:
+            for batch in _timed(loader, waits):
                 lr = learning_rate(
                     step,
                     steps,
@@ -302,7 +311,9 @@ def _train(
             left = time.strftime(
                 "%H:%M:%S", time.gmtime((last_step - step) * seconds / (step - first))
             )
-            say(f"{report}, lr {lr:g}, {rate:.0f} images/s, {left} left")
+            share = waited / seconds
+            starved = f" ({share:.0%} of the time waiting for images)" if share > 0.05 else ""
+            say(f"{report}, lr {lr:g}, {rate:.0f} images/s{starved}, {left} left")
             replaced = sorted(set(here.gather(replaced)))  # one may be drawn again
             if replaced:
                 say(f"  {len(replaced)} unreadable images were replaced: {_some(replaced)}")
@@ -329,6 +340,18 @@ def _train(
         loader.close()
         if metrics is not None:
             metrics.close()
+
+
+def _timed(loader: Loader, waits: list[float]) -> Iterator[dict]:
+    """Yield the loader's batches; append the seconds that each was waited for."""
+    batches = iter(loader)
+    while True:
+        began = time.monotonic()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        waits.append(time.monotonic() - began)
+        yield batch
 
 
 def chance_loss(settings: Settings, images: int) -> float | None:

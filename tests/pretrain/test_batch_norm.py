@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
@@ -13,10 +14,16 @@ def network():
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
 
 
-def test_training_equals_each_group_alone():
-    plain = network()
+def head():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+
+
+@pytest.mark.parametrize("make, shape", [(network, (12, 3, 9, 9)), (head, (12, 3))])
+def test_training_equals_each_group_alone(make, shape):
+    plain = make()
     grouped = group_batch_norm(copy.deepcopy(plain), 3)
-    x = torch.randn(12, 3, 9, 9)
+    x = torch.randn(shape)
     alone = [copy.deepcopy(plain) for _ in range(3)]
     expected = torch.cat([net(part) for net, part in zip(alone, x.chunk(3), strict=True)])
     found = grouped(x)

@@ -86,6 +86,7 @@ def test_assignments(text, value):
         ({"method": "moco", "loss": "nce"}, "loss is 'nce', which is for instdisc"),
         ({"loss": "nce", "negatives": "all"}, "give a number"),
         ({"background": "texture"}, "background_pool is missing"),
+        ({"head_norm": True}, "head_norm is true, .* set mlp = true"),
         ({"keep_checkpoints": 1}, "keep_checkpoints is 1"),
     ],
 )

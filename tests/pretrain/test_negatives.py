@@ -63,7 +63,7 @@ def test_chunks_make_up_the_whole(monkeypatch):
         (lambda: OwnDraws(bank, 50, 9, torch.arange(8)), 1),
     ):
         whole = torch.cat(list(build()), together)
-        monkeypatch.setattr("pretrain.negatives._ELEMENTS", 8 * 4 * 3)
+        monkeypatch.setattr("pretrain.negatives._elements", lambda vectors: 8 * 4 * 3)
         pieces = list(build())
         monkeypatch.undo()
         assert len(pieces) > 4

@@ -48,7 +48,8 @@ def test_run_folder(whole_run, photographs):
     lines = metrics(whole_run)
     assert [line["step"] for line in lines] == list(range(1, 10))
     assert [line["epoch"] for line in lines] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert set(lines[0]) == {"step", "epoch", "loss", "lr", "images_per_second"}
+    names = {"step", "epoch", "loss", "lr", "images_per_second", "loader_wait"}
+    assert set(lines[0]) == names and 0 < lines[0]["loader_wait"] < 1
     # milestones .6 and .8 of 3 epochs round to the third
     assert [line["lr"] for line in lines] == pytest.approx([0.03] * 6 + [0.0003] * 3)
     assert [s for s, _ in checkpoint.checkpoints(whole_run / "checkpoints")] == [6, 9]
