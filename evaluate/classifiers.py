@@ -12,7 +12,6 @@ from evaluate.features import Features
 from evaluate.knn import weighted_knn
 from evaluate.labelled import Labelled
 
-KINDS = ("linear", "knn")
 K, TEMPERATURE = 200, 0.07
 
 

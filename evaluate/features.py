@@ -15,9 +15,8 @@ from data.errors import UserError
 from data.keys import Keys
 from data.plain_loader import build_plain_loader, normalise
 from evaluate.checkpoints import Checkpoint
+from evaluate.choices import PENULTIMATE
 from evaluate.loading import whole_loader
-
-PENULTIMATE = "penultimate"
 
 
 class Backbone(nn.Module):

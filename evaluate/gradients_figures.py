@@ -13,7 +13,7 @@ from data.images import decode, key_path
 from evaluate.gallery import Gallery, Picture, Row
 from evaluate.gradients import compare
 from evaluate.labelled import Labelled, Split
-from evaluate.options import Model
+from evaluate.models import Model
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """The linear probe: a linear classifier trained by SGD on a frozen backbone's features.
 
-Protocols: DiLo (arXiv 2004.06638, section 5.3) and MoCo (He et al., CVPR 2020, section 4.1) on
-ImageNet; Places as in Zhan et al. / DiLo's Table 6.
+`evaluate.linear_settings` has the published protocols.
 """
 
 from __future__ import annotations
@@ -24,45 +23,9 @@ from evaluate.accuracy import top_k
 from evaluate.checkpoints import digest
 from evaluate.features import Backbone
 from evaluate.labelled import Split
+from evaluate.linear_settings import LinearSettings
 from evaluate.loading import EpochBatches, TrainingImages, train_crop, train_loader
 from pretrain.distributed import World
-
-
-@dataclass(frozen=True)
-class LinearSettings:
-    """How the classifier is trained; the defaults are DiLo's protocol.
-
-    batch_size is over all processes. The learning rate is multiplied by .1 at the start of each
-    epoch in `milestones`. `batch_norm` puts a batch norm without parameters before the classifier.
-    """
-
-    lr: float = 30.0
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 0.0
-    epochs: int = 100
-    milestones: tuple[int, ...] = (30, 60, 90)
-    batch_size: int = 256
-    batch_norm: bool = False
-    seed: int = 0
-
-    def rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0."""
-        return self.lr * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
-
-
-PRESETS = {
-    "dilo": LinearSettings(),
-    "moco": LinearSettings(milestones=(60, 80)),
-    "places": LinearSettings(
-        lr=0.01,
-        nesterov=True,
-        weight_decay=1e-4,
-        epochs=28,
-        milestones=(7, 14, 21),
-        batch_norm=True,
-    ),
-}
 
 
 class Head(nn.Module):

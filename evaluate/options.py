@@ -1,21 +1,17 @@
-"""Options and arguments that several probes share, and how they speak to the user."""
+"""Options and arguments that several probes share, and how they speak to the user.
+
+Nothing here loads torch, so that `--help` and mistyped options answer at once.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import torch
 
-from data.errors import UserError
-from evaluate.checkpoints import Checkpoint, Source, load_checkpoint
-from evaluate.features import PENULTIMATE, Backbone
-from evaluate.masks import names_of
-
-DEFAULT_SIZE = 224
+from evaluate.choices import PENULTIMATE
 
 
 def say(text: str) -> None:
@@ -46,27 +42,14 @@ def json_option(command: Callable) -> Callable:
     )(command)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How images go through a network, the same for every probe."""
-
-    layer: str
-    image_size: int | None
-    batch_size: int
-    workers: int
-    device: torch.device
-
-    def size_for(self, source: Source) -> int:
-        """The side of the test crop: as asked, or as the backbone was trained, or 224."""
-        return self.image_size or trained_size(source) or DEFAULT_SIZE
-
-
 def network_options(command: Callable) -> Callable:
     """Options on how images go through networks, given to the command as one `Settings`."""
 
     def wrapped(*args, layer, image_size, batch_size, workers, device, **kwargs):
         if workers is None:
             workers = min(len(os.sched_getaffinity(0)), 16)
+        from evaluate.models import Settings, choose_device  # takes seconds to import
+
         settings = Settings(layer, image_size, batch_size, workers, choose_device(device))
         return command(*args, settings=settings, **kwargs)
 
@@ -102,71 +85,3 @@ def network_options(command: Callable) -> Callable:
 arch_option = click.option(
     "--arch", help="Torchvision's name of the network, where the weights do not tell."
 )
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of this name; "auto" takes an accelerator where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"--device {name} is not on this machine; try --device cpu.") from None
-    return device
-
-
-def trained_size(source: Source) -> int | None:
-    """The size of views that a backbone of ours was trained at, from its configuration."""
-
-    def find(node: object) -> int | None:
-        if not isinstance(node, dict):
-            return None
-        if isinstance(node.get("image_size"), int):
-            return node["image_size"]
-        return next((size for inner in node.values() if (size := find(inner))), None)
-
-    return find(source.config)
-
-
-@dataclass
-class Model:
-    """A backbone under the name that the user gave it or that its path gives."""
-
-    label: str
-    backbone: Backbone
-    size: int  # side of its test crop
-
-    def describe(self) -> dict:
-        """What a result says about this model."""
-        return {
-            "label": self.label,
-            **self.backbone.source.as_dict(),
-            "layer": self.backbone.layer,
-            "image_size": self.size,
-        }
-
-
-def load_models(checkpoints: tuple[str, ...], settings: Settings, arch: str | None) -> list[Model]:
-    """Load a command line's checkpoints, `NAME=CHECKPOINT` or `CHECKPOINT`; say what they are."""
-    given = [_named(text) for text in checkpoints]
-    paths = [path for _, path in given]
-    for path in paths:
-        if paths.count(path) > 1:
-            raise UserError(f"CHECKPOINT {path} is named twice; name it once.")
-    tails = names_of([Path(path) for path in paths])
-    labels = [name or tail for (name, _), tail in zip(given, tails, strict=True)]
-    models = []
-    for label, path in zip(labels, paths, strict=True):
-        loaded: Checkpoint = load_checkpoint(path, arch)
-        say(loaded.source.describe())
-        backbone = Backbone(loaded, settings.layer)
-        models.append(Model(label, backbone, settings.size_for(loaded.source)))
-    return models
-
-
-def _named(text: str) -> tuple[str | None, str]:
-    name, equals, path = text.partition("=")
-    if equals and name and path and "/" not in name and not Path(text).exists():
-        return name, path
-    return None, text

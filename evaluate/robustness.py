@@ -14,11 +14,11 @@ from tqdm import tqdm
 from data.crop import centre_crop, sample_box
 from data.errors import UserError
 from data.images import UnreadableImage, decode, key_path, read_size
+from evaluate.choices import MASK_THRESHOLD
 from evaluate.labelled import Labelled
 from evaluate.masks import Masks, Unusable, stem
 from evaluate.variants import MIXED, alone, bounding_box, mixed, tile_box
 
-THRESHOLD = 128  # a mask is foreground from this level on
 LARGEST_BOX = 0.9  # of the crop: beyond, too little background is left to swap
 
 
@@ -81,7 +81,7 @@ class Usable:
 
 
 def usable_images(
-    images: Labelled, finder: MaskFinder, size: int, threshold: int = THRESHOLD
+    images: Labelled, finder: MaskFinder, size: int, threshold: int = MASK_THRESHOLD
 ) -> Usable:
     """Find the images that have a foreground and a background in their centre crop.
 
@@ -150,7 +150,7 @@ class VariantImages(Dataset):
         images: Labelled,
         finder: MaskFinder,
         size: int,
-        threshold: int = THRESHOLD,
+        threshold: int = MASK_THRESHOLD,
         seed: int = 0,
     ):
         self.images, self.finder, self.size, self.threshold = images, finder, size, threshold

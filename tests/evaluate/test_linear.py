@@ -18,7 +18,8 @@ from data.errors import UserError
 from evaluate import linear
 from evaluate.features import extract_folder
 from evaluate.labelled import open_split
-from evaluate.linear import PRESETS, Head, LinearProbe, LinearSettings, ResumeFolder
+from evaluate.linear import Head, LinearProbe, ResumeFolder
+from evaluate.linear_settings import PRESETS, LinearSettings
 from pretrain.distributed import World
 
 ONE = World(0, 1, 0, 1, torch.device("cpu"))

@@ -1,0 +1,204 @@
+"""`probe neighbors`: queries and their nearest neighbours, model beside model (DiLo, Figure 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+from tabulate import tabulate
+
+from data.crop import centre_crop
+from data.errors import UserError
+from data.images import decode, key_path
+from evaluate.features import Features, extract_folder
+from evaluate.gallery import Gallery, Picture, Row
+from evaluate.knn import nearest
+from evaluate.labelled import Labelled, has_split, open_labelled, open_split, stratified_subset
+from evaluate.models import Model, Settings, load_models
+from evaluate.options import say
+from evaluate.results import Results
+
+SHOWN_SIZE = 128
+
+
+@dataclass
+class Found:
+    """One model's neighbours: rows of the bank (Q, n), and which have the query's label (Q, n)."""
+
+    model: Model
+    index: np.ndarray
+    right: np.ndarray
+    similarity: np.ndarray
+
+
+def run(checkpoints, images, count, queries, rows, limit, arch, settings, out, overwrite, as_json):
+    """Do `probe neighbors`; the arguments are its options."""
+    leave_one_out = not has_split(images)
+    if leave_one_out:
+        bank = open_labelled(images)
+        asked, how = bank, "all images but the query itself"
+        if limit is not None:
+            say("--limit is for folders with train/ and val/; all images are queries here.")
+    else:
+        split = open_split(images)
+        bank, how = split.train, split.how
+        asked = stratified_subset(split.val, limit)
+    if count > len(bank) - int(leave_one_out):
+        raise UserError(f"--neighbors {count}: there are only {len(bank)} images in {bank.root}.")
+    with Results("neighbors", out, overwrite) as results:
+        models = load_models(checkpoints, settings, arch)
+        outcomes = [_find(model, bank, asked, count, settings) for model in models]
+        found = [one for one, _, _ in outcomes]
+        _, bank, asked = outcomes[0]  # what can be read, which is the same for all models
+        shares = np.stack([one.right.mean(axis=1) for one in found])  # (models, Q)
+        order = _order(shares)
+        gallery = _gallery(found, bank, asked, order[:queries], shares, how)
+        gallery.save_html(results.path("index.html"))
+        gallery.save_png(results.path("neighbors.png"), rows)
+        report = _report(found, bank, asked, order[:queries], shares, images, how, count)
+        text = results.write_json(report)
+    click.echo(text if as_json else tabulate(gallery.table, headers="keys", disable_numparse=True))
+    say(f"Open {results.folder / 'index.html'}")
+
+
+def _find(
+    model: Model, bank: Labelled, asked: Labelled, count: int, settings: Settings
+) -> tuple[Found, Labelled, Labelled]:
+    """Neighbours of all queries that can be read; also the candidates and queries that can."""
+    leave_one_out = asked is bank
+    train = _features(model, bank, settings, "train")
+    test = train if leave_one_out else _features(model, asked, settings, "val")
+    bank = bank.take(train.rows)
+    asked = bank if leave_one_out else asked.take(test.rows)
+    near = nearest(
+        train.features,
+        test.features,
+        count,
+        leave_one_out=leave_one_out,
+        device=settings.device,
+    )
+    index = near.index.cpu().numpy()
+    right = bank.labels[index] == asked.labels[:, None]
+    return Found(model, index, right, near.similarity.cpu().numpy()), bank, asked
+
+
+def _features(model: Model, images: Labelled, settings: Settings, part: str) -> Features:
+    found = extract_folder(
+        model.backbone,
+        images.root,
+        images.keys,
+        size=model.size,
+        batch_size=settings.batch_size,
+        workers=settings.workers,
+        device=settings.device,
+        description=f"{model.label} {part}",
+    )
+    for key, reason in found.unreadable.items():
+        say(f"left out, cannot be read: {key}: {reason}")
+    return found
+
+
+def _order(shares: np.ndarray) -> np.ndarray:
+    """Queries by how much the models differ, most first; one model's by its fewest right ones."""
+    if len(shares) == 1:
+        return np.argsort(shares[0], kind="stable")
+    return np.argsort(-(shares.max(axis=0) - shares.min(axis=0)), kind="stable")
+
+
+def _gallery(
+    found: list[Found],
+    bank: Labelled,
+    asked: Labelled,
+    order: np.ndarray,
+    shares: np.ndarray,
+    how: str,
+) -> Gallery:
+    rows = []
+    for query in order.tolist():
+        label = asked.classes[asked.labels[query]]
+        cells = [[Picture(_thumbnail(asked, query), label)]]
+        for one in found:
+            cells.append(
+                [
+                    Picture(
+                        _thumbnail(bank, int(row)),
+                        f"{bank.classes[bank.labels[row]]} {similarity:.2f}",
+                        bool(right),
+                    )
+                    for row, similarity, right in zip(
+                        one.index[query], one.similarity[query], one.right[query], strict=True
+                    )
+                ]
+            )
+        said = (
+            f"{one.model.label} {one.right[query].sum()} of {one.right.shape[1]} right"
+            for one in found
+        )
+        rows.append(Row(cells, f"{asked.keys[query]}: {', '.join(said)}"))
+    sentences = [
+        "Each row is a query and its nearest neighbours by cosine similarity of "
+        f"{found[0].model.backbone.layer} features, most similar first. A green frame has the "
+        "query's label, a dashed red one another.",
+        "The queries where the models differ most come first."
+        if len(found) > 1
+        else "The queries with the fewest right neighbours come first.",
+        f"Queries and neighbours: {how}. {len(asked)} queries, {len(bank)} candidates.",
+    ]
+    table = [
+        {
+            "checkpoint": one.model.label,
+            "right neighbours %": f"{100 * share.mean():.2f}",
+            "right first %": f"{100 * one.right[:, 0].mean():.2f}",
+            "neighbours": str(one.right.shape[1]),
+            "layer": one.model.backbone.layer,
+            "size": str(one.model.size),
+        }
+        for one, share in zip(found, shares, strict=True)
+    ]
+    columns = ["query", *(one.model.label for one in found)]
+    return Gallery("Nearest neighbours", sentences, columns, rows, table)
+
+
+def _thumbnail(images: Labelled, row: int) -> np.ndarray:
+    return centre_crop(decode(key_path(images.root, images.keys[row])).image, SHOWN_SIZE)
+
+
+def _report(
+    found: list[Found],
+    bank: Labelled,
+    asked: Labelled,
+    order: np.ndarray,
+    shares: np.ndarray,
+    images: Path,
+    how: str,
+    count: int,
+) -> dict:
+    return {
+        "images": images,
+        "split": how,
+        "neighbors": count,
+        "queries": len(asked),
+        "candidates": len(bank),
+        "models": [
+            {
+                **one.model.describe(),
+                "right_share": float(share.mean()),
+                "right_first": float(one.right[:, 0].mean()),
+            }
+            for one, share in zip(found, shares, strict=True)
+        ],
+        "rows": [
+            {
+                "query": asked.keys[query],
+                "label": asked.classes[asked.labels[query]],
+                "neighbors": {
+                    one.model.label: [bank.keys[int(row)] for row in one.index[query]]
+                    for one in found
+                },
+                "right": {one.model.label: one.right[query].tolist() for one in found},
+            }
+            for query in order.tolist()
+        ],
+    }
