@@ -25,5 +25,5 @@ def run(*command: object) -> None:
     start = [str(program)] if program.exists() else [sys.executable, "-m", _PACKAGES[words[0]]]
     done = subprocess.run([*start, *words[1:]])
     if done.returncode:
-        print("\nThe demo stopped. The same command continues it; an empty folder starts it anew.")
+        print("\nStopped. The same command goes on; an empty folder starts anew.")
         sys.exit(done.returncode)

@@ -26,9 +26,10 @@ class Journey:
     out: Path
     train: int = 800  # images to learn from
     val: int = 400  # images to be judged on
-    epochs: int = 20
+    epochs: int = 60
     batch_size: int = 64
     image_size: int = 32  # side of a view in pixels
+    negatives: int = 512  # keys in MoCo's queue
     paste_probability: float = 0.5
     seed: int = 0
     neighbours: int = 20  # of the kNN
@@ -85,8 +86,7 @@ class Journey:
         print(f"\nDrawing {self.train} + {self.val} pictures into {objects} ...", flush=True)
         write_scenes(objects, truth, self.train, self.val)
         for part in ("train", "val"):
-            # small pictures: superpixels of about 80 pixels
-            run("saliency-compute", objects / part, self._masks(part), "--superpixels", 200)
+            run("saliency-compute", objects / part, self._masks(part))
         for file in (self.out / "objects.html", self.out / "objects.png"):
             run(
                 *("mask-shards", "gallery", self._masks("train"), "--images", objects / "train"),
@@ -102,10 +102,14 @@ class Journey:
             *("pretrain", self.out / "objects" / "train", "--masks", self._masks("train")),
             *("--out", self._run(name), "--resume"),
             *("--paste-probability", probability, "--background", "grayscale"),
-            *("--method", "instdisc", "--negatives", "all", "--arch", "resnet18"),
+            # MoCo v2, scaled down: a short queue, and a key encoder that keeps up in few steps
+            *("--method", "moco", "--set", "recipe=moco-v2", "--set", "mlp=true"),
+            *("--negatives", self.negatives, "--set", "key_momentum=0.99"),
+            *("--set", "temperature=0.2", "--set", "bn_groups=2", "--arch", "resnet18"),
             *("--image-size", self.image_size, "--set", "scale=[0.4,1.0]"),
-            *("--epochs", self.epochs, "--batch-size", self.batch_size, "--lr", 0.12),
-            *("--set", "schedule=cosine", "--set", "temperature=0.1"),
+            *("--epochs", self.epochs, "--batch-size", self.batch_size, "--lr", 0.03),
+            *("--set", "lr_batch=fixed", "--set", "schedule=cosine"),
+            *("--set", "precision=bfloat16"),
             *("--set", f"knn_k={self.neighbours}"),
             *("--seed", self.seed, "--device", "cpu"),
         )

@@ -108,7 +108,7 @@ def test_a_class_has_its_usual_background_in_train_alone():
 def test_the_whole_journey_and_again(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = tmp_path / "out"
-    journey = Journey(out, train=80, val=16, epochs=1, batch_size=16, neighbours=5)
+    journey = Journey(out, train=80, val=16, epochs=1, batch_size=16, negatives=64, neighbours=5)
     journey.run()
     said = capfd.readouterr().out
     for command in ("saliency-compute", "mask-shards", "pretrain", "probe gradients"):
