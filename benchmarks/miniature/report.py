@@ -1,0 +1,206 @@
+"""The report: each table beside the paper's own, as JSON, Markdown, PNG and one page."""
+
+from __future__ import annotations
+
+import html
+import json
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from benchmarks.miniature.tables import Table
+
+FIGURES = {  # how a figure is called in JSON, and in tables
+    "linear": "linear top-1",
+    "knn": "kNN top-1",
+    "gap": "background gap",
+    "gradient": "gradient on the object",
+}
+_EXPLAINED = """
+linear top-1: logistic regression on frozen penultimate features (probe linear --fast).
+kNN top-1: 20 neighbours, weights exp(cosine / .07) (probe knn).
+background gap: accuracy with another background of the same class, minus that of a random class;
+less is better (probe robustness).
+gradient on the object: the share of the class score's squared gradient inside the test images' RBD
+masks; more is better (probe gradients).
+""".strip().replace("\n", " ")
+
+
+@dataclass
+class Report:
+    """What was measured.
+
+    Attributes
+    ----------
+    images, settings, seeds, machine, command : said on the page.
+    tables : those that were run.
+    figures : figures of each run, by run and seed, shares of 1.
+    references : the untrained and the supervised network's, by name and seed.
+    area : the masks' mean share of the test images, the gradient's share if it were even.
+    left_out : in words.
+    """
+
+    images: Path
+    settings: dict[str, object]
+    seeds: list[int]
+    machine: str
+    command: str
+    tables: dict[str, Table]
+    left_out: list[str]
+    figures: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
+    references: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def write(self, out: Path) -> str:
+        """Write results.json, results.md, a PNG a table and index.html; return the tables."""
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "results.json").write_text(json.dumps(self._json(), indent=2) + "\n", "utf-8")
+        tables = {name: self._table(table) for name, table in self.tables.items()}
+        reference = self._reference_table()
+        text = "\n\n".join(
+            [_markdown("What can be had", reference)]
+            + [_markdown(self.tables[name].title, cells) for name, cells in tables.items()]
+        )
+        (out / "results.md").write_text(text + "\n", "utf-8")
+        for name, table in self.tables.items():
+            self._plot(table, out / f"{name}.png")
+        (out / "index.html").write_text(self._page(tables, reference), "utf-8")
+        return text
+
+    def _json(self) -> dict:
+        return {
+            "images": str(self.images),
+            "command": self.command,
+            "machine": self.machine,
+            "seconds": round(self.seconds),
+            "settings": self.settings,
+            "seeds": self.seeds,
+            "references": self.references,
+            "runs": self.figures,
+            "tables": {
+                name: [
+                    {"row": row.name, "paper": row.paper, "run": row.run}
+                    | {key: list(self._spread(row.run, key)) for key in FIGURES}
+                    for row in table.rows
+                ]
+                for name, table in self.tables.items()
+            },
+            "left_out": self.left_out,
+        }
+
+    def _spread(self, run: str, figure: str) -> tuple[float, float | None]:
+        """Return mean and standard deviation over the seeds; None for a single seed."""
+        return _spread([found[figure] for found in self.figures[run].values()])
+
+    def _table(self, table: Table) -> list[dict[str, str]]:
+        rows = []
+        for row in table.rows:
+            cells = {"": row.name, "paper": "" if row.paper is None else f"{row.paper:.1f}"}
+            for key, title in FIGURES.items():
+                cells[title] = _cell(*self._spread(row.run, key))
+            rows.append(cells)
+        return rows
+
+    def _reference_table(self) -> list[dict[str, str]]:
+        rows = []
+        for name, by_seed in self.references.items():
+            cells = {"": name}
+            for key in ("linear", "knn"):
+                cells[FIGURES[key]] = _cell(*_spread([one[key] for one in by_seed.values()]))
+            rows.append(cells)
+        return rows
+
+    def _plot(self, table: Table, path: Path) -> None:
+        """Draw the paper's figures, and ours below them, over the rows."""
+        figure = Figure(figsize=(11, 3.2), layout="constrained")
+        names = [row.name for row in table.rows]
+        places = range(len(names))
+        panels = figure.subplots(1, 1 + len(FIGURES))
+        panels[0].bar(places, [row.paper for row in table.rows], color="lightgray")
+        panels[0].set_title("paper, linear", fontsize=9)
+        for axes, (key, title) in zip(panels[1:], FIGURES.items(), strict=True):
+            found = [self._spread(row.run, key) for row in table.rows]
+            values = [100 * mean for mean, _ in found]
+            errors = [100 * (spread or 0) for _, spread in found]
+            axes.errorbar(places, values, errors, fmt="o", capsize=3)
+            axes.set_title(f"here, {title}", fontsize=9)
+        for axes in panels:
+            axes.set_xticks(places, names, rotation=60, ha="right", fontsize=8)
+            axes.set_xlim(-0.6, len(names) - 0.4)
+            axes.tick_params(axis="y", labelsize=8)
+            axes.grid(axis="y", alpha=0.3)
+        panels[0].set_ylabel("%", fontsize=8)
+        figure.savefig(path, dpi=120, format="png")
+
+    def _page(self, tables: dict[str, list], reference: list) -> str:
+        sections = "".join(
+            f"<h2>{html.escape(self.tables[name].title)}</h2>{_html(cells)}"
+            f'<img src="{name}.png" alt="{html.escape(self.tables[name].title)}">'
+            for name, cells in tables.items()
+        )
+        missing = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.left_out)
+        settings = ", ".join(f"{key} = {value}" for key, value in self.settings.items())
+        seeds = f"{len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}"
+        return _PAGE.format(
+            images=html.escape(self.images.name),
+            settings=html.escape(settings),
+            seeds=seeds,
+            machine=html.escape(self.machine),
+            hours=f"{self.seconds / 3600:.1f}",
+            command=html.escape(self.command),
+            explained=html.escape(_EXPLAINED),
+            reference=_html(reference),
+            sections=sections,
+            left_out=f"<h2>Left out</h2><ul>{missing}</ul>" if missing else "",
+        )
+
+
+def _spread(values: list[float]) -> tuple[float, float | None]:
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def _cell(mean: float, spread: float | None) -> str:
+    return f"{100 * mean:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
+
+
+def _markdown(title: str, cells: list[dict[str, str]]) -> str:
+    return f"### {title}\n\n" + tabulate(
+        cells, headers="keys", tablefmt="github", disable_numparse=True
+    )
+
+
+def _html(cells: list[dict[str, str]]) -> str:
+    return tabulate(cells, headers="keys", tablefmt="html", disable_numparse=True)
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>The paper's ablations in miniature</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem;
+  color: #222; background: #fff; }}
+table {{ border-collapse: collapse; margin: 1rem 0; }}
+td, th {{ border-bottom: 1px solid #ddd; padding: .25rem 1.5rem .25rem 0; text-align: right;
+  font-variant-numeric: tabular-nums; }}
+td:first-child, th:first-child {{ text-align: left; }}
+img {{ max-width: 100%; height: auto; }}
+code {{ background: #f4f4f4; padding: .1rem .3rem; overflow-wrap: anywhere; }}
+small {{ color: #555; }}
+</style></head><body>
+<h1>The paper's ablations in miniature</h1>
+<p>Every row is a network pretrained without labels on {images} by <code>pretrain</code> and judged
+by <code>probe</code>. The column "paper" is <i>Distilling Localization</i> (arXiv 2004.06638):
+ResNet-50, ImageNet, linear top-1. Compare the order of the rows and the size of their differences,
+not the figures.</p>
+<p>{explained}</p>
+<h2>What can be had</h2>
+{reference}
+{sections}
+{left_out}
+<p><small>{settings}; {seeds}, ± their standard deviation; {machine}; {hours} hours.<br>
+<code>{command}</code></small></p>
+</body></html>
+"""

@@ -1,0 +1,174 @@
+"""The steps of the miniature, each a public command whose result is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.miniature.supervised import train_supervised
+from benchmarks.miniature.tables import Row
+from data.errors import UserError
+from data.images import EXTENSIONS
+from demo.commands import run
+
+UNSUPERVISED = ("rbd", "gs", "mc")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is trained on what, and where it goes.
+
+    Attributes
+    ----------
+    images : holds train/ and val/ with a folder for each class.
+    out : the report's folder.
+    settings : of `pretrain`, the same for every row.
+    judged_train, judged_val : images of a class that the probes use; 0: all.
+    epochs_supervised : of the supervised network that bounds what can be had.
+    masks : folders of mask shards, by method, that were given.
+    """
+
+    images: Path
+    out: Path
+    settings: dict[str, object]
+    device: str
+    judged_train: int = 0
+    judged_val: int = 0
+    epochs_supervised: int = 20
+    textures: Path | None = None
+    masks: dict[str, Path] | None = None
+
+    # ---- masks and backgrounds ----
+
+    def compute_masks(self, methods: set[str]) -> None:
+        """Make the training images' masks by these methods, and RBD's of the test images."""
+        own = [method for method in UNSUPERVISED if method in methods]
+        if own:
+            folder = self.out / "masks" / "train"
+            # several methods go into folders of their names; one goes where it is told
+            target = folder if len(own) > 1 else folder / own[0]
+            run("saliency-compute", self.images / "train", target, "--method", ",".join(own))
+        run("saliency-compute", self.judged / "val", self.masks_of_val, "--method", "rbd")
+
+    def masks_of(self, method: str) -> Path:
+        """The training images' masks by a method."""
+        given = (self.masks or {}).get(method)
+        return given or self.out / "masks" / "train" / method
+
+    @property
+    def masks_of_val(self) -> Path:
+        return self.out / "masks" / "val" / "rbd"
+
+    def background_pool(self) -> Path:
+        """The pool of crops without saliency, made when it is first asked for."""
+        pool = self.out / "backgrounds.h5"
+        if not pool.exists():
+            run("mask-shards", "backgrounds", self.images / "train", self.masks_of("rbd"), pool)
+        return pool
+
+    # ---- training ----
+
+    def run_folder(self, row: Row, seed: int) -> Path:
+        return self.out / "runs" / row.run / f"seed-{seed}"
+
+    def pretrain_all(self, wanted: list[tuple[Row, int]], jobs: int) -> None:
+        """Train rows, so many at once, each with its share of the cores."""
+        if any(row.settings.get("background") == "imagenet" for row, _ in wanted):
+            self.background_pool()
+        if jobs == 1:
+            for one in wanted:
+                self.pretrain(*one)
+            return
+        # two runs of one thread are a third faster than two of two threads, one after another
+        cores = len(os.sched_getaffinity(0))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(lambda one: self.pretrain(*one), wanted))
+
+    def pretrain(self, row: Row, seed: int) -> None:
+        """Train a row, going on where it stopped."""
+        folder = self.run_folder(row, seed)
+        if (folder / "backbone.pt").exists():
+            return
+        settings = self.settings | row.all_settings()
+        arguments = [self.images / "train", "--out", folder, "--resume", "--seed", seed]
+        arguments += ["--device", self.device, "--set", f"knn_images={self.images / 'val'}"]
+        if row.masks is not None:
+            arguments += ["--masks", self.masks_of(row.masks)]
+        if settings.get("background") == "texture":
+            arguments += ["--background-pool", self.textures]
+        if settings.get("background") == "imagenet":
+            arguments += ["--background-pool", self.background_pool()]
+        for name, value in settings.items():
+            arguments += ["--set", f"{name}={json.dumps(value)}"]
+        run("pretrain", *arguments)
+
+    def supervised(self, seed: int) -> Path:
+        """Train the supervised network, unless it is there; return its weights."""
+        weights = self.out / "runs" / "supervised" / f"seed-{seed}.pt"
+        if not weights.exists():
+            print(f"\nTraining a supervised {self.settings['arch']} ...", flush=True)
+            train_supervised(
+                self.images / "train",
+                weights,
+                arch=self.settings["arch"],
+                image_size=self.settings["image_size"],
+                batch_size=self.settings["batch_size"],
+                epochs=self.epochs_supervised,
+                seed=seed,
+                device=self.device,
+            )
+        return weights
+
+    # ---- judging ----
+
+    @property
+    def judged(self) -> Path:
+        """The images that the probes see: IMAGES, or links to the first of each class."""
+        return self.out / "judged" if self.judged_train or self.judged_val else self.images
+
+    def link_judged(self) -> None:
+        """Make the tree of links, if the probes are to see a part of the images."""
+        if self.judged == self.images or self.judged.exists():
+            return
+        draft = self.judged.with_name(".judged.tmp")
+        for part, limit in (("train", self.judged_train), ("val", self.judged_val)):
+            classes = [path for path in sorted((self.images / part).iterdir()) if path.is_dir()]
+            if not classes:
+                raise UserError(f"--images {self.images}: there are no class folders in {part}/.")
+            for one in classes:
+                (draft / part / one.name).mkdir(parents=True, exist_ok=True)
+                found = sorted(p for p in one.iterdir() if p.suffix.lower() in EXTENSIONS)
+                for path in found[: limit or None]:
+                    link = draft / part / one.name / path.name
+                    if not link.is_symlink():
+                        os.symlink(path.resolve(), link)
+        draft.rename(self.judged)
+
+    def judge(self, checkpoint: str | Path, name: str, look: bool = True) -> dict[str, float]:
+        """Return a network's figures, shares of 1; `look`: also robustness and gradients."""
+        size = ("--image-size", self.settings["image_size"], "--device", self.device)
+        masks = ("--masks", self.masks_of_val)
+        probes = {
+            "knn": (checkpoint, self.judged, *size, "--k", 20),
+            "linear": (checkpoint, self.judged, *size, "--fast"),
+        }
+        if look:
+            probes["robustness"] = (checkpoint, self.judged, *size, *masks)
+            probes["gradients"] = (checkpoint, self.judged, *size, *masks)
+        found = {}
+        for command, arguments in probes.items():
+            folder = self.out / "probes" / name / command
+            if not (folder / "results.json").exists():
+                run("probe", command, *arguments, "--out", folder)
+            found[command] = json.loads((folder / "results.json").read_text("utf-8"))
+        figures = {"linear": found["linear"]["top1"], "knn": found["knn"]["rows"][0]["top1"]}
+        if look:
+            figures["gap"] = found["robustness"]["rows"][0]["background_gap"]
+            looked = found["gradients"]["models"][0]["masks"]
+            figures["gradient"] = looked["share_inside"]
+            figures["area"] = looked["share_of_area"]
+        return figures

@@ -1,0 +1,143 @@
+"""The miniature of the paper's ablations: its rows, its report, and the whole machinery."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.miniature.__main__ import REDUCED, WHOLE, main
+from benchmarks.miniature.report import Report
+from benchmarks.miniature.tables import TABLES, Row, choose
+from pretrain.config import build_settings, read_toml
+
+COMMANDS = {
+    "saliency-compute": "saliency.cli",
+    "mask-shards": "data.cli",
+    "pretrain": "pretrain.cli",
+    "probe": "evaluate.cli",
+}
+SMALL = {
+    "arch": "resnet18",
+    "image_size": 32,
+    "batch_size": 8,
+    "negatives": 16,
+    "bn_groups": 1,
+    "epochs": 1,
+    "workers": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory) -> Path:
+    """Discs of three colours on gray, a class each: 8 to train on and 6 to test on."""
+    root = tmp_path_factory.mktemp("discs")
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 8), ("val", 6)):
+        for label in range(3):
+            folder = root / part / f"class-{label}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                image = rng.integers(90, 110, (48, 48, 3), dtype=np.uint8)
+                colour = [230 if channel == label else 0 for channel in range(3)]
+                cv2.circle(image, (24, 22 + number), 12, colour, -1)
+                cv2.imwrite(str(folder / f"{number}.png"), image)
+    return root
+
+
+@pytest.fixture
+def in_process(monkeypatch) -> list[list[str]]:
+    """Run the public commands in this process, which spares their start; return what was run."""
+    done = []
+
+    def run(*command: object) -> None:
+        words = [str(word) for word in command]
+        done.append(words)
+        module = __import__(COMMANDS[words[0]], fromlist=["main"])
+        if words[0] == "probe":
+            words += [] if words[1] == "saliency" else ["--workers", "0"]
+        result = CliRunner().invoke(module.main, words[1:], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+
+    monkeypatch.setattr("benchmarks.miniature.steps.run", run)
+    return done
+
+
+def test_whole_machinery(discs, tmp_path, in_process):
+    out = tmp_path / "report"
+    arguments = ["--images", discs, "--out", out, "--only", "table2b", "--reduced"]
+    arguments += ["--device", "cpu", "--jobs", 1, "--judged-train", 6, "--judged-val", 4]
+    for name, value in SMALL.items():
+        arguments += ["--set", f"{name}={value}"]
+    arguments = [str(argument) for argument in arguments]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    page = (out / "index.html").read_text("utf-8")
+    assert "Table 2(b)" in page and "untrained" in page and "supervised" in page
+    assert (out / "table2b.png").stat().st_size > 5000
+    results = json.loads((out / "results.json").read_text("utf-8"))
+    rows = results["tables"]["table2b"]
+    assert [row["row"] for row in rows] == ["0%", "50%", "100%"]
+    assert [row["paper"] for row in rows] == [56.5, 59.3, 44.5]
+    for row in rows:
+        probed = out / "probes" / row["run"] / "seed-0"
+        knn = json.loads((probed / "knn" / "results.json").read_text("utf-8"))
+        assert row["knn"] == [knn["rows"][0]["top1"], None]
+        assert knn["rows"][0]["test_images"] == 12
+        assert 0 <= row["gradient"][0] <= 1
+    config = (out / "runs" / "rbd_paste_probability-1.0" / "seed-0" / "config.toml").read_text()
+    assert "paste_probability = 1.0" in config
+    assert any("Table 2(c)" in sentence for sentence in results["left_out"])
+
+    before = len(in_process)
+    assert CliRunner().invoke(main, arguments, catch_exceptions=False).exit_code == 0
+    again = [words[:2] for words in in_process[before:]]
+    assert all(words[0] == "saliency-compute" for words in again)  # which finds all shards there
+
+
+def test_spread_is_over_seeds():
+    row = Row("baseline", 56.5)
+    figures = {"baseline": {seed: {"linear": value} for seed, value in enumerate((0.5, 0.6, 0.7))}}
+    report = Report(Path("x"), {}, [0, 1, 2], "", "", {}, [], figures)
+    assert report._spread(row.run, "linear") == pytest.approx((0.6, 0.1))
+
+
+def test_every_row_is_a_run_of_valid_settings():
+    for config in (WHOLE, REDUCED):
+        base = read_toml(config)
+        for table in TABLES.values():
+            for row in table.rows:
+                settings = row.all_settings() | {"images": "x", "masks": "y"}
+                if settings.get("background", "grayscale") != "grayscale":
+                    settings["background_pool"] = "z"
+                build_settings(base, settings)
+
+
+def test_rows_that_lack_their_means_are_left_out_in_words():
+    tables, left_out = choose((), False, {"rbd", "gs", "mc"}, textures=False)
+    assert "BASNet" not in [row.name for row in tables["table2a"].rows]
+    assert "texture" not in [row.name for row in tables["table2c"].rows]
+    assert len(left_out) == 2
+
+
+def test_tables_share_their_runs():
+    runs = {row.run for table in TABLES.values() for row in table.rows}
+    assert len(runs) == 17  # of 22 rows
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--images", "nowhere"], "--images nowhere: there is no folder train"),
+        (["--only", "table2d", "--reduced"], "--only leaves nothing to run"),
+        (["--set", "epoch=3"], "did you mean 'epochs'"),
+    ],
+)
+def test_mistakes_get_a_sentence(discs, tmp_path, arguments, message):
+    images = [] if "--images" in arguments else ["--images", str(discs)]
+    out = tmp_path / "report"
+    result = CliRunner().invoke(main, [*images, "--out", str(out), *arguments])
+    assert result.exit_code == 2 and message in result.output
+    assert not out.exists()
