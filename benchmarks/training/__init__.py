@@ -1,0 +1,1 @@
+"""Throughput from JPEG to gradient: each part alone, and the whole."""
