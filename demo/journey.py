@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from demo.commands import run
+from demo.commands import run, run_side_by_side
 from demo.photographs import write_photographs
 from demo.report import write_report
 from demo.scenes import write_scenes
@@ -43,8 +43,7 @@ class Journey:
         _chapter("2. A labelled set: objects on backgrounds that tempt a model to look there")
         self._objects()
         _chapter("3. Pretraining without labels: without copy-paste, then with it")
-        for name, probability in self.models.items():
-            self._pretrain(name, probability)
+        self._pretrain()
         _chapter("4. What the two models have learnt, and where they look")
         self._probes()
         table = write_report(self.out, list(self.models), (self.train, self.val))
@@ -94,14 +93,20 @@ class Journey:
             )
         self._probe("saliency", self._masks("val"), truth / "val", "--quick")
 
-    def _pretrain(self, name: str, probability: float) -> None:
-        if (self._run(name) / "backbone.pt").exists():
-            print(f"\npretrain: already in {self._run(name)}")
-            return
-        run(
+    def _pretrain(self) -> None:
+        """Train what is not there yet, both at once where neither is."""
+        wanted = [name for name in self.models if not (self._run(name) / "backbone.pt").exists()]
+        for name in self.models:
+            if name not in wanted:
+                print(f"\npretrain: already in {self._run(name)}")
+        run_side_by_side({name: self._pretraining(name) for name in wanted}, self.out / "runs")
+
+    def _pretraining(self, name: str) -> list[object]:
+        """Return the command that trains a model."""
+        return [
             *("pretrain", self.out / "objects" / "train", "--masks", self._masks("train")),
             *("--out", self._run(name), "--resume"),
-            *("--paste-probability", probability, "--background", "grayscale"),
+            *("--paste-probability", self.models[name], "--background", "grayscale"),
             # MoCo v2, scaled down: a short queue, and a key encoder that keeps up in few steps
             *("--method", "moco", "--set", "recipe=moco-v2", "--set", "mlp=true"),
             *("--negatives", self.negatives, "--set", "key_momentum=0.99"),
@@ -109,10 +114,10 @@ class Journey:
             *("--image-size", self.image_size, "--set", "scale=[0.4,1.0]"),
             *("--epochs", self.epochs, "--batch-size", self.batch_size, "--lr", 0.03),
             *("--set", "lr_batch=fixed", "--set", "schedule=cosine"),
-            *("--set", "precision=bfloat16"),
+            *("--set", "precision=bfloat16", "--workers", 1),
             *("--set", f"knn_k={self.neighbours}"),
             *("--seed", self.seed, "--device", "cpu"),
-        )
+        ]
 
     def _probes(self) -> None:
         objects = self.out / "objects"

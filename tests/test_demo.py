@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from demo.commands import run_side_by_side
 from demo.journey import Journey
 from demo.objects import CLASSES, draw_object
 from demo.scenes import SIDE, TRAIN_SOURCES, VAL_SOURCES, render_scene, write_scenes
@@ -102,6 +104,40 @@ def test_a_class_has_its_usual_background_in_train_alone():
     ]
     assert drawn[:200].count("c") > 90  # half of them, and an eighth of the rest: 112
     assert drawn[200:].count("c") < 45  # an eighth: 25
+
+
+def _python(program: str) -> list[str]:
+    """A stand-in for one of the commands."""
+    return [sys.executable, "-c", program]
+
+
+def test_commands_side_by_side_run_at_once_and_share_the_cores(tmp_path, monkeypatch, capfd):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("demo.commands._words", lambda command: _python(command))
+    monkeypatch.setattr("demo.commands.os.sched_getaffinity", lambda pid: range(6))
+    meet = (
+        "import os, pathlib, time; pathlib.Path({mine!r}).touch()\n"
+        "while not os.path.exists({other!r}): time.sleep(.01)\n"
+        "print('threads', os.environ['OMP_NUM_THREADS'])"
+    )
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    commands = {"a": meet.format(mine=one, other=two), "b": meet.format(mine=two, other=one)}
+    run_side_by_side(commands, tmp_path / "logs")
+    assert (tmp_path / "logs" / "a.log").read_text() == "threads 3\n"
+    assert "threads 3" in capfd.readouterr().out
+    assert not (tmp_path / "logs" / "b.log").exists()
+
+
+@pytest.mark.parametrize("failing", ["a", "b"])
+def test_a_failure_stops_the_other_and_is_shown(tmp_path, monkeypatch, capfd, failing):
+    monkeypatch.setattr("demo.commands._words", lambda command: _python(command))
+    commands = {name: "import time; time.sleep(200)" for name in "ab"}
+    commands[failing] = "import sys; sys.exit('no such masks')"
+    with pytest.raises(SystemExit) as stopped:
+        run_side_by_side(commands, tmp_path)
+    assert stopped.value.code == 1
+    said = capfd.readouterr()
+    assert "no such masks" in said.out + said.err and "The same command goes on" in said.out
 
 
 @pytest.mark.timeout(300)
