@@ -3,8 +3,9 @@
 import h5py
 import numpy as np
 import pytest
+import zstandard
 
-from data.chunk_decoder import ChunkDecoder, filters_of
+from data.chunk_decoder import ChunkDecoder, filters_of, fletcher32
 from data.shard_format import create_masks
 from data.shards import ChunkEncoder
 
@@ -30,6 +31,45 @@ def test_decodes_what_was_encoded(datasets, compression):
             found = np.full(shape, 99, np.uint8)
             decoder.decode(chunk.data, chunk.filter_mask, found)
             assert np.array_equal(found, mask)
+
+
+def test_fletcher_is_hdf5s():
+    def plain(data: bytes) -> int:  # of HDF5's file format specification, word by word
+        low = high = 0
+        for at in range(0, len(data), 2):
+            low += int.from_bytes(data[at : at + 2].ljust(2, b"\0"), "big")
+            low = (low & 0xFFFF) + (low >> 16)
+            high += low
+            high = (high & 0xFFFF) + (high >> 16)
+        return high << 16 | low
+
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 7, 64, 4097, 100_000):
+        for data in (rng.bytes(size), bytes(size), b"\xff" * size):
+            assert fletcher32(data) == plain(data)
+
+
+def test_masks_as_dilo_writes_them_do_not_pass_through_hdf5(datasets):
+    rng = np.random.default_rng(0)
+    encoder, decoder = ChunkEncoder(32), ChunkDecoder(datasets["zstd"])
+    decoder._masks = None
+    lengths = set()
+    for levels in range(2, 40):
+        mask, found = rng.integers(0, levels, (20, 32), np.uint8), np.empty((20, 32), np.uint8)
+        data, skipped = encoder.encode(mask)
+        lengths.add(len(data) % 2)
+        assert skipped == 0
+        decoder.decode(data, skipped, found)
+        assert np.array_equal(found, mask)
+    assert lengths == {0, 1}
+
+
+def test_a_frame_larger_than_the_canvas_is_not_unpacked(datasets):
+    bomb = zstandard.compress(bytes(10**6))
+    data = bomb + fletcher32(bomb).to_bytes(4, "little")
+    decoder, found = ChunkDecoder(datasets["zstd"]), np.empty((32, 32), np.uint8)
+    with pytest.raises(ValueError, match="1000000 pixels"):
+        decoder.decode(data, 0, found)
 
 
 def test_outlives_its_dataset(tmp_path):
