@@ -79,8 +79,8 @@ def test_whole_machinery(discs, tmp_path, in_process):
     assert (out / "table2b.png").stat().st_size > 5000
     results = json.loads((out / "results.json").read_text("utf-8"))
     rows = results["tables"]["table2b"]
-    assert [row["row"] for row in rows] == ["0%", "50%", "100%"]
-    assert [row["paper"] for row in rows] == [56.5, 59.3, 44.5]
+    assert [row["row"] for row in rows] == ["0%", "20%", "50%", "100%"]
+    assert [row["paper"] for row in rows] == [56.5, 59.3, 59.3, 44.5]
     for row in rows:
         probed = out / "probes" / row["run"] / "seed-0"
         knn = json.loads((probed / "knn" / "results.json").read_text("utf-8"))
