@@ -27,7 +27,7 @@ from torchvision.transforms import v2
 
 from data.background_pool import PoolSettings, build_pool
 from data.backgrounds import BackgroundPool
-from data.crop import crop_resize
+from data.crop import box_within, crop_resize, sample_box
 from data.images import decode, key_path
 from pretrain.augment import DeviceAugment
 from pretrain.dataset import Request, ViewDataset
@@ -133,6 +133,16 @@ def measure(arguments: argparse.Namespace, masks: Path, folder: Path) -> None:
             draw = draw_view(recipe, None, uniforms(0, turn, int(index), 0), size)
             crop_resize(image, draw.box, recipe.image_size)
 
+    def decode_and_crop_both(turn: int) -> None:
+        for index in indices(turn, len(keys)):
+            image, size = decode(key_path(images, keys[int(index)]))
+            draw = draw_view(recipe, None, uniforms(0, turn, int(index), 0), size)
+            crop_resize(image, draw.box, recipe.image_size)
+            if rows[index] >= 0:
+                mask = shards.read(int(rows[index]))
+                box = box_within((0, 0, *mask.shape), draw.box, size)
+                sample_box(mask, box, (recipe.image_size, recipe.image_size))
+
     def read_masks(turn: int) -> None:
         for index in indices(turn, len(keys)):
             if rows[index] >= 0:
@@ -157,6 +167,7 @@ def measure(arguments: argparse.Namespace, masks: Path, folder: Path) -> None:
     measured = {
         "decode": decode_all,
         "decode and crop": decode_and_crop,
+        "decode and crop, image and mask": decode_and_crop_both,
         "read a mask": read_masks,
         "read a background of the pool": read_backgrounds,
         "loader, nothing pasted": load(plain),

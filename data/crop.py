@@ -135,6 +135,17 @@ def sample_box(
     )
 
 
+def box_within(
+    outer: tuple[float, float, float, float],
+    box: tuple[int, int, int, int],
+    image_size: tuple[int, int],
+) -> tuple[float, float, float, float]:
+    """Return the part of `outer`, which covers the whole image, that a box of the image covers."""
+    scale_y, scale_x = outer[2] / image_size[0], outer[3] / image_size[1]
+    top, left, height, width = box
+    return outer[0] + top * scale_y, outer[1] + left * scale_x, height * scale_y, width * scale_x
+
+
 def _average(array: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Average blocks of rows x columns pixels; the last ones are filled by repeating the border."""
     height, width = -(-array.shape[0] // rows), -(-array.shape[1] // columns)

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data.backgrounds import BackgroundSource, choose, cover_box
-from data.crop import crop_resize, reduction_for, sample_box, snap_box
+from data.crop import box_within, crop_resize, reduction_for, sample_box, snap_box
 from data.errors import UserError
 from data.images import Reduced, UnreadableImage, decode_reduced, key_path
 from data.keys import Keys
@@ -189,7 +189,7 @@ class ViewDataset(Dataset):
         whole = self.source.read(choose(self.source, draw.background))
         behind = cover_box(whole.shape[:2], image_size, draw.offset)
         side = self.recipe.image_size
-        return sample_box(whole, _box_within(behind, draw.box, image_size), (side, side))
+        return sample_box(whole, box_within(behind, draw.box, image_size), (side, side))
 
 
 class _MaskOnce:
@@ -210,7 +210,7 @@ class _MaskOnce:
     def crop(self, draw: Draw) -> np.ndarray:
         """Return the mask of a view, uint8 (S, S)."""
         mask = self._mask(draw.blur_mask)
-        box = _box_within((0, 0, *mask.shape), draw.box, self._image_size)
+        box = box_within((0, 0, *mask.shape), draw.box, self._image_size)
         side = self._dataset.recipe.image_size
         return sample_box(mask, box, (side, side))
 
@@ -238,14 +238,3 @@ class _MaskOnce:
                 f"{height}x{width}; compute the masks of these images."
             )
         return masks.read(self._row)
-
-
-def _box_within(
-    outer: tuple[float, float, float, float],
-    box: tuple[int, int, int, int],
-    image_size: tuple[int, int],
-) -> tuple[float, float, float, float]:
-    """Return the part of `outer`, which covers the whole image, that a box of the image covers."""
-    scale_y, scale_x = outer[2] / image_size[0], outer[3] / image_size[1]
-    top, left, height, width = box
-    return outer[0] + top * scale_y, outer[1] + left * scale_x, height * scale_y, width * scale_x

@@ -24,11 +24,10 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.training import parts
-from benchmarks.training.data import make_listing, make_photographs
+from benchmarks.training.data import make_photographs
 from benchmarks.training.plain_script import plain_rate
+from benchmarks.training.start_up import start_up_report
 from data.images import list_images
-from data.labelled import labels_from_folders
-from data.listing import list_images_kept
 from pretrain.config import Settings, build_settings, parse_assignment
 from pretrain.metrics import read_metrics
 
@@ -44,10 +43,10 @@ ON_CUDA = {"arch": "resnet50", "image_size": 224, "batch_size": 256, "compile": 
 @click.option("--processes", type=int, default=2, show_default=True, help="For torchrun; 0: none.")
 @click.option("--seconds", type=float, default=15.0, show_default=True, help="Of a row.")
 @click.option("--bank", type=int, help="Vectors in the bank.  [1,281,167; 131,072 on a CPU]")
-@click.option("--listing", type=int, default=0, help="List a made-up tree of so many files.")
+@click.option("--start-up", type=int, default=0, help="Time it on so many made-up images too.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Of pretrain.")
 def main(
-    images, masks, device, workers, processes, seconds, bank, listing, assignments
+    images, masks, device, workers, processes, seconds, bank, start_up, assignments
 ) -> None:  # fmt: skip
     """Print the throughput of training, from JPEG to gradient."""
     if device == "auto":
@@ -72,8 +71,8 @@ def main(
         print(_losses(settings, device, bank or (1_281_167 if cuda else 131_072), ceiling))
         if processes > 1:
             print(_scaling(settings, device, processes, seconds, Path(folder)))
-        if listing:
-            print(_listing(Path(folder) / "tree", listing))
+        if start_up:
+            print(start_up_report(Path(folder), start_up))
     print(f"\nPeak memory of this process: {_peak(resource.RUSAGE_SELF):.1f} GB", end="")
     print(f", of its largest child: {_peak(resource.RUSAGE_CHILDREN):.1f} GB", end="")
     print(f", of the device: {torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if cuda else "")
@@ -201,24 +200,6 @@ def _scaling(
     return (
         f"\ntorchrun, one thread and one loading process each: 1 process {rates[0]:.0f} images/s, "
         f"{processes} processes {rates[1]:.0f}: {rates[1] / rates[0]:.2f} times."
-    )
-
-
-def _listing(tree: Path, files: int) -> str:
-    make_listing(tree, max(1, files // 1281), min(files, 1281))
-    beside = tree.parent / "beside"
-    beside.mkdir()
-    time.sleep(2.5)  # a tree that changed just now is not trusted
-    started = time.perf_counter()
-    keys = list_images_kept(tree, beside)
-    listed = time.perf_counter()
-    list_images_kept(tree, beside)
-    again = time.perf_counter()
-    labels_from_folders(keys)
-    keys.digest()
-    return (
-        f"\nListing {len(keys):,} files: {listed - started:.1f} s, again (kept beside the masks) "
-        f"{again - listed:.2f} s; their labels and digest {time.perf_counter() - again:.1f} s."
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import cv2
@@ -33,12 +32,3 @@ def make_photographs(folder: Path, count: int) -> None:
         path = folder / f"class-{number % 4}" / f"{number:05d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), piece[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-
-
-def make_listing(folder: Path, folders: int, files: int) -> None:
-    """Make a tree of empty files in ImageNet's layout, for timing how it is listed."""
-    for number in range(folders):
-        here = folder / f"n{number:08d}"
-        here.mkdir(parents=True)
-        for place in range(files):
-            os.close(os.open(here / f"{here.name}_{place:05d}.JPEG", os.O_CREAT | os.O_WRONLY))
