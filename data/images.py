@@ -188,8 +188,20 @@ def decode_reduced(path: str | os.PathLike, reduction: Callable[[tuple[int, int]
     return _decode(path, 0, reduction)
 
 
+def decode_or_keep(path: str | os.PathLike, reduction: Callable[[tuple[int, int]], int]) -> Reduced:
+    """Decode an image as `decode_reduced` does, but keep a JPEG that every decoder knows as it is.
+
+    Of a baseline JPEG in YCbCr, upright, complete and not to be reduced, `image` is the file:
+    uint8 (bytes,). Only its header was read, so what follows may still be damaged.
+    """
+    return _decode(path, 0, reduction, keep=True)
+
+
 def _decode(
-    path: str | os.PathLike, max_side: int, reduction: Callable[[tuple[int, int]], int]
+    path: str | os.PathLike,
+    max_side: int,
+    reduction: Callable[[tuple[int, int]], int],
+    keep: bool = False,
 ) -> Reduced:
     with _reasons():
         with open(path, "rb") as file:
@@ -198,6 +210,8 @@ def _decode(
         size = _upright_size(image)
         target = capped_size(size, max_side)
         factor = reduction(size)
+        if keep and factor == 1 and _is_plain_jpeg(image, data) and _is_baseline(image):
+            return Reduced(np.frombuffer(data, np.uint8), size, factor)
         pixels = _decode_plain_jpeg(image, data, target, factor)
         if pixels is None:
             factor = 1
@@ -291,6 +305,32 @@ def capped_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
+def _is_plain_jpeg(image: Image.Image, data: bytes) -> bool:
+    """Tell a whole, upright, three-channel JPEG from everything else.
+
+    A file that does not end with the end-of-image marker is left to Pillow, which tells a truncated
+    image from a whole one.
+    """
+    return (
+        image.format == "JPEG"
+        and image.mode == "RGB"
+        and data.endswith(b"\xff\xd9")
+        and _orientation(image) == 1
+    )
+
+
+def _is_baseline(image: Image.Image) -> bool:
+    """Whether a plain JPEG is YCbCr, not progressive, its chroma subsampled in a common way."""
+    names, across, down, _ = zip(*image.layer, strict=True)
+    return (
+        names == (1, 2, 3)
+        and image.info.get("adobe_transform", 1) == 1  # 0: RGB
+        and "progressive" not in image.info
+        and (across[0], down[0]) in {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)}
+        and across[1:] == down[1:] == (1, 1)
+    )
+
+
 _REDUCED = {
     1: cv2.IMREAD_COLOR_RGB,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -302,20 +342,13 @@ _REDUCED = {
 def _decode_plain_jpeg(
     image: Image.Image, data: bytes, target: tuple[int, int], reduction: int = 1
 ) -> np.ndarray | None:
-    """Decode a whole, upright, three-channel JPEG by OpenCV: Pillow's pixels in 2/3 of its time.
+    """Decode a plain JPEG by OpenCV: Pillow's pixels in 2/3 of its time.
 
     `reduction` divides its sides by 1, 2, 4 or 8, rounding up. Both use libjpeg-turbo. None where
-    it does not apply. A file that does not end with the end-of-image marker is left to Pillow,
-    which tells a truncated image from a whole one.
+    it does not apply.
     """
-    plain = (
-        image.format == "JPEG"
-        and image.mode == "RGB"
-        and data.endswith(b"\xff\xd9")
-        and max(image.size) < 4 * max(target)  # beyond, decoding at a smaller scale is faster
-        and _orientation(image) == 1
-    )
-    if not plain:
+    # beyond four times the target, decoding at a smaller scale is faster
+    if max(image.size) >= 4 * max(target) or not _is_plain_jpeg(image, data):
         return None
     try:
         flags = _REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION

@@ -160,6 +160,9 @@ class Settings(BaseModel):
     workers: Annotated[int, Field(ge=0)] | None = _setting(
         None, "loading processes of each training process; default: its share of the CPU cores"
     )
+    decode: Literal["workers", "device"] = _setting(
+        "workers", "who decodes JPEGs: the loading processes, or the device (CUDA: nvJPEG)"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = _setting(
         "auto", "of the network's forward pass; auto: bfloat16 on CUDA, else float32"
     )

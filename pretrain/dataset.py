@@ -19,14 +19,14 @@ from torch.utils.data import Dataset
 from data.backgrounds import BackgroundSource, choose, cover_box
 from data.crop import box_within, crop_resize, reduction_for, sample_box, snap_box
 from data.errors import UserError
-from data.images import Reduced, UnreadableImage, decode_reduced, key_path
+from data.images import Reduced, UnreadableImage, decode_or_keep, decode_reduced, key_path
 from data.keys import Keys
 from data.mask_shards import MaskShards
 from pretrain.copy_paste import blur_mask
 from pretrain.mask_rows import MISSING, MaskRows
 from pretrain.views import COLUMN, PARAMETERS, Draw, PasteSettings, ViewRecipe, draw_view, uniforms
 
-Batch = dict[str, torch.Tensor | list[str]]
+Batch = dict[str, torch.Tensor | list[str] | int]
 
 REPLACEMENTS = 100  # so many unreadable images in a row mean that the folder is gone
 _REPLACEMENT_STREAM = 2  # of the seed; 0 is the views', 1 the order's
@@ -52,6 +52,7 @@ class ViewDataset(Dataset):
     masks, rows : the mask shards and each image's row in them.
     source : of backgrounds; None for gray ones.
     labels : int64 (N,), or None.
+    keep_jpegs : hand over plain JPEGs as they are, for `pretrain.device_decode`.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class ViewDataset(Dataset):
         rows: MaskRows | None = None,
         source: BackgroundSource | None = None,
         labels: np.ndarray | None = None,
+        keep_jpegs: bool = False,
     ) -> None:
         self.images = Path(images)
         self.keys = keys
@@ -75,6 +77,7 @@ class ViewDataset(Dataset):
         self.rows = rows
         self.source = source
         self.labels = labels
+        self.keep_jpegs = keep_jpegs
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -101,12 +104,17 @@ class ViewDataset(Dataset):
             if self.source is not None:
                 background = np.empty_like(image)
         replaced: list[tuple[int, str]] = []
+        kept: dict[int, np.ndarray] = {}  # JPEGs by their place in the batch
         for place, index in enumerate(indices):
             shown[place], decoded, draws = self._read(epoch, int(index), replaced)
             pasted_mask = _MaskOnce(self, int(shown[place]), decoded.image_size)
+            row = place - len(kept)  # of `image`, which has no rows for kept JPEGs
+            if decoded.image.ndim == 1:
+                kept[place] = decoded.image
             for view, draw in enumerate(draws):
-                box = tuple(side // decoded.reduction for side in draw.box)
-                image[place, view] = crop_resize(decoded.image, box, size)
+                if place not in kept:
+                    box = tuple(side // decoded.reduction for side in draw.box)
+                    image[row, view] = crop_resize(decoded.image, box, size)
                 parameters[place, view] = draw.parameters
                 if mask is not None:
                     pasted = draw.paste and pasted_mask.usable
@@ -118,11 +126,16 @@ class ViewDataset(Dataset):
                         )
         arrays = {
             "index": shown,
-            "image": image,
+            "image": image[: count - len(kept)],
             "parameters": parameters,
             "replaced": np.array([index for index, _ in replaced], np.int64),
-            "missing": self._missing(shown),
+            "missing": self.missing(shown),
         }
+        if self.keep_jpegs:
+            arrays["jpeg"] = np.concatenate([np.empty(0, np.uint8), *kept.values()])
+            arrays["jpeg_bytes"] = np.array([len(file) for file in kept.values()], np.int64)
+            arrays["jpeg_row"] = np.array(list(kept), np.int64)
+            arrays["requested"] = np.asarray(indices, np.int64)
         if mask is not None:
             arrays["mask"] = mask
         if background is not None:
@@ -131,6 +144,8 @@ class ViewDataset(Dataset):
             arrays["label"] = self.labels[shown]
         batch: Batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
         batch["replaced_reasons"] = [f"{self.keys[index]}: {reason}" for index, reason in replaced]
+        if self.keep_jpegs:
+            batch["epoch"] = epoch
         return batch
 
     def _draw(self, epoch: int, index: int, image_size: tuple[int, int]) -> list[Draw]:
@@ -143,11 +158,12 @@ class ViewDataset(Dataset):
     def _read(
         self, epoch: int, index: int, replaced: list[tuple[int, str]]
     ) -> tuple[int, Reduced, list[Draw]]:
-        """Decode an image, or in the place of an unreadable one another, by (epoch, index).
+        """Decode (or keep) an image, or for an unreadable one another, by (epoch, index).
 
         A JPEG much larger than its views is reduced while it is decoded; its boxes are then moved
         by less than a pixel of the view, so that masks and backgrounds still follow the same ones.
         """
+        read = decode_or_keep if self.keep_jpegs else decode_reduced
         others: np.random.Generator | None = None
         for _ in range(REPLACEMENTS):
             draws: list[Draw] = []
@@ -158,7 +174,7 @@ class ViewDataset(Dataset):
 
             try:
                 path = key_path(self.images, self.keys[index])
-                decoded = decode_reduced(path, reduction)
+                decoded = read(path, reduction)
                 if decoded.reduction > 1:
                     factor, whole = decoded.reduction, decoded.image_size
                     draws = [replace(draw, box=snap_box(draw.box, factor, whole)) for draw in draws]
@@ -178,7 +194,7 @@ class ViewDataset(Dataset):
             f"{key!r} ({reason}); make the folder readable again."
         )
 
-    def _missing(self, indices: np.ndarray) -> np.ndarray:
+    def missing(self, indices: np.ndarray) -> np.ndarray:
         """Return those of the images that have no mask."""
         if self.rows is None:
             return np.empty(0, np.int64)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Sampler
 
 from data.backgrounds import open_source
@@ -15,6 +16,7 @@ from data.keys import Keys
 from data.loading_workers import LoadingWorkers
 from data.mask_shards import MaskShards
 from pretrain.dataset import Batch, Request, ViewDataset
+from pretrain.device_decode import DeviceDecoder
 from pretrain.mask_rows import MaskRows, match_masks
 from pretrain.views import PasteSettings, ViewRecipe
 
@@ -34,7 +36,7 @@ class Loader:
 
     index        int64 (B,)             which image of `keys` each row shows
     label        int64 (B,)             only when labels were given
-    image        uint8 (B, V, S, S, 3)  the crops, RGB
+    image        uint8 (B, V, S, S, 3)  the crops, RGB; lies on `decode_on`'s device, if given
     mask         uint8 (B, V, S, S)     soft alpha, 255 where nothing is pasted; only with `paste`
     background   uint8 (B, V, S, S, 3)  only for the backgrounds "texture" and "imagenet"
     parameters   float32 (B, V, P)      of the augmentation; columns: pretrain.views.PARAMETERS
@@ -61,9 +63,11 @@ class Loader:
         world_size: int = 1,
         workers: int = 0,
         pin_memory: bool = False,
+        decoder: DeviceDecoder | None = None,
     ) -> None:
         self._requests = _Requests(dataset.seed, len(dataset), batch_size, rank, world_size)
         self._dataset = dataset
+        self._decoder = decoder
         self._workers = LoadingWorkers()
         self._loader: DataLoader | None = DataLoader(
             dataset,
@@ -115,6 +119,8 @@ class Loader:
         if self._loader is None:
             raise RuntimeError("the loader is closed")
         for batch in self._loader:
+            if self._decoder is not None and "error" not in batch:
+                batch = self._decoder(batch)
             if "error" in batch:
                 self.close()
                 raise UserError(batch["error"][0])
@@ -163,6 +169,7 @@ def build_loader(
     allow_missing_masks: bool = False,
     pin_memory: bool = False,
     keys: Keys | None = None,
+    decode_on: torch.device | None = None,
 ) -> Loader:
     """Return the loader of a folder of images and its mask shards.
 
@@ -184,13 +191,16 @@ def build_loader(
     allow_missing_masks : use images without a mask unpasted, instead of refusing.
     pin_memory : for transfer to CUDA.
     keys : the images, when they have been listed already.
+    decode_on : decode plain JPEGs in this process, on this device (`pretrain.device_decode`), and
+        only the others in the workers; None: the workers decode all.
 
     Raises
     ------
     UserError
-        Here: no images; no masks though something is to be pasted; masks of another folder; images
-        without a mask, unless allowed; a batch larger than the data. While iterating: a mask of
-        another size of image; a damaged shard; a folder in which nothing can be read any more.
+        Here: no images; a device that decodes no JPEGs; no masks though something is to be pasted;
+        masks of another folder; images without a mask, unless allowed; a batch larger than the
+        data. While iterating: a mask of another size of image; a damaged shard; a folder in which
+        nothing can be read any more.
     """
     keys = list_images(images) if keys is None else keys
     if batch_size < 1:
@@ -231,6 +241,7 @@ def build_loader(
         rows,
         source,
         None if labels is None else np.asarray(labels, np.int64),
+        keep_jpegs=decode_on is not None,
     )
     loader = Loader(
         dataset,
@@ -239,6 +250,7 @@ def build_loader(
         world_size=world_size,
         workers=workers,
         pin_memory=pin_memory,
+        decoder=None if decode_on is None else DeviceDecoder(dataset, decode_on),
     )
     loader.set_epoch(epoch, start_step)
     return loader

@@ -109,6 +109,7 @@ def _train(
         allow_missing_masks=settings.allow_missing_masks,
         pin_memory=cuda,
         keys=keys,
+        decode_on=here.device if settings.decode == "device" else None,
     )
     augment = DeviceAugment(settings.view_recipe()).to(here.device)
     knn = build_online_knn(settings, keys, classify, workers)

@@ -116,6 +116,15 @@ def _measure(
     rows.append(["augmentation on the device", batch / augmenting, ""])
     whole, wait = _whole(settings, device, workers, seconds, Path(folder) / "whole")
     rows.append(["whole, by `pretrain`", whole, f"{whole * ceiling / batch:.3f} of the ceiling"])
+    if device.type == "cuda":  # on a CPU it only moves the work to the main process
+        there = parts.loader_of(settings, images, masks, workers, True, decode_on=device)
+        rate = parts.loader_rate(there, batch, seconds)
+        name = f"loader, {workers} workers, decode = device"
+        rows.append([name, rate, f"{rate / max(1, workers):.0f} a worker"])
+        decoding = settings.model_copy(update={"decode": "device"})
+        rate, wait_there = _whole(decoding, device, workers, seconds, Path(folder) / "device")
+        against = f"{rate / whole:.2f} times the above, {wait_there:.1%} waiting"
+        rows.append(["whole, by `pretrain`, decode = device", rate, against])
     theirs = plain_rate(settings, images, workers, device, seconds)
     against = f"ours: {whole / theirs:.2f} times"
     rows.append(["plain PyTorch script, no copy-paste", theirs, against])

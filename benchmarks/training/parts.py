@@ -87,7 +87,12 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def loader_of(
-    settings: Settings, images: Path, masks: Path | None, workers: int, paste: bool
+    settings: Settings,
+    images: Path,
+    masks: Path | None,
+    workers: int,
+    paste: bool,
+    decode_on: torch.device | None = None,
 ) -> Loader:
     """Return the loader of a run."""
     return build_loader(
@@ -99,6 +104,7 @@ def loader_of(
         workers=workers,
         allow_missing_masks=True,
         pin_memory=torch.cuda.is_available(),
+        decode_on=decode_on,
     )
 
 

@@ -101,8 +101,9 @@ def test_loss_falls(photographs, tmp_path):
         ({"loss": "nce"}, (1,)),
         ({"method": "moco", "recipe": "moco-v2", "mlp": True, "schedule": "cosine"}, (4,)),
         ({"dropout": True}, (2,)),
+        ({"decode": "device", "image_size": 64}, (2,)),
     ],
-    ids=["instdisc", "nce", "moco", "dropout"],
+    ids=["instdisc", "nce", "moco", "dropout", "decode"],
 )
 def test_stopped_and_resumed_is_exact(photographs, tmp_path, changes, stops, monkeypatch):
     with monkeypatch.context() as patch:
