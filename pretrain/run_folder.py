@@ -65,9 +65,15 @@ class RunFolder:
 
     def write_start(self, settings: Settings) -> None:
         """Write the resolved configuration, and the versions that run it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.config, settings.to_toml())
-        write_text(self.versions, json.dumps(versions(), indent=2) + "\n")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.config, settings.to_toml())
+            write_text(self.versions, json.dumps(versions(), indent=2) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"--out {str(self.path)!r} cannot be written ({str(error.strerror).lower()}); "
+                "give another folder."
+            ) from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,7 +15,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -29,6 +28,7 @@ from pretrain.config import Settings
 from pretrain.curve import draw_curve
 from pretrain.distributed import World, mean_over_processes, world
 from pretrain.export import export_backbone
+from pretrain.failures import TrainingFailed, failures_told, last_good
 from pretrain.loader import Loader, build_loader
 from pretrain.metrics import Metrics
 from pretrain.negatives import stream_key
@@ -37,12 +37,6 @@ from pretrain.preview import save_views
 from pretrain.run_folder import RunFolder
 from pretrain.schedule import learning_rate
 from pretrain.stop import StopRequest, stop_on_signals
-
-
-class TrainingFailed(click.ClickException):
-    """A run that cannot go on, for a reason that is not an argument's; exit code 1."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,11 @@ def train(
     run.check(resume)
     if resume and run.started():
         run.check_same(settings)
-    with world(settings.device) as here, stop_on_signals() as stop:
+    with (
+        world(settings.device) as here,
+        stop_on_signals() as stop,
+        failures_told(run, settings.batch_size, here.device),
+    ):
         return _train(settings, run, here, stop, resume, classify)
 
 
@@ -192,6 +190,11 @@ def _train(
     def save() -> None:
         nonlocal clock, saved_at
         began = time.monotonic()
+        if not all_finite(method):  # the loss was, before the last update
+            raise TrainingFailed(
+                f"weights are not finite any more after step {step}; {last_good(run)}; "
+                f"a lower lr (now {settings.lr:g}) or a warm-up may help."
+            )
         if here.first:
             state = {
                 "step": step,
@@ -308,9 +311,7 @@ def _train(
             if knn is not None and (last or (epoch + 1) % settings.knn_every == 0) and here.first:
                 report += f", kNN {measure(step, epoch):.1%}"
             rate = (step - first) * settings.batch_size / seconds
-            left = time.strftime(
-                "%H:%M:%S", time.gmtime((last_step - step) * seconds / (step - first))
-            )
+            left = tqdm.format_interval((last_step - step) * seconds / (step - first))
             share = waited / seconds
             starved = f" ({share:.0%} of the time waiting for images)" if share > 0.05 else ""
             say(f"{report}, lr {lr:g}, {rate:.0f} images/s{starved}, {left} left")
@@ -340,6 +341,13 @@ def _train(
         loader.close()
         if metrics is not None:
             metrics.close()
+
+
+@torch.no_grad()
+def all_finite(network: torch.nn.Module) -> bool:
+    """Return whether every parameter is finite."""
+    sums = [parameter.sum(dtype=torch.float64) for parameter in network.parameters()]
+    return bool(torch.stack(sums).isfinite().all())
 
 
 def _timed(loader: Loader, waits: list[float]) -> Iterator[dict]:
@@ -407,10 +415,8 @@ def _stopped(stop: StopRequest, run: RunFolder, step: int, say) -> Outcome:
 
 
 def _not_finite(run: RunFolder, settings: Settings, step: int, epoch: int, loss: float) -> str:
-    good = checkpoint.checkpoints(run.checkpoints)
-    where = f"the last good checkpoint is {good[-1][1]}" if good else "there is no checkpoint yet"
     return (
-        f"the loss of step {step} (epoch {epoch + 1}) is {loss}; {where}; "
+        f"the loss of step {step} (epoch {epoch + 1}) is {loss}; {last_good(run)}; "
         f"a lower lr (now {settings.lr:g}) or a warm-up may help."
     )
 
