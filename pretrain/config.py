@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data.errors import UserError
+from data.keys import is_utf8
 from pretrain.views import BLEND_SIGMA_MOST, PasteSettings, ViewRecipe, instdisc, moco_v2
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -80,7 +81,7 @@ class Settings(BaseModel):
     arch: Literal["alexnet", "vgg16", "resnet18", "resnet50", "resnet50w2"] = _setting(
         "resnet50", "backbone (alexnet and vgg16 with batch norm)"
     )
-    dim: Count = _setting(128, "dimensions of the embedding")
+    dim: Annotated[int, Field(ge=1, le=2**16)] = _setting(128, "dimensions of the embedding")
     temperature: Positive = _setting(0.07, "tau (MoCo v2: .2)")
     negatives: Count | Literal["all"] | None = _setting(
         None, "K; for instdisc a number (4096) or 'all', for moco the queue's length (65536)"
@@ -138,7 +139,7 @@ class Settings(BaseModel):
         5.0, "sigma of that blending, pixels of the original image"
     )
     # optimisation
-    epochs: Count = _setting(200, "passes over the images")
+    epochs: Annotated[int, Field(ge=1, le=10**6)] = _setting(200, "passes over the images")
     batch_size: Count = _setting(256, "images a step, over all processes")
     lr: Positive = _setting(
         0.03, "learning rate at a batch of `lr_batch`; scaled linearly for others"
@@ -194,6 +195,8 @@ class Settings(BaseModel):
         values = {name: value for name, value in values.items() if value is not None}
         for name, value in values.items():  # would pass for the numbers 0 and 1
             kind = cls.model_fields[name].annotation
+            if isinstance(value, str) and not is_utf8(value):  # config.toml could not hold it
+                raise ValueError(f"{name} is {value!r}, which is not UTF-8; rename it")
             if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
                 raise ValueError(f"{name} is {str(value).lower()}, and no switch; give its value")
         moco = values.get("method") == "moco"

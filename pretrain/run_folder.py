@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from data.keys import is_utf8
 from pretrain.config import FREE_ON_RESUME, Settings, build_settings, read_toml
 
 _DISTRIBUTIONS = ("dilo", "torch", "torchvision", "numpy", "opencv-contrib-python-headless", "h5py")
@@ -35,10 +36,17 @@ class RunFolder:
         """Whether a run has begun here."""
         return self.config.is_file()
 
-    def check(self, resume: bool) -> None:
-        """Refuse a folder that holds something, unless it is a run to go on with."""
+    def check(self, resume: bool, images: str | os.PathLike) -> None:
+        """Refuse a folder among the images, or that holds something but no run to go on with."""
+        if not is_utf8(str(self.path)):
+            raise UserError(f"--out {str(self.path)!r} is not UTF-8; give another folder.")
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--out {str(self.path)!r} is a file; give a folder.")
+        if self.path.resolve().is_relative_to(Path(images).resolve()):
+            raise UserError(
+                f"--out {str(self.path)!r} lies in IMAGES, where its pictures would count as "
+                "images; give a folder elsewhere."
+            )
         if not self.path.is_dir() or not any(self.path.iterdir()) or (resume and self.started()):
             return
         if resume:

@@ -22,8 +22,15 @@ from tqdm import tqdm
 from data import checkpoint
 from data.errors import UserError
 from data.listing import list_images_kept
+from data.loading_workers import usable_cores
 from pretrain.augment import DeviceAugment
-from pretrain.build import bn_groups, build_method, build_optimizer, check_sizes
+from pretrain.build import (
+    bn_groups,
+    build_method,
+    build_optimizer,
+    check_network,
+    check_sizes,
+)
 from pretrain.config import Settings
 from pretrain.curve import draw_curve
 from pretrain.distributed import World, mean_over_processes, world
@@ -64,7 +71,7 @@ def train(
     classify : kNN classifier of the online figure; None: no figure.
     """
     run = RunFolder(out)
-    run.check(resume)
+    run.check(resume, settings.images)
     if resume and run.started():
         run.check_same(settings)
     with (
@@ -90,10 +97,11 @@ def _train(
     # ---- data ----
     keys = list_images_kept(settings.images, settings.masks)
     check_sizes(settings, len(keys), here.size)
+    check_network(settings, here.size)
     cuda = here.device.type == "cuda"
     workers = settings.workers
     if workers is None:
-        workers = max(1, len(os.sched_getaffinity(0)) // here.local_size)
+        workers = max(1, usable_cores() // here.local_size)
     loader = build_loader(
         settings.images,
         settings.masks,
@@ -393,7 +401,8 @@ def introduce(
     if s.method == "moco":
         groups = bn_groups(s, here.size) * here.size
         say(
-            f"Keys are shuffled over {groups} batch-norm groups of {s.batch_size // groups} images."
+            f"Keys are shuffled over {groups} batch-norm groups of "
+            f"{s.batch_size // s.accumulate // groups} images."
         )
     masks = loader.masks
     if masks is not None:

@@ -90,6 +90,7 @@ def test_assignments(text, value):
         ({"scale": [0.2]}, r"scale is \[0.2\]; it should be a list of two numbers"),
         ({"blur_sigma": [1, 2, 3]}, r"blur_sigma is \[1, 2, 3\]; it should be a list of two"),
         ({"milestones": 0.5}, r"milestones is 0.5; it should be a list of numbers, as \[0.6"),
+        ({"images": "a\udcff"}, r"images is 'a\\udcff', which is not UTF-8; rename it"),
         ({"training": {"lr": 1}}, r"no setting 'training'; .* without a \[section\]"),
         ({"scale": [0.5, 0.2]}, "scale is .* exchange them"),
         ({"scale": [0.5, 1.2]}, "give at most 1"),

@@ -321,9 +321,11 @@ def test_unreadable_image_is_replaced_and_reported(photographs, tmp_path, capsys
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     target.write_bytes(b"not a JPEG")
-    train(tiny(photographs, images=str(root)), tmp_path / "run")
+    odd = target.rename(target.with_name(os.fsdecode(b"\xff odd\n.jpg")))  # sorts, as before, last
+    settings = tiny(photographs, images=str(root), allow_missing_masks=True)
+    train(settings, tmp_path / "run")
     text = capsys.readouterr().out
-    assert "1 unreadable image" in text and target.name in text
+    assert "1 unreadable image" in text and r"\udcff odd\n.jpg: not an image" in text
     lines = [line for line in metrics(tmp_path / "run") if "replaced" in line]
     assert [line["replaced"] for line in lines] == [1, 1]
 
@@ -338,6 +340,11 @@ def test_unreadable_image_is_replaced_and_reported(photographs, tmp_path, capsys
         ({"bn_groups": 3}, "bn_groups is 3"),
         ({"masks": None}, "needs masks"),
         ({"init": "nothing.pt"}, "init 'nothing.pt' is not a file"),
+        ({"arch": "alexnet"}, "image_size is 32, too small for alexnet; give 64 or more"),
+        ({"arch": "vgg16", "image_size": 31}, "image_size is 31, too small for vgg16"),
+        ({"batch_size": 1}, "batch norm .* 1 image of 32 px: one value .*; give a larger"),
+        ({"bn_groups": 4}, "batch norm .* 1 image of 32 px: one value"),
+        ({"accumulate": 4}, "batch norm .* 1 image of 32 px: one value"),
     ],
 )
 def test_bad_sizes_and_paths(photographs, tmp_path, changes, words):
