@@ -67,9 +67,7 @@ def check_network(settings: Settings, processes: int) -> None:
             "(accumulate, bn_groups, processes)."
         ) from None
     except RuntimeError:
-        raise UserError(
-            f"image_size is {size}, too small for {s.arch}; give 64 or more."
-        ) from None
+        raise UserError(f"image_size is {size}, too small for {s.arch}; give 64 or more.") from None
 
 
 def bn_groups(settings: Settings, processes: int) -> int:

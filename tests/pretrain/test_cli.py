@@ -8,7 +8,6 @@ from click.testing import CliRunner
 from pretrain.cli import main
 from pretrain.config import Settings
 
-
 SMALL = ("--batch-size", "4", "--negatives", "8", "--arch", "resnet18", "--image-size", "32")
 
 

@@ -321,7 +321,7 @@ def test_unreadable_image_is_replaced_and_reported(photographs, tmp_path, capsys
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     target.write_bytes(b"not a JPEG")
-    odd = target.rename(target.with_name(os.fsdecode(b"\xff odd\n.jpg")))  # sorts, as before, last
+    target.rename(target.with_name(os.fsdecode(b"\xff odd\n.jpg")))  # sorts, as before, last
     settings = tiny(photographs, images=str(root), allow_missing_masks=True)
     train(settings, tmp_path / "run")
     text = capsys.readouterr().out
