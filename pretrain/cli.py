@@ -158,6 +158,7 @@ def main(
     metrics.jsonl, TensorBoard events, checkpoints, pictures, and at the end backbone.pt in
     torchvision's names.
     """
+    sys.stdout.reconfigure(errors="backslashreplace")  # keys may hold what a terminal cannot show
     run = RunFolder(out)
     layers = [run.saved_settings()] if resume and run.started() else []
     if config is not None:

@@ -47,7 +47,9 @@ class RunFolder:
                 f"--out {str(self.path)!r} lies in IMAGES, where its pictures would count as "
                 "images; give a folder elsewhere."
             )
-        if not self.path.is_dir() or not any(self.path.iterdir()) or (resume and self.started()):
+        held = list(self.path.iterdir()) if self.path.is_dir() else []
+        held = [path for path in held if path.name != _temporary(self.config).name]
+        if not held or (resume and self.started()):
             return
         if resume:
             raise UserError(
@@ -86,9 +88,14 @@ class RunFolder:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = _temporary(path)
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def _temporary(path: Path) -> Path:
+    """Return the name of a small file while it is written; a crash may leave it behind."""
+    return path.with_name(path.name + ".tmp")
 
 
 def versions() -> dict[str, str | None]:

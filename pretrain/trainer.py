@@ -127,6 +127,7 @@ def _train(
         torch.set_float32_matmul_precision("high")  # TF32 outside autocast
     method = build_method(settings, len(keys), here)
     optimizer = build_optimizer(settings, method)
+    groups = bn_groups(settings, here.size) * here.size * settings.accumulate  # of a batch
     step = 0
     found = checkpoint.load_newest(run.checkpoints) if resume else None
     if found is not None:
@@ -138,6 +139,12 @@ def _train(
                 f"{str(run.path)!r} was begun with; resume it with those, or start another run."
             )
         step = found.step
+        had = found.state.get("bn_groups", groups)
+        if had != groups:
+            say(
+                f"The run had {had} batch-norm groups, and now has {groups}; "
+                "its losses will not be those of a run that was never stopped."
+            )
         method.load_state_dict(found.state["method"])
         optimizer.load_state_dict(found.state["optimizer"])
     if here.first:
@@ -207,6 +214,7 @@ def _train(
             state = {
                 "step": step,
                 "keys": keys.digest(),
+                "bn_groups": groups,
                 "method": method.state_dict(),
                 "optimizer": optimizer.state_dict(),
             }

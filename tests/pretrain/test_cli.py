@@ -81,6 +81,20 @@ def test_a_run_whose_name_is_not_utf8(photographs, tmp_path):
     assert not os.path.exists(out)
 
 
+def test_a_terminal_that_lacks_letters(photographs, tmp_path, monkeypatch):
+    """Keys and paths may hold any letter; a terminal's encoding must not end a run."""
+
+    def train(settings, out, **options):
+        print("ünreadable \udcff")
+        return type("Outcome", (), {"interrupted": False})
+
+    monkeypatch.setattr("pretrain.trainer.train", train)
+    done = CliRunner(charset="ascii").invoke(
+        main, [str(photographs.images), "--out", str(tmp_path / "run")]
+    )
+    assert done.exit_code == 0 and done.output == "\\xfcnreadable \\udcff\n"
+
+
 def test_other_processes_are_silent(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     done = run(tmp_path, "--out", tmp_path / "run", "--set", "nonsense=1")

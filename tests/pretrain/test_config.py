@@ -8,7 +8,7 @@ import pytest
 
 from data.errors import UserError
 from pretrain.config import Settings, build_settings, parse_assignment, read_toml
-from pretrain.views import instdisc, moco_v1, moco_v2
+from pretrain.views import TABLE1, instdisc, moco_v1, moco_v2, table1
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
 PUBLISHED = [path for path in CONFIGS if path.stem.startswith(("table", "moco"))]
@@ -38,6 +38,17 @@ def test_recipes_and_their_switches():
     assert build_settings(v2).view_recipe() == moco_v2()
     changed = build_settings(v2, {"blur": 0.0, "image_size": 64}).view_recipe()
     assert (changed.blur, changed.image_size, changed.hue) == (0, 64, 0.1)
+
+
+@pytest.mark.parametrize("row", TABLE1)
+def test_table_1_by_switches(row):
+    """The switches that docs/pretrain.md gives for the paper's Table 1."""
+    text = (CONFIGS[0].parents[1] / "docs" / "pretrain.md").read_text()
+    line = next(line for line in text.splitlines() if line.startswith(f"| {row.replace('_', ' ')}"))
+    switches = line.split("`")[1].split() if "`" in line else []
+    assert all(switch.startswith("--set=") for switch in switches)
+    settings = build_settings(*(parse_assignment(s.removeprefix("--set=")) for s in switches))
+    assert settings.view_recipe() == table1(row)
 
 
 def test_later_layers_win():

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 
 import pytest
@@ -230,17 +231,23 @@ def test_two_processes_equal_one(photographs, tmp_path, changes):
     assert two[1] == pytest.approx(one[1], rel=1e-5)
 
 
-def test_two_processes_stopped_and_resumed(photographs, tmp_path):
-    """A signal that one process gets stops both at the same step; going on is exact."""
+def test_two_processes_stopped_and_resumed(photographs, tmp_path, capsys):
+    """A signal that torchrun gets stops both at the same step, and saves; going on is exact."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     whole, out = tmp_path / "whole", tmp_path / "run"
     finish(start(command(photographs, whole), launcher))
-    run = start(command(photographs, out, checkpoint_every_steps=1), launcher)
-    stop_after(run, out, 2, signal.SIGTERM)
-    run.communicate(timeout=60)  # torchrun itself reports the signal
-    assert max(losses(out)) < 6
+    run = start(command(photographs, out), launcher)
+    stop_after(run, out, 1, signal.SIGTERM)  # within the first epoch, so nothing else saves
+    text, _ = run.communicate(timeout=60)  # torchrun itself reports the signal
+    assert "all is saved" in text
+    ((step, _),) = checkpoint.checkpoints(out / "checkpoints")
+    assert step == max(losses(out)) < 6
+    half = shutil.copytree(out, tmp_path / "half")
     finish(start(command(photographs, out, "--resume"), launcher))
     assert losses(out) == losses(whole)
+    # one process goes on too, and says why its losses will be others
+    assert train(tiny(photographs), half, resume=True).done
+    assert "2 batch-norm groups, and now has 1" in capsys.readouterr().out
 
 
 def test_accumulated_gradients_are_the_batchs(photographs, tmp_path):
@@ -379,6 +386,9 @@ def test_folder_that_holds_something(photographs, tmp_path):
     for resume in (False, True):
         with pytest.raises(UserError, match="give another folder"):
             train(tiny(photographs), tmp_path / "other", resume=resume)
+    (tmp_path / "killed").mkdir()  # while it wrote its first file
+    (tmp_path / "killed" / "config.toml.tmp").touch()
+    assert train(tiny(photographs, epochs=1), tmp_path / "killed", resume=True).done
 
 
 def test_resume_with_other_images(photographs, labelled, tmp_path):
