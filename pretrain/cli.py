@@ -27,7 +27,7 @@ class _Command(click.Command):
         groups: dict[str, list[tuple[str, str]]] = {"Run": []}
         for parameter in self.get_params(context):
             record = parameter.get_help_record(context)
-            if record is not None:
+            if record is not None and record[1]:  # IMAGES is explained in the text above
                 heading = getattr(parameter, "heading", "Run")
                 groups.setdefault(heading, []).append(record)
         for heading, records in groups.items():
