@@ -157,6 +157,11 @@ class BackgroundPool:
                 f"there is no background pool {str(self.path)!r}; "
                 "make one by `mask-shards backgrounds IMAGES MASKS POOL`."
             ) from None
+        except IsADirectoryError:
+            raise UserError(
+                f"the background pool {str(self.path)!r} is a folder; give the file that "
+                "`mask-shards backgrounds IMAGES MASKS POOL` makes."
+            ) from None
         except OSError as error:
             raise UserError(
                 f"the background pool {str(self.path)!r} cannot be opened "

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from data.errors import UserError
+from data.pending_file import PendingFile
 
 _NAME = re.compile(r"checkpoint-(\d{8,})\.pt")
 
@@ -79,18 +80,16 @@ def save(folder: str | os.PathLike, step: int, state: dict[str, Any], keep: int 
 
 
 def write_atomically(path: Path, state: dict[str, Any]) -> None:
-    """`torch.save` under a temporary name, flush, rename, flush the folder."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    """`torch.save` under a temporary name, flush, rename, flush the folder.
+
+    Raises UserError when the disk is full or the file cannot be written; nothing is left of it.
+    """
+    pending = PendingFile(path)  # which remembers a failed write, for torch.save would hide it
     try:
-        os.fsync(folder)
+        torch.save(state, pending)
+        pending.publish()
     finally:
-        os.close(folder)
+        pending.discard()
 
 
 def load(path: str | os.PathLike, map_location: str | torch.device = "cpu") -> dict[str, Any]:

@@ -18,6 +18,11 @@ def decode_key(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
+def is_utf8(name: str) -> bool:
+    """Return whether a name, as the system gave it, is text: without PEP 383's lone surrogates."""
+    return not any("\ud800" <= c <= "\udfff" for c in name)
+
+
 def printable(key: str) -> str:
     """Return a key as one line that any terminal, page or file can show: odd characters escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in key)

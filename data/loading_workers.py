@@ -21,6 +21,11 @@ def _close_all() -> None:
         workers.close()
 
 
+def usable_cores() -> int:
+    """Return the cores that this process may run on (a batch system may grant a part of all)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class LoadingWorkers:
     """A `worker_init_fn` for DataLoader: one thread each, interruptions left to the main process.
 

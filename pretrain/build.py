@@ -26,8 +26,8 @@ def check_sizes(settings: Settings, images: int, processes: int) -> None:
         )
     if batch % parts:
         raise UserError(
-            f"batch_size is {batch}, which {processes} processes with accumulate = "
-            f"{settings.accumulate} cannot share equally; give a multiple of {parts}."
+            f"batch_size is {batch}, which with processes = {processes} and accumulate = "
+            f"{settings.accumulate} has no equal parts; give a multiple of {parts}."
         )
     if settings.negatives != "all" and settings.negatives > images:
         remedy = ", or all" if settings.method == "instdisc" else ""
@@ -46,9 +46,28 @@ def check_sizes(settings: Settings, images: int, processes: int) -> None:
     own = batch // parts
     if settings.bn_groups % processes or own % (settings.bn_groups // processes):
         raise UserError(
-            f"bn_groups is {settings.bn_groups}, which does not divide {processes} processes' "
-            f"{own} images each equally; give {processes}, say."
+            f"bn_groups is {settings.bn_groups}, which does not divide the {own} images of each "
+            f"part of the batch (processes = {processes}, accumulate = {settings.accumulate}) "
+            f"equally; give {processes}, say."
         )
+
+
+def check_network(settings: Settings, processes: int) -> None:
+    """Refuse views too small for the network, and batch norms of one value, by a run on shapes."""
+    s = settings
+    own = s.batch_size // (processes * s.accumulate) // bn_groups(s, processes)
+    size = s.image_size
+    try:
+        with torch.device("meta"):  # nothing is allocated or computed
+            Encoder(s.arch, s.dim, s.mlp, s.head_norm).train()(torch.empty(own, 3, size, size))
+    except ValueError:  # a batch norm's, all others are RuntimeErrors
+        raise UserError(
+            f"each batch norm of {s.arch} would see {own} image{'s' * (own > 1)} of {size} px: one "
+            "value a channel has no statistics; give a larger batch_size, or fewer parts of it "
+            "(accumulate, bn_groups, processes)."
+        ) from None
+    except RuntimeError:
+        raise UserError(f"image_size is {size}, too small for {s.arch}; give 64 or more.") from None
 
 
 def bn_groups(settings: Settings, processes: int) -> int:

@@ -27,7 +27,7 @@ class _Command(click.Command):
         groups: dict[str, list[tuple[str, str]]] = {"Run": []}
         for parameter in self.get_params(context):
             record = parameter.get_help_record(context)
-            if record is not None:
+            if record is not None and record[1]:  # IMAGES is explained in the text above
                 heading = getattr(parameter, "heading", "Run")
                 groups.setdefault(heading, []).append(record)
         for heading, records in groups.items():
@@ -158,6 +158,7 @@ def main(
     metrics.jsonl, TensorBoard events, checkpoints, pictures, and at the end backbone.pt in
     torchvision's names.
     """
+    sys.stdout.reconfigure(errors="backslashreplace")  # keys may hold what a terminal cannot show
     run = RunFolder(out)
     layers = [run.saved_settings()] if resume and run.started() else []
     if config is not None:

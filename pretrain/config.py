@@ -11,12 +11,13 @@ import difflib
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data.errors import UserError
-from pretrain.views import PasteSettings, ViewRecipe, instdisc, moco_v2
+from data.keys import is_utf8
+from pretrain.views import BLEND_SIGMA_MOST, PasteSettings, ViewRecipe, instdisc, moco_v2
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -80,7 +81,7 @@ class Settings(BaseModel):
     arch: Literal["alexnet", "vgg16", "resnet18", "resnet50", "resnet50w2"] = _setting(
         "resnet50", "backbone (alexnet and vgg16 with batch norm)"
     )
-    dim: Count = _setting(128, "dimensions of the embedding")
+    dim: Annotated[int, Field(ge=1, le=2**16)] = _setting(128, "dimensions of the embedding")
     temperature: Positive = _setting(0.07, "tau (MoCo v2: .2)")
     negatives: Count | Literal["all"] | None = _setting(
         None, "K; for instdisc a number (4096) or 'all', for moco the queue's length (65536)"
@@ -134,9 +135,11 @@ class Settings(BaseModel):
         None, "folder of textures, or pool made by `mask-shards backgrounds`"
     )
     blend: Literal["none", "gaussian", "mix"] = _setting("none", "blending of the mask's border")
-    blend_sigma: Positive = _setting(5.0, "sigma of that blending, pixels of the original image")
+    blend_sigma: Annotated[float, Field(gt=0, le=BLEND_SIGMA_MOST)] = _setting(
+        5.0, "sigma of that blending, pixels of the original image"
+    )
     # optimisation
-    epochs: Count = _setting(200, "passes over the images")
+    epochs: Annotated[int, Field(ge=1, le=10**6)] = _setting(200, "passes over the images")
     batch_size: Count = _setting(256, "images a step, over all processes")
     lr: Positive = _setting(
         0.03, "learning rate at a batch of `lr_batch`; scaled linearly for others"
@@ -155,7 +158,7 @@ class Settings(BaseModel):
     accumulate: Count = _setting(1, "parts that a process's batch is computed in, to save memory")
     init: str | None = _setting(None, "backbone.pt or torchvision state_dict to start from")
     # run
-    seed: Annotated[int, Field(ge=0)] = _setting(0, "of everything random")
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = _setting(0, "of everything random")
     device: str = _setting("auto", "auto, cpu, cuda, cuda:1, ...")
     workers: Annotated[int, Field(ge=0)] | None = _setting(
         None, "loading processes of each training process; default: its share of the CPU cores"
@@ -193,9 +196,15 @@ class Settings(BaseModel):
     def _fill_in(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Put what depends on other settings in the place of what was left open."""
         values = {name: value for name, value in values.items() if value is not None}
+        for name, value in values.items():  # would pass for the numbers 0 and 1
+            kind = cls.model_fields[name].annotation
+            if isinstance(value, str) and not is_utf8(value):  # config.toml could not hold it
+                raise ValueError(f"{name} is {value!r}, which is not UTF-8; rename it")
+            if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
+                raise ValueError(f"{name} is {str(value).lower()}, and no switch; give its value")
         moco = values.get("method") == "moco"
         values.setdefault("negatives", 65536 if moco else 4096)
-        recipe = _RECIPES.get(values.get("recipe", "instdisc"), instdisc)()
+        recipe = _RECIPES[values["recipe"] if values.get("recipe") == "moco-v2" else "instdisc"]()
         for name in _OF_RECIPE:
             values.setdefault(name, getattr(recipe, name))
         return values
@@ -268,7 +277,7 @@ def build_settings(*layers: dict[str, Any]) -> Settings:
     for layer in layers:
         for name in layer:
             if name not in Settings.model_fields:
-                raise UserError(f"there is no setting {name!r}{_nearest(name)}.")
+                raise UserError(f"there is no setting {name!r}; {_nearest(name, layer[name])}")
         merged.update(layer)
     try:
         return Settings(**merged)
@@ -276,9 +285,11 @@ def build_settings(*layers: dict[str, Any]) -> Settings:
         raise UserError(_sentence(error)) from None
 
 
-def _nearest(name: str) -> str:
+def _nearest(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return "write settings without a [section] above them."
     close = difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else "; see `pretrain --help`"
+    return f"did you mean {close[0]!r}?" if close else "see `pretrain --settings`."
 
 
 def _sentence(error: ValidationError) -> str:
@@ -288,8 +299,13 @@ def _sentence(error: ValidationError) -> str:
         return f"{first['msg'].removeprefix('Value error, ')}."
     name, value = first["loc"][0], first["input"]
     asked = first["msg"][0].lower() + first["msg"][1:]
-    if first["loc"][0] == "negatives":
-        asked = "input should be a number of at least 1, or 'all'"
+    if name in ("negatives", "lr_batch"):
+        other = "all" if name == "negatives" else "fixed"
+        asked = f"input should be a number of at least 1, or {other!r}"
+    elif first["type"] in ("tuple_type", "missing", "too_long"):
+        example = list(getattr(build_settings({}), name))
+        count = "numbers" if name == "milestones" else "two numbers"
+        asked = f"input should be a list of {count}, as {example}"
     return f"the setting {name} is {value!r}; its {asked}.".replace("its input", "it").replace(
         "its value", "the value"
     )

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves, tree_map  # as torchvision's own v2
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -73,9 +74,10 @@ def blur_mask(mask: np.ndarray, sigma: tuple[float, float]) -> np.ndarray:
 class CopyPaste(v2.Transform):
     """Paste the salient foreground of an image on another background.
 
-    A `torchvision.transforms.v2` transform: it takes samples with `tv_tensors.Image` and
-    `tv_tensors.Mask` (the saliency map), and is meant to come first in a pipeline. The mask may be
-    smaller than the image; it is scaled to it bilinearly. Random numbers are torch's.
+    A `torchvision.transforms.v2` transform: it takes samples, nested or not, with one
+    `tv_tensors.Image` and one `tv_tensors.Mask` (the saliency map), and is meant to come first in a
+    pipeline. The mask may be smaller than the image; it is scaled to it bilinearly. Random numbers
+    are torch's.
 
     Parameters
     ----------
@@ -92,8 +94,9 @@ class CopyPaste(v2.Transform):
 
     Shapes
     ------
-    Image uint8 or float in [0, 1], (3, H, W) or (1, H, W); Mask uint8 (h, w) or (1, h, w), 0
-    background .. 255 foreground; or bool. The image keeps its type, shape and device.
+    Image uint8 or float in [0, 1], (3, H, W) or (1, H, W); Mask (h, w) or (1, h, w): uint8, 0
+    background .. 255 foreground; or bool; or float in [0, 1]. The image keeps its type, shape and
+    device. Anything else is a TypeError.
 
     Examples
     --------
@@ -131,17 +134,20 @@ class CopyPaste(v2.Transform):
         """Return the sample, its image pasted with the given probability, its mask taken out."""
         sample = inputs if len(inputs) > 1 else inputs[0]
         image, mask = _find(sample, tv_tensors.Image), _find(sample, tv_tensors.Mask)
+        _check_tensors(image, mask)
         pasted = image
         if float(torch.rand(())) < self.probability and bool((mask > 0).any()):
             pasted = self._paste(image, mask)
-        changed = _replace(sample, image, pasted)
+        changed = tree_map(lambda entry: pasted if entry is image else entry, sample)
         return changed if self.keep_mask else _without(changed, mask)
 
     def _paste(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> tv_tensors.Image:
         height, width = image.shape[-2:]
         chance, which, offset_y, offset_x = torch.rand(4, dtype=torch.float64).tolist()
         alpha = mask.detach().cpu().reshape(mask.shape[-2:])
-        alpha = (alpha.to(torch.uint8) * (255 if mask.dtype == torch.bool else 1)).numpy()
+        if mask.dtype != torch.uint8:
+            alpha = (alpha.float() * 255).round().to(torch.uint8)
+        alpha = alpha.numpy()
         if self.blend == "gaussian" or (self.blend == "mix" and chance < 0.5):
             alpha = blur_mask(
                 alpha, (self.sigma * alpha.shape[0] / height, self.sigma * alpha.shape[1] / width)
@@ -173,33 +179,48 @@ class CopyPaste(v2.Transform):
         return f"background={source}, probability={self.probability}, blend={self.blend}"
 
 
+def _check_tensors(image: torch.Tensor, mask: torch.Tensor) -> None:
+    """Refuse what is not one image and its mask."""
+    kind = f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}"
+    levels = image.dtype == torch.uint8 or image.is_floating_point()
+    if image.dim() != 3 or len(image) not in (1, 3) or not levels:
+        raise TypeError(
+            f"CopyPaste takes an image uint8 or float (3, H, W) or (1, H, W), not {kind}; "
+            "it comes before samples are batched"
+        )
+    kind = f"{str(mask.dtype).removeprefix('torch.')} {tuple(mask.shape)}"
+    levels = mask.dtype in (torch.uint8, torch.bool) or mask.is_floating_point()
+    if mask.dim() not in (2, 3) or (mask.dim() == 3 and len(mask) != 1) or not levels:
+        raise TypeError(
+            f"CopyPaste takes a mask uint8, bool or float (h, w) or (1, h, w), not {kind}"
+        )
+    if mask.is_floating_point() and mask.numel() and float(mask.max()) > 1:
+        raise TypeError(
+            f"CopyPaste got a mask of floats up to {float(mask.max()):g}; give one in [0, 1], "
+            "or uint8"
+        )
+
+
 def _find(sample: Any, kind: type) -> Any:
-    """Return the only entry of a type in a tuple, list or dict."""
-    entries = sample.values() if isinstance(sample, dict) else sample
-    found = (
-        [entry for entry in entries if isinstance(entry, kind)]
-        if isinstance(sample, (dict, tuple, list))
-        else []
-    )
+    """Return the only entry of a type in a sample."""
+    found = [entry for entry in tree_leaves(sample) if isinstance(entry, kind)]
     if len(found) != 1:
-        name = kind.__name__
         raise TypeError(
             "CopyPaste takes a tuple, list or dict with one tv_tensors.Image and one "
-            f"tv_tensors.Mask; there are {len(found)} of {name}"
+            f"tv_tensors.Mask; there are {len(found)} of {kind.__name__}"
         )
     return found[0]
 
 
-def _replace(sample: Any, old: Any, new: Any) -> Any:
-    """Return the sample with one entry exchanged."""
-    if isinstance(sample, dict):
-        return {key: new if entry is old else entry for key, entry in sample.items()}
-    return type(sample)(new if entry is old else entry for entry in sample)
-
-
 def _without(sample: Any, mask: Any) -> Any:
-    """Return the sample without its mask; of a tuple or list left with one entry, that entry."""
+    """Return the sample without its mask; of a tuple or list then left with one entry, that."""
     if isinstance(sample, dict):
-        return {key: entry for key, entry in sample.items() if entry is not mask}
-    rest = [entry for entry in sample if entry is not mask]
-    return rest[0] if len(rest) == 1 else type(sample)(rest)
+        return {k: _without(entry, mask) for k, entry in sample.items() if entry is not mask}
+    if not isinstance(sample, (tuple, list)):
+        return sample
+    rest = [_without(entry, mask) for entry in sample if entry is not mask]
+    if len(rest) == len(sample) and hasattr(sample, "_fields"):
+        return type(sample)(*rest)
+    if len(rest) == 1 < len(sample):
+        return rest[0]
+    return rest if isinstance(sample, list) else tuple(rest)

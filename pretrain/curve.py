@@ -44,7 +44,7 @@ def draw_curve(metrics: Path, picture: Path, title: str, chance_loss: float | No
         )
         more, names = right.get_legend_handles_labels()
         handles, labels = handles + more, labels + names
-    axes.legend(handles, labels, loc="best")
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))  # off the lines
     temporary = picture.with_name(picture.name + ".tmp")
     figure.savefig(temporary, dpi=120, format="png")
     os.replace(temporary, picture)

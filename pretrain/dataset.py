@@ -20,7 +20,7 @@ from data.backgrounds import BackgroundSource, choose, cover_box
 from data.crop import box_within, crop_resize, reduction_for, sample_box, snap_box
 from data.errors import UserError
 from data.images import Reduced, UnreadableImage, decode_or_keep, decode_reduced, key_path
-from data.keys import Keys
+from data.keys import Keys, printable
 from data.mask_shards import MaskShards
 from pretrain.copy_paste import blur_mask
 from pretrain.mask_rows import MISSING, MaskRows
@@ -143,7 +143,9 @@ class ViewDataset(Dataset):
         if self.labels is not None:
             arrays["label"] = self.labels[shown]
         batch: Batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        batch["replaced_reasons"] = [f"{self.keys[index]}: {reason}" for index, reason in replaced]
+        batch["replaced_reasons"] = [
+            f"{printable(self.keys[index])}: {reason}" for index, reason in replaced
+        ]
         if self.keep_jpegs:
             batch["epoch"] = epoch
         return batch

@@ -66,7 +66,8 @@ class OnlineKnn:
             test, test_labels = self._features(self.test, backbone, device)
         finally:
             backbone.train(training)
-        scores = self.classify(train, train_labels, test, self.k, self.settings.knn_temperature)
+        k = min(self.k, len(train))  # of those that could be read
+        scores = self.classify(train, train_labels, test, k, self.settings.knn_temperature)
         return float((scores.argmax(1) == test_labels).float().mean())
 
     def _features(

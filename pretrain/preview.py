@@ -19,6 +19,7 @@ _CELL = 160  # pixels
 _GAP = 6
 _LINE = 18  # height of a line of text
 _PAPER, _INK, _FAINT, _BOX = (255, 255, 255), (20, 20, 20), (120, 120, 120), (255, 140, 0)
+_EDGE = (200, 200, 200)
 
 
 def save_views(
@@ -154,4 +155,6 @@ class _Sheet:
         """Put a picture in a cell, and a note below it."""
         left, top = self._left(column), self._top(row) + _LINE
         self.image.paste(picture, (left, top))
+        edge = (left - 1, top - 1, left + picture.width, top + picture.height)
+        self._draw.rectangle(edge, outline=_EDGE)  # a white mask is seen on white paper
         self._draw.text((left, top + _CELL + 1), note, _FAINT, self._font)

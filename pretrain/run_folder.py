@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from data.keys import is_utf8
 from pretrain.config import FREE_ON_RESUME, Settings, build_settings, read_toml
 
 _DISTRIBUTIONS = ("dilo", "torch", "torchvision", "numpy", "opencv-contrib-python-headless", "h5py")
@@ -35,11 +36,20 @@ class RunFolder:
         """Whether a run has begun here."""
         return self.config.is_file()
 
-    def check(self, resume: bool) -> None:
-        """Refuse a folder that holds something, unless it is a run to go on with."""
+    def check(self, resume: bool, images: str | os.PathLike) -> None:
+        """Refuse a folder among the images, or that holds something but no run to go on with."""
+        if not is_utf8(str(self.path)):
+            raise UserError(f"--out {str(self.path)!r} is not UTF-8; give another folder.")
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--out {str(self.path)!r} is a file; give a folder.")
-        if not self.path.is_dir() or not any(self.path.iterdir()) or (resume and self.started()):
+        if self.path.resolve().is_relative_to(Path(images).resolve()):
+            raise UserError(
+                f"--out {str(self.path)!r} lies in IMAGES, where its pictures would count as "
+                "images; give a folder elsewhere."
+            )
+        held = list(self.path.iterdir()) if self.path.is_dir() else []
+        held = [path for path in held if path.name != _temporary(self.config).name]
+        if not held or (resume and self.started()):
             return
         if resume:
             raise UserError(
@@ -65,16 +75,27 @@ class RunFolder:
 
     def write_start(self, settings: Settings) -> None:
         """Write the resolved configuration, and the versions that run it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.config, settings.to_toml())
-        write_text(self.versions, json.dumps(versions(), indent=2) + "\n")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.config, settings.to_toml())
+            write_text(self.versions, json.dumps(versions(), indent=2) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"--out {str(self.path)!r} cannot be written ({str(error.strerror).lower()}); "
+                "give another folder."
+            ) from None
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = _temporary(path)
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def _temporary(path: Path) -> Path:
+    """Return the name of a small file while it is written; a crash may leave it behind."""
+    return path.with_name(path.name + ".tmp")
 
 
 def versions() -> dict[str, str | None]:

@@ -15,7 +15,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -23,12 +22,20 @@ from tqdm import tqdm
 from data import checkpoint
 from data.errors import UserError
 from data.listing import list_images_kept
+from data.loading_workers import usable_cores
 from pretrain.augment import DeviceAugment
-from pretrain.build import bn_groups, build_method, build_optimizer, check_sizes
+from pretrain.build import (
+    bn_groups,
+    build_method,
+    build_optimizer,
+    check_network,
+    check_sizes,
+)
 from pretrain.config import Settings
 from pretrain.curve import draw_curve
 from pretrain.distributed import World, mean_over_processes, world
 from pretrain.export import export_backbone
+from pretrain.failures import TrainingFailed, failures_told, last_good
 from pretrain.loader import Loader, build_loader
 from pretrain.metrics import Metrics
 from pretrain.negatives import stream_key
@@ -37,12 +44,6 @@ from pretrain.preview import save_views
 from pretrain.run_folder import RunFolder
 from pretrain.schedule import learning_rate
 from pretrain.stop import StopRequest, stop_on_signals
-
-
-class TrainingFailed(click.ClickException):
-    """A run that cannot go on, for a reason that is not an argument's; exit code 1."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,14 @@ def train(
     classify : kNN classifier of the online figure; None: no figure.
     """
     run = RunFolder(out)
-    run.check(resume)
+    run.check(resume, settings.images)
     if resume and run.started():
         run.check_same(settings)
-    with world(settings.device) as here, stop_on_signals() as stop:
+    with (
+        world(settings.device) as here,
+        stop_on_signals() as stop,
+        failures_told(run, settings.batch_size, here.device),
+    ):
         return _train(settings, run, here, stop, resume, classify)
 
 
@@ -92,10 +97,11 @@ def _train(
     # ---- data ----
     keys = list_images_kept(settings.images, settings.masks)
     check_sizes(settings, len(keys), here.size)
+    check_network(settings, here.size)
     cuda = here.device.type == "cuda"
     workers = settings.workers
     if workers is None:
-        workers = max(1, len(os.sched_getaffinity(0)) // here.local_size)
+        workers = max(1, usable_cores() // here.local_size)
     loader = build_loader(
         settings.images,
         settings.masks,
@@ -122,6 +128,7 @@ def _train(
         torch.set_float32_matmul_precision("high")  # TF32 outside autocast
     method = build_method(settings, len(keys), here)
     optimizer = build_optimizer(settings, method)
+    groups = bn_groups(settings, here.size) * here.size * settings.accumulate  # of a batch
     step = 0
     found = checkpoint.load_newest(run.checkpoints) if resume else None
     if found is not None:
@@ -133,6 +140,12 @@ def _train(
                 f"{str(run.path)!r} was begun with; resume it with those, or start another run."
             )
         step = found.step
+        had = found.state.get("bn_groups", groups)
+        if had != groups:
+            say(
+                f"The run had {had} batch-norm groups, and now has {groups}; "
+                "its losses will not be those of a run that was never stopped."
+            )
         method.load_state_dict(found.state["method"])
         optimizer.load_state_dict(found.state["optimizer"])
     if here.first:
@@ -193,10 +206,16 @@ def _train(
     def save() -> None:
         nonlocal clock, saved_at
         began = time.monotonic()
+        if not all_finite(method):  # the loss was, before the last update
+            raise TrainingFailed(
+                f"weights are not finite any more after step {step}; {last_good(run)}; "
+                f"a lower lr (now {settings.lr:g}) or a warm-up may help."
+            )
         if here.first:
             state = {
                 "step": step,
                 "keys": keys.digest(),
+                "bn_groups": groups,
                 "method": method.state_dict(),
                 "optimizer": optimizer.state_dict(),
             }
@@ -309,9 +328,7 @@ def _train(
             if knn is not None and (last or (epoch + 1) % settings.knn_every == 0) and here.first:
                 report += f", kNN {measure(step, epoch):.1%}"
             rate = (step - first) * settings.batch_size / seconds
-            left = time.strftime(
-                "%H:%M:%S", time.gmtime((last_step - step) * seconds / (step - first))
-            )
+            left = tqdm.format_interval((last_step - step) * seconds / (step - first))
             share = waited / seconds
             starved = f" ({share:.0%} of the time waiting for images)" if share > 0.05 else ""
             say(f"{report}, lr {lr:g}, {rate:.0f} images/s{starved}, {left} left")
@@ -341,6 +358,13 @@ def _train(
         loader.close()
         if metrics is not None:
             metrics.close()
+
+
+@torch.no_grad()
+def all_finite(network: torch.nn.Module) -> bool:
+    """Return whether every parameter is finite."""
+    sums = [parameter.sum(dtype=torch.float64) for parameter in network.parameters()]
+    return bool(torch.stack(sums).isfinite().all())
 
 
 def _timed(loader: Loader, waits: list[float]) -> Iterator[dict]:
@@ -386,7 +410,8 @@ def introduce(
     if s.method == "moco":
         groups = bn_groups(s, here.size) * here.size
         say(
-            f"Keys are shuffled over {groups} batch-norm groups of {s.batch_size // groups} images."
+            f"Keys are shuffled over {groups} batch-norm groups of "
+            f"{s.batch_size // s.accumulate // groups} images."
         )
     masks = loader.masks
     if masks is not None:
@@ -408,10 +433,8 @@ def _stopped(stop: StopRequest, run: RunFolder, step: int, say) -> Outcome:
 
 
 def _not_finite(run: RunFolder, settings: Settings, step: int, epoch: int, loss: float) -> str:
-    good = checkpoint.checkpoints(run.checkpoints)
-    where = f"the last good checkpoint is {good[-1][1]}" if good else "there is no checkpoint yet"
     return (
-        f"the loss of step {step} (epoch {epoch + 1}) is {loss}; {where}; "
+        f"the loss of step {step} (epoch {epoch + 1}) is {loss}; {last_good(run)}; "
         f"a lower lr (now {settings.lr:g}) or a warm-up may help."
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from data.errors import UserError
 
+BLEND_SIGMA_MOST = 1000.0  # pixels; wider blurs of a mask's border cannot be meant
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -208,8 +209,11 @@ class PasteSettings:
             raise UserError(
                 f"the background {self.background!r} needs {what}; name it as its pool."
             )
-        if not self.sigma > 0:
-            raise UserError(f"sigma is {self.sigma}; give a positive number, or the blend 'none'.")
+        if not 0 < self.sigma <= BLEND_SIGMA_MOST:
+            raise UserError(
+                f"sigma is {self.sigma}; give a positive number up to {BLEND_SIGMA_MOST:g}, or the "
+                "blend 'none'."
+            )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from threadpoolctl import threadpool_limits
 
 from data.errors import UserError
+from data.loading_workers import usable_cores
 from saliency.cut_off import expect_cut_off
 
 BACKENDS = ("processes", "dask", "ray")
@@ -162,11 +163,6 @@ def single_threaded(task: Task) -> Any:
     """Run a task with one thread: the parallelism is over images."""
     _limit_threads()
     return task()
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on (a batch system may grant fewer than there are)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _limits = None

@@ -279,6 +279,8 @@ def test_files_that_are_no_pools_are_refused(tmp_path):
     (tmp_path / "text.h5").write_text("no HDF5")
     with pytest.raises(UserError, match="cannot be opened"):
         BackgroundPool(tmp_path / "text.h5")
+    with pytest.raises(UserError, match="is a folder; give the file"):
+        BackgroundPool(tmp_path)
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = 1
     with pytest.raises(UserError, match="not a background pool"):

@@ -1,10 +1,14 @@
 """The command: help, settings, and mistakes as a user meets them."""
 
+import os
+
 import pytest
 from click.testing import CliRunner
 
 from pretrain.cli import main
 from pretrain.config import Settings
+
+SMALL = ("--batch-size", "4", "--negatives", "8", "--arch", "resnet18", "--image-size", "32")
 
 
 def run(*arguments):
@@ -60,6 +64,35 @@ def test_no_such_folder(tmp_path):
     (tmp_path / "file").touch()
     done = run(tmp_path, "--out", tmp_path / "file")
     assert done.exit_code == 2 and "is a file" in done.output
+
+
+def test_a_run_among_its_images(photographs):
+    """Its pictures would be listed as images to train on."""
+    for out in (photographs.images / "runs" / "1", photographs.images):
+        done = run(photographs.images, "--out", out, "--masks", photographs.masks, *SMALL)
+        assert done.exit_code == 2 and "lies in IMAGES" in done.output
+        assert not (photographs.images / "runs").exists()
+
+
+def test_a_run_whose_name_is_not_utf8(photographs, tmp_path):
+    out = os.fsdecode(os.fsencode(tmp_path) + b"/run\xff")
+    done = run(photographs.images, "--out", out, "--masks", photographs.masks, *SMALL)
+    assert done.exit_code == 2 and "not UTF-8" in done.output
+    assert not os.path.exists(out)
+
+
+def test_a_terminal_that_lacks_letters(photographs, tmp_path, monkeypatch):
+    """Keys and paths may hold any letter; a terminal's encoding must not end a run."""
+
+    def train(settings, out, **options):
+        print("ünreadable \udcff")
+        return type("Outcome", (), {"interrupted": False})
+
+    monkeypatch.setattr("pretrain.trainer.train", train)
+    done = CliRunner(charset="ascii").invoke(
+        main, [str(photographs.images), "--out", str(tmp_path / "run")]
+    )
+    assert done.exit_code == 0 and done.output == "\\xfcnreadable \\udcff\n"
 
 
 def test_other_processes_are_silent(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 
 from data.errors import UserError
 from pretrain.config import Settings, build_settings, parse_assignment, read_toml
-from pretrain.views import instdisc, moco_v1, moco_v2
+from pretrain.views import TABLE1, instdisc, moco_v1, moco_v2, table1
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
 PUBLISHED = [path for path in CONFIGS if path.stem.startswith(("table", "moco"))]
@@ -40,6 +40,17 @@ def test_recipes_and_their_switches():
     assert (changed.blur, changed.image_size, changed.hue) == (0, 64, 0.1)
 
 
+@pytest.mark.parametrize("row", TABLE1)
+def test_table_1_by_switches(row):
+    """The switches that docs/pretrain.md gives for the paper's Table 1."""
+    text = (CONFIGS[0].parents[1] / "docs" / "pretrain.md").read_text()
+    line = next(line for line in text.splitlines() if line.startswith(f"| {row.replace('_', ' ')}"))
+    switches = line.split("`")[1].split() if "`" in line else []
+    assert all(switch.startswith("--set=") for switch in switches)
+    settings = build_settings(*(parse_assignment(s.removeprefix("--set=")) for s in switches))
+    assert settings.view_recipe() == table1(row)
+
+
 def test_later_layers_win():
     s = build_settings({"epochs": 5, "lr": 1.0}, {"epochs": 6}, parse_assignment("epochs=7"))
     assert (s.epochs, s.lr) == (7, 1.0)
@@ -69,8 +80,8 @@ def test_assignments(text, value):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"imagesize": 3}, "no setting 'imagesize'; did you mean 'image_size'?"),
-        ({"xyzzy": 3}, "no setting 'xyzzy'; see `pretrain --help`"),
+        ({"imagesize": 3}, r"no setting 'imagesize'; did you mean 'image_size'\?$"),
+        ({"xyzzy": 3}, "no setting 'xyzzy'; see `pretrain --settings`"),
         ({"arch": "resnet51"}, "arch is 'resnet51'; it should be 'alexnet', 'vgg16', 'resnet18'"),
         ({"epochs": 0}, "epochs is 0; it should be greater than or equal to 1"),
         ({"epochs": "many"}, "epochs is 'many'; it should be a valid integer"),
@@ -80,6 +91,18 @@ def test_assignments(text, value):
         ),
         ({"lr": float("nan")}, "lr is nan"),
         ({"paste_probability": 2}, "paste_probability is 2"),
+        ({"epochs": True}, "epochs is true, and no switch; give its value"),
+        ({"negatives": False}, "negatives is false, and no switch"),
+        ({"recipe": ["moco-v2"]}, r"recipe is \['moco-v2'\]; it should be 'instdisc' or 'moco-v2'"),
+        ({"lr_batch": "free"}, "lr_batch is 'free'; it should be a number .*, or 'fixed'"),
+        ({"seed": 2**64}, "seed is 18446744073709551616"),
+        ({"blend_sigma": 1e12}, "blend_sigma is 1000000000000.0"),
+        ({"scale": 0.5}, r"scale is 0.5; it should be a list of two numbers, as \[0.2, 1.0\]"),
+        ({"scale": [0.2]}, r"scale is \[0.2\]; it should be a list of two numbers"),
+        ({"blur_sigma": [1, 2, 3]}, r"blur_sigma is \[1, 2, 3\]; it should be a list of two"),
+        ({"milestones": 0.5}, r"milestones is 0.5; it should be a list of numbers, as \[0.6"),
+        ({"images": "a\udcff"}, r"images is 'a\\udcff', which is not UTF-8; rename it"),
+        ({"training": {"lr": 1}}, r"no setting 'training'; .* without a \[section\]"),
         ({"scale": [0.5, 0.2]}, "scale is .* exchange them"),
         ({"scale": [0.5, 1.2]}, "give at most 1"),
         ({"method": "moco", "negatives": "all"}, "give moco a queue length"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -118,6 +120,12 @@ def test_cover_box_never_shrinks_the_background():
     assert cover_box((300, 300), (50, 100), (0.5, 0.25)) == (125, 50, 50, 100)
 
 
+class Named(NamedTuple):
+    image: tv_tensors.Image
+    mask: tv_tensors.Mask
+    label: int
+
+
 def test_structures_of_v2_samples(sample):
     image, mask = sample
     paste = CopyPaste(probability=0)
@@ -126,6 +134,11 @@ def test_structures_of_v2_samples(sample):
     assert set(paste({"image": image, "mask": mask, "label": 7})) == {"image", "label"}
     kept = CopyPaste(probability=1, keep_mask=True)(image, mask)
     assert kept[1] is mask and not torch.equal(kept[0], image)
+    assert paste((image, {"mask": mask, "label": 7})) == (image, {"label": 7})
+    assert paste({"target": [mask, 7], "image": image}) == {"target": 7, "image": image}
+    assert paste(Named(image, mask, 7)) == (image, 7)
+    kept = CopyPaste(probability=1, keep_mask=True)(Named(image, mask, 7))
+    assert isinstance(kept, Named) and kept.mask is mask and not torch.equal(kept.image, image)
     with pytest.raises(TypeError, match="0 of Mask"):
         paste((image, 3))
 
@@ -138,6 +151,7 @@ def test_types_of_images_and_masks(sample):
         (tv_tensors.Image(image / 255), mask[None]),
         (image, tv_tensors.Mask(mask > 127)),
         (image[:1], mask),
+        (image, tv_tensors.Mask(mask / 255)),
     ):
         torch.manual_seed(0)
         wrapped = tv_tensors.Image(kind[0]), tv_tensors.Mask(kind[1])
@@ -145,6 +159,25 @@ def test_types_of_images_and_masks(sample):
         assert results[-1].dtype == kind[0].dtype and results[-1].shape == kind[0].shape
     torch.testing.assert_close(results[1] * 255, results[0].float(), atol=0.51, rtol=0)
     assert torch.equal(results[3], results[0][:1])
+    assert torch.equal(results[4], results[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda i, m: (i[None], m[None]), r"uint8 \(1, 3, 400, 600\); .* before .* batched"),
+        (lambda i, m: (torch.cat([i, i[:1]]), m), r"uint8 \(4, 400, 600\)"),
+        (lambda i, m: (i.int(), m), r"int32 \(3, 400, 600\)"),
+        (lambda i, m: (i, torch.stack([m, m])), r"uint8 \(2, 400, 600\)"),
+        (lambda i, m: (i, m.long()), r"int64 \(400, 600\)"),
+        (lambda i, m: (i, m.float()), r"a mask of floats up to 255; give one in \[0, 1\]"),
+    ],
+)
+def test_tensors_that_cannot_be_meant_are_refused(sample, make, words):
+    image, mask = make(*(entry.as_subclass(torch.Tensor) for entry in sample))
+    for probability in (0, 1):  # not only once in a while
+        with pytest.raises(TypeError, match=words):
+            CopyPaste(probability=probability)(tv_tensors.Image(image), tv_tensors.Mask(mask))
 
 
 def test_same_seed_same_pictures(sample, textures):

@@ -1,5 +1,7 @@
 """The online kNN: the right images, the right labels, and nothing changed."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,14 @@ def test_limits_and_neighbours(images):
     knn = knn_of(images, knn_limit=5, knn_k=200)
     assert (len(knn.train.rows), len(knn.test.rows), knn.k) == (5, 3, 5)
     assert "5" in knn.describe()
+
+
+def test_images_that_cannot_be_read_are_left_out(images):
+    for path in list(Path(images).glob("*/*.png"))[::5]:
+        path.write_bytes(b"")
+    knn = knn_of(images, knn_k=200)  # all that are there, and then fewer
+    assert knn.k == len(knn.train.rows)
+    assert 0 <= knn(MeanColour(), torch.device("cpu")) <= 1
 
 
 def test_absent_without_labels_or_wish(images, tmp_path):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 
 import pytest
@@ -231,17 +232,23 @@ def test_two_processes_equal_one(photographs, tmp_path, changes):
     assert two[1] == pytest.approx(one[1], rel=1e-5)
 
 
-def test_two_processes_stopped_and_resumed(photographs, tmp_path):
-    """A signal that one process gets stops both at the same step; going on is exact."""
+def test_two_processes_stopped_and_resumed(photographs, tmp_path, capsys):
+    """A signal that torchrun gets stops both at the same step, and saves; going on is exact."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     whole, out = tmp_path / "whole", tmp_path / "run"
     finish(start(command(photographs, whole), launcher))
-    run = start(command(photographs, out, checkpoint_every_steps=1), launcher)
-    stop_after(run, out, 2, signal.SIGTERM)
-    run.communicate(timeout=60)  # torchrun itself reports the signal
-    assert max(losses(out)) < 6
+    run = start(command(photographs, out), launcher)
+    stop_after(run, out, 1, signal.SIGTERM)  # within the first epoch, so nothing else saves
+    text, _ = run.communicate(timeout=60)  # torchrun itself reports the signal
+    assert "all is saved" in text
+    ((step, _),) = checkpoint.checkpoints(out / "checkpoints")
+    assert step == max(losses(out)) < 6
+    half = shutil.copytree(out, tmp_path / "half")
     finish(start(command(photographs, out, "--resume"), launcher))
     assert losses(out) == losses(whole)
+    # one process goes on too, and says why its losses will be others
+    assert train(tiny(photographs), half, resume=True).done
+    assert "2 batch-norm groups, and now has 1" in capsys.readouterr().out
 
 
 def test_accumulated_gradients_are_the_batchs(photographs, tmp_path):
@@ -322,9 +329,11 @@ def test_unreadable_image_is_replaced_and_reported(photographs, tmp_path, capsys
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     target.write_bytes(b"not a JPEG")
-    train(tiny(photographs, images=str(root)), tmp_path / "run")
+    target.rename(target.with_name(os.fsdecode(b"\xff odd\n.jpg")))  # sorts, as before, last
+    settings = tiny(photographs, images=str(root), allow_missing_masks=True)
+    train(settings, tmp_path / "run")
     text = capsys.readouterr().out
-    assert "1 unreadable image" in text and target.name in text
+    assert "1 unreadable image" in text and r"\udcff odd\n.jpg: not an image" in text
     lines = [line for line in metrics(tmp_path / "run") if "replaced" in line]
     assert [line["replaced"] for line in lines] == [1, 1]
 
@@ -339,6 +348,11 @@ def test_unreadable_image_is_replaced_and_reported(photographs, tmp_path, capsys
         ({"bn_groups": 3}, "bn_groups is 3"),
         ({"masks": None}, "needs masks"),
         ({"init": "nothing.pt"}, "init 'nothing.pt' is not a file"),
+        ({"arch": "alexnet"}, "image_size is 32, too small for alexnet; give 64 or more"),
+        ({"arch": "vgg16", "image_size": 31}, "image_size is 31, too small for vgg16"),
+        ({"batch_size": 1}, "batch norm .* 1 image of 32 px: one value .*; give a larger"),
+        ({"bn_groups": 4}, "batch norm .* 1 image of 32 px: one value"),
+        ({"accumulate": 4}, "batch norm .* 1 image of 32 px: one value"),
     ],
 )
 def test_bad_sizes_and_paths(photographs, tmp_path, changes, words):
@@ -373,6 +387,9 @@ def test_folder_that_holds_something(photographs, tmp_path):
     for resume in (False, True):
         with pytest.raises(UserError, match="give another folder"):
             train(tiny(photographs), tmp_path / "other", resume=resume)
+    (tmp_path / "killed").mkdir()  # while it wrote its first file
+    (tmp_path / "killed" / "config.toml.tmp").touch()
+    assert train(tiny(photographs, epochs=1), tmp_path / "killed", resume=True).done
 
 
 def test_resume_with_other_images(photographs, labelled, tmp_path):
