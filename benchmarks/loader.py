@@ -101,9 +101,15 @@ def measure(arguments: argparse.Namespace, masks: Path, folder: Path) -> None:
     pool = folder / "pool.h5"
     report = build_pool(images, [masks], pool, PoolSettings(threshold=0.3, min_side=64))
 
-    def dataset(paste: PasteSettings | None) -> ViewDataset:
+    def dataset(paste: PasteSettings | None, decode_on: torch.device | None = None) -> ViewDataset:
         loader = build_loader(
-            images, masks, recipe=recipe, paste=paste, batch_size=1, allow_missing_masks=True
+            images,
+            masks,
+            recipe=recipe,
+            paste=paste,
+            batch_size=1,
+            allow_missing_masks=True,
+            decode_on=decode_on,
         )
         return loader._dataset
 
@@ -118,6 +124,7 @@ def measure(arguments: argparse.Namespace, masks: Path, folder: Path) -> None:
     if arguments.textures:
         pasting["texture"] = PasteSettings(background="texture", pool=str(arguments.textures))
     pasted = {name: dataset(paste) for name, paste in pasting.items()}
+    undecoded = dataset(PasteSettings(), torch.device("cpu"))
     shards, rows = pasted["grayscale"].masks, pasted["grayscale"].rows.rows
     crops, keys = BackgroundPool(pool), plain.keys
     augment = DeviceAugment(recipe)
@@ -172,6 +179,7 @@ def measure(arguments: argparse.Namespace, masks: Path, folder: Path) -> None:
         "read a background of the pool": read_backgrounds,
         "loader, nothing pasted": load(plain),
         **{f"loader, {name}": load(source) for name, source in pasted.items()},
+        "a worker under decode = device": load(undecoded),
         "device's augmentation, on this core": augment_batch,
         "torchvision: ImageFolder, all on CPU": torchvision_views(images, recipe),
     }

@@ -107,11 +107,13 @@ def _measure(
     rows.append(["one core: decode and crop", 1 / decoding, ""])
     rows.append(["one core: read a mask", 1 / reading, f"{reading / decoding:.1%} of the above"])
     counts = sorted({1, *(2**n for n in range(1, 6) if 2**n <= cores), workers} - {0})
-    for count in counts:
-        found = parts.loader_rate(loader(count), batch, seconds)
-        rows.append([f"loader, {count} workers", found, f"{found / count:.0f} a worker"])
-    plain = parts.loader_rate(loader(workers, paste=False), batch, seconds)
-    rows.append([f"loader, {workers} workers, nothing pasted", plain, f"{found / plain:.3f} with"])
+    found = {count: parts.loader_rate(loader(count), batch, seconds) for count in counts}
+    for count, rate in found.items():
+        rows.append([f"loader, {count} workers", rate, f"{rate / count:.0f} a worker"])
+    last = workers or 1
+    plain = parts.loader_rate(loader(last, paste=False), batch, seconds)
+    against = f"{found[last] / plain:.3f} with copy-paste"
+    rows.append([f"loader, {last} workers, nothing pasted", plain, against])
     augmenting = parts.augment_seconds(settings, loader(0), device)
     rows.append(["augmentation on the device", batch / augmenting, ""])
     whole, wait = _whole(settings, device, workers, seconds, Path(folder) / "whole")
