@@ -34,7 +34,7 @@ from data.shards import (
 from data.software import software_versions
 from saliency.rows import MapFunction, Row, compute_rows, longest_side
 
-_BLOCK = 16  # images a task: about a tenth of a second, small beside a shard, large beside overhead
+BLOCK = 16  # images a task: about a tenth of a second, small beside a shard, large beside overhead
 
 RunTasks = Callable[[Iterable[Callable[[], Any]]], Generator[Any]]
 """Runs tasks, wherever, and yields their results in order (`saliency.workers`)."""
@@ -102,14 +102,17 @@ class Block(NamedTuple):
     keys : Keys
     canvas : int
         Side of the shard's raster, for its masks' `ChunkEncoder`.
+    shard : int
+        Its number.
     """
 
     keys: Keys
     canvas: int
+    shard: int
 
 
 ComputeBlocks = Callable[[Plan, Iterable[Block], RunTasks], Generator[list[Row]]]
-"""Yields the rows of each block, in order. `compute_on_workers` is the one for CPUs."""
+"""Yields the blocks' rows, in order, some at a time. `compute_on_workers` is the one for CPUs."""
 
 
 @dataclass
@@ -205,7 +208,7 @@ def make_shards(
     )
     canvases = _canvases(plan, missing, run_tasks, bar)
     blocks = (
-        Block(plan.keys[rows], canvases[number])
+        Block(plan.keys[rows], canvases[number], number)
         for number in missing
         for rows in _block_rows(plan, number)
     )
@@ -310,8 +313,8 @@ def _count_kept(plan: Plan, number: int, summary: Summary) -> None:
 def _block_rows(plan: Plan, number: int) -> Iterator[slice]:
     """Cut a shard's rows into blocks."""
     rows = plan.rows(number)
-    for start in range(rows.start, rows.stop, _BLOCK):
-        yield slice(start, min(start + _BLOCK, rows.stop))
+    for start in range(rows.start, rows.stop, BLOCK):
+        yield slice(start, min(start + BLOCK, rows.stop))
 
 
 def _canvases(

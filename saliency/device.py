@@ -1,7 +1,7 @@
 """Where the learned methods compute: the device, its precision, and its memory running out."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -75,6 +75,11 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
 def memory_layout(device: torch.device) -> torch.memory_format:
     """Channels last on a GPU, where tensor cores want it; elsewhere PyTorch's own order."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def as_current(device: torch.device) -> AbstractContextManager:
+    """Make a GPU this thread's current one: events, streams and pinned memory are of that one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @contextmanager
