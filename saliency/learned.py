@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.errors import UserError
 from data.images import UnreadableImage, capped_size, decode, key_path
 from data.shards import ChunkEncoder, Status, status_of
 from saliency.batch import BLOCK, Block, Plan, RunTasks
 from saliency.device import as_current, memory_for, memory_layout
-from saliency.loading import WorkerLoader
+from saliency.loading import WorkerLoader, death_of_a_worker
 from saliency.rows import Row, to_uint8, without_mask
 
 _QUEUED_BATCHES = 3  # finished batches that may wait for the writer
@@ -163,7 +162,9 @@ class LearnedStage:
             try:
                 while (item := waiting.get()) is not None:
                     if isinstance(item, BaseException):
-                        raise _in_a_sentence(item, self.jobs) from None
+                        raise death_of_a_worker(
+                            item, "the same command", f"--jobs {self.jobs}"
+                        ) from None
                     for rows in item:
                         yield [future.result() for future in rows]
             finally:
@@ -335,14 +336,3 @@ def _reason(error: Exception) -> str:
 
 def _as_it_is(prepared: Prepared) -> Prepared:
     return prepared
-
-
-def _in_a_sentence(error: BaseException, jobs: int) -> BaseException:
-    """A worker's death as the user should read it; anything else as it is."""
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-        return UserError(
-            "a worker process was killed (out of memory, or of shared memory in /dev/shm?); run "
-            f"the same command again, with fewer than --jobs {jobs} if it happens again: it goes "
-            "on where it stopped."
-        )
-    return error
