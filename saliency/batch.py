@@ -34,7 +34,7 @@ from data.shards import (
 from data.software import software_versions
 from saliency.rows import MapFunction, Row, compute_rows, longest_side
 
-BLOCK = 16  # images a task: about a tenth of a second, small beside a shard, large beside overhead
+_BLOCK = 16  # images a task: about a tenth of a second, small beside a shard, large beside overhead
 
 RunTasks = Callable[[Iterable[Callable[[], Any]]], Generator[Any]]
 """Runs tasks, wherever, and yields their results in order (`saliency.workers`)."""
@@ -313,8 +313,8 @@ def _count_kept(plan: Plan, number: int, summary: Summary) -> None:
 def _block_rows(plan: Plan, number: int) -> Iterator[slice]:
     """Cut a shard's rows into blocks."""
     rows = plan.rows(number)
-    for start in range(rows.start, rows.stop, BLOCK):
-        yield slice(start, min(start + BLOCK, rows.stop))
+    for start in range(rows.start, rows.stop, _BLOCK):
+        yield slice(start, min(start + _BLOCK, rows.stop))
 
 
 def _canvases(

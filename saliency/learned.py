@@ -4,7 +4,6 @@ While the device computes a batch, the next one is put together and the last one
 and compressed, so that it waits for nothing as long as the workers keep up.
 """
 
-import math
 import queue
 import threading
 import time
@@ -20,7 +19,7 @@ from torch.utils.data import Dataset
 
 from data.images import UnreadableImage, capped_size, decode, key_path
 from data.shards import ChunkEncoder, Status, status_of
-from saliency.batch import BLOCK, Block, Plan, RunTasks
+from saliency.batch import Block, Plan, RunTasks
 from saliency.device import as_current, memory_for, memory_layout
 from saliency.loading import WorkerLoader, death_of_a_worker
 from saliency.rows import Row, to_uint8, without_mask
@@ -69,6 +68,19 @@ class Prepared(NamedTuple):
     block: Block
     inputs: Tensor
     facts: list[Facts]
+
+    def split(self, images: int) -> "tuple[Prepared, Prepared]":
+        """The part with so many readable images, and the rest."""
+        rows = [row for row, facts in enumerate(self.facts) if not facts.error]
+        row = rows[images] if images < len(rows) else len(self.facts)
+        return (
+            self._part(slice(row), slice(images)),
+            self._part(slice(row, None), slice(images, None)),
+        )
+
+    def _part(self, rows: slice, images: slice) -> "Prepared":
+        block = self.block._replace(keys=self.block.keys[rows])
+        return Prepared(block, self.inputs[images], self.facts[rows])
 
 
 class _PreparedBlocks(Dataset):
@@ -156,7 +168,7 @@ class LearnedStage:
         stop = threading.Event()
         with ThreadPoolExecutor(self.jobs, thread_name_prefix="finish") as pool:
             driver = threading.Thread(
-                target=self._drive, args=(plan, self._cut(blocks), pool, waiting, stop)
+                target=self._drive, args=(plan, list(blocks), pool, waiting, stop)
             )
             driver.start()
             try:
@@ -205,21 +217,13 @@ class LearnedStage:
         except BaseException as error:  # told by the thread that asked
             waiting.put(error)
 
-    def _cut(self, blocks: Iterable[Block]) -> list[Block]:
-        """Cut blocks into pieces of which some whole number makes a batch."""
-        size = math.gcd(self.method.batch_size, BLOCK)
-        return [
-            block._replace(keys=block.keys[start : start + size])
-            for block in blocks
-            for start in range(0, len(block.keys), size)
-        ]
-
     def _groups(self, plan: Plan, blocks: Sequence[Block]) -> Iterator[list[Prepared]]:
-        """Blocks together as large as a batch may be, of one shard.
+        """Blocks and pieces of blocks, together as large as a batch may be, of one shard.
 
         A network's last bits depend on what else is in the batch; so a shard's masks are the same
         whichever shards are made before it.
         """
+        size = self.method.batch_size
         loader = WorkerLoader(
             _PreparedBlocks(plan, blocks, self.method),
             self.jobs if self.jobs > 1 else 0,
@@ -229,12 +233,16 @@ class LearnedStage:
         group: list[Prepared] = []
         images = 0
         for prepared in loader:
-            full = images + len(prepared.inputs) > self.method.batch_size
-            if group and (full or prepared.block.shard != group[0].block.shard):
+            if group and prepared.block.shard != group[0].block.shard:
                 yield group
                 group, images = [], 0
-            group.append(prepared)
-            images += len(prepared.inputs)
+            while images + len(prepared.inputs) >= size:
+                head, prepared = prepared.split(size - images)
+                yield [*group, head]
+                group, images = [], 0
+            if prepared.facts:
+                group.append(prepared)
+                images += len(prepared.inputs)
         if group:
             yield group
 

@@ -143,7 +143,7 @@ def test_limit_and_shard_size(photographs, rbd_shards, tmp_path):
 
 
 def test_without_a_cap_each_shard_has_its_own_canvas(photographs, tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "BLOCK", 2)
+    monkeypatch.setattr(batch, "_BLOCK", 2)
     make(photographs, tmp_path, max_side=0)
     shards = MaskShards(tmp_path)
     for number, path in enumerate(shard_paths(tmp_path)):

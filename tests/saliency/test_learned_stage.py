@@ -76,6 +76,24 @@ def test_batches_are_as_large_as_asked_and_not_larger(photographs, tmp_path, bat
     assert set(sizes[:-1]) <= {batch_size} and sizes[-1] <= batch_size
 
 
+def test_unreadable_images_take_no_place_in_a_batch(photographs, tmp_path):
+    for number in range(40):
+        path = tmp_path / f"{number:02d}.png"
+        if number in (0, 7, 8, 15, 16, 39):
+            path.write_bytes(b"no picture")
+        else:
+            path.symlink_to(photographs / path.name)
+    method = Brightness(7)
+    make(tmp_path, tmp_path / "out", method)
+    assert [len(batch) for batch in method.batches] == [7, 7, 7, 7, 6]
+    shards = MaskShards(tmp_path / "out")
+    for number, key in enumerate(shards.keys):
+        if number in (0, 7, 8, 15, 16, 39):
+            assert shards.status(key) == Status.UNREADABLE
+        else:
+            assert (shards.read(key) == 5 * number).all()
+
+
 def test_resumed_run_computes_the_batches_of_an_uninterrupted_one(photographs, tmp_path):
     whole, rest = Brightness(24), Brightness(24)
     make(photographs, tmp_path, whole, shard_size=10)
