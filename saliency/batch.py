@@ -102,14 +102,17 @@ class Block(NamedTuple):
     keys : Keys
     canvas : int
         Side of the shard's raster, for its masks' `ChunkEncoder`.
+    shard : int
+        Its number.
     """
 
     keys: Keys
     canvas: int
+    shard: int
 
 
 ComputeBlocks = Callable[[Plan, Iterable[Block], RunTasks], Generator[list[Row]]]
-"""Yields the rows of each block, in order. `compute_on_workers` is the one for CPUs."""
+"""Yields the blocks' rows, in order, some at a time. `compute_on_workers` is the one for CPUs."""
 
 
 @dataclass
@@ -205,7 +208,7 @@ def make_shards(
     )
     canvases = _canvases(plan, missing, run_tasks, bar)
     blocks = (
-        Block(plan.keys[rows], canvases[number])
+        Block(plan.keys[rows], canvases[number], number)
         for number in missing
         for rows in _block_rows(plan, number)
     )

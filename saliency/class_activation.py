@@ -34,6 +34,7 @@ class ClassActivation:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         _, self.head = head_of(network)
+        self._place: int | None = None  # of the pooled maps among the maps seen, once found
 
     @torch.no_grad()
     def __call__(self, x: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -56,7 +57,9 @@ class ClassActivation:
         """
         with self._watch() as seen:
             scores = self.network(x)
-        maps = self._pooled_maps(seen)
+        if self._place is None:
+            self._place = self._find_pooled(seen)
+        maps = seen["maps"][self._place]
         if classes is None:
             classes = scores.argmax(dim=1)
         weights = self.head.weight[classes].float()
@@ -83,15 +86,26 @@ class ClassActivation:
             for hook in hooks:
                 hook.remove()
 
-    def _pooled_maps(self, seen: dict) -> Tensor:
-        """The largest maps whose spatial mean is the head's input."""
+    def _find_pooled(self, seen: dict) -> int:
+        """The place of the largest maps whose spatial mean is the head's input.
+
+        Once is enough: the layers run in the same order for every batch, and comparing would make
+        the processor wait for the device.
+        """
         features = seen["features"].float()
+        if not features.isfinite().flatten(1).all(dim=1).any():
+            raise UserError(
+                "--method cam: what the network's head sees of the first images is not finite; "
+                "use --precision float32 or other --weights."
+            )
         if features.ndim == 2:
-            tolerance = 1e-2 * features.abs().amax().clamp_min(1e-6)  # half precision's rounding
-            for maps in sorted(seen["maps"], key=lambda m: m.shape[-1] * m.shape[-2], reverse=True):
-                pooled = maps.float().mean(dim=(2, 3))
-                if (pooled - features).abs().amax() <= tolerance:
-                    return maps
+            rows = features.isfinite().all(dim=1)
+            tolerance = 1e-2 * features[rows].abs().amax().clamp_min(1e-6)  # rounding of bf16
+            sides = [maps.shape[-1] * maps.shape[-2] for maps in seen["maps"]]
+            for place in sorted(range(len(sides)), key=lambda i: sides[i], reverse=True):
+                pooled = seen["maps"][place][rows].float().mean(dim=(2, 3))
+                if (pooled - features[rows]).abs().amax() <= tolerance:
+                    return place
         raise UserError(
             f"--method cam needs a classifier with one linear layer after global average pooling, "
             f"as a ResNet; this {type(self.network).__name__} has none: use --method gradient."

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from saliency.basnet.preprocess import resize_map, stretch
 from saliency.class_activation import ClassActivation
 from saliency.class_gradient import class_gradient, segment
-from saliency.classifier import SIZE, preprocess, to_picture
+from saliency.classifier import SIZE, check_size, preprocess, to_picture
 from saliency.device import memory_for, memory_layout
 
 
@@ -31,6 +31,11 @@ class ClassMethod:
         predicts.
     size : int
         Side of the square input in pixels.
+
+    Raises
+    ------
+    UserError
+        The network takes no input of that side, or is too large for the device.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class ClassMethod:
         self.prepare = partial(preprocess, size=size)
         with memory_for(batch_size, device):
             network = network.eval().requires_grad_(False)
+            check_size(network, size)
             network = network.to(device, memory_format=memory_layout(device))
         self._map = ClassActivation(network) if kind == "cam" else partial(class_gradient, network)
 

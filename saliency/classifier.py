@@ -157,6 +157,24 @@ def head_of(network: nn.Module) -> tuple[str, nn.Linear]:
     return linear[-1]
 
 
+def check_size(network: nn.Module, size: int) -> None:
+    """Try a square input of this side on one image.
+
+    Raises
+    ------
+    UserError
+        The network takes none of that side: smaller than its pools, or not a transformer's own.
+    """
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, 3, size, size, device=next(network.parameters()).device))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(
+            f"--input-size {size} does not fit this {type(network).__name__} "
+            f"({' '.join(str(error).split())[:100].rstrip('.')}); give the side it was trained on."
+        ) from None
+
+
 def folder_classes(keys: Keys, classes: int) -> dict[str, int]:
     """The class of every class folder, its place among the sorted ones (`data.labelled`).
 

@@ -1,12 +1,13 @@
 """Where the learned methods compute: the device, its precision, and its memory running out."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
 from data.errors import UserError
 
+_EXHAUSTED = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -21,11 +22,11 @@ def pick_device(name: str) -> torch.device:
     Raises
     ------
     UserError
-        Not a device's name, or this machine has no such device.
+        Not a device's name, this machine has no such device, or it cannot be used.
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return pick_device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -42,11 +43,24 @@ def pick_device(name: str) -> torch.device:
             raise UserError(
                 f"--device {name}: this machine has {count} GPU(s), cuda:0 to cuda:{count - 1}."
             )
+        _try_out(device)
     elif device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError(f"--device {name}: PyTorch finds no such device here; use --device cpu.")
     elif device.type not in ("cpu", "mps"):
         raise UserError(f"--device {name} is not supported; use auto, cpu, mps, cuda or cuda:1.")
     return device
+
+
+def _try_out(device: torch.device) -> None:
+    """Compute something: a GPU may be there and full, taken, or too old for this PyTorch."""
+    try:
+        torch.ones(1, device=device).sum().item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise UserError(
+            f"--device {device}: PyTorch {torch.__version__} cannot use this GPU ({reason}); "
+            "free it, or use another or --device cpu."
+        ) from None
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
@@ -66,7 +80,9 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
     if name == "auto":
         if device.type != "cuda":
             return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        # `is_bf16_supported` says yes to older ones too, which only emulate it.
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if native else torch.float16
     if name == "fp16" and device.type != "cuda":
         raise UserError(f"--precision fp16 needs a GPU, not {device}; use bf16 or float32.")
     return PRECISIONS[name]
@@ -75,6 +91,16 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
 def memory_layout(device: torch.device) -> torch.memory_format:
     """Channels last on a GPU, where tensor cores want it; elsewhere PyTorch's own order."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def default_batch_size(device: torch.device) -> int:
+    """64 images, on a CPU 8: more would be no faster there, and BASNet's would fill its memory."""
+    return 8 if device.type == "cpu" else 64
+
+
+def as_current(device: torch.device) -> AbstractContextManager:
+    """Make a GPU this thread's current one: events, streams and pinned memory are of that one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @contextmanager
@@ -86,8 +112,8 @@ def memory_for(batch_size: int, device: torch.device) -> Iterator[None]:
         exhausted = True
     except MemoryError:
         exhausted = True
-    except RuntimeError as error:  # the CPU's allocator has no exception of its own
-        if "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
+    except RuntimeError as error:  # the CPU's allocator and CUDA's libraries have none of their own
+        if not any(words in str(error) for words in _EXHAUSTED):
             raise
         exhausted = True
     else:

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.errors import UserError
 from data.images import UnreadableImage, capped_size, decode, key_path
 from data.shards import ChunkEncoder, Status, status_of
 from saliency.batch import Block, Plan, RunTasks
-from saliency.device import memory_for, memory_layout
-from saliency.loading import WorkerLoader
+from saliency.device import as_current, memory_for, memory_layout
+from saliency.loading import WorkerLoader, death_of_a_worker
 from saliency.rows import Row, to_uint8, without_mask
 
 _QUEUED_BATCHES = 3  # finished batches that may wait for the writer
@@ -59,7 +58,8 @@ class Facts(NamedTuple):
 
     image_size: tuple[int, int]  # (height, width), upright
     mask_size: tuple[int, int]  # its long side capped
-    error: str  # why it is unreadable, or empty
+    error: str = ""  # why it has no mask, or empty
+    status: Status = Status.UNREADABLE  # where there is an error
 
 
 class Prepared(NamedTuple):
@@ -68,6 +68,19 @@ class Prepared(NamedTuple):
     block: Block
     inputs: Tensor
     facts: list[Facts]
+
+    def split(self, images: int) -> "tuple[Prepared, Prepared]":
+        """The part with so many readable images, and the rest."""
+        rows = [row for row, facts in enumerate(self.facts) if not facts.error]
+        row = rows[images] if images < len(rows) else len(self.facts)
+        return (
+            self._part(slice(row), slice(images)),
+            self._part(slice(row, None), slice(images, None)),
+        )
+
+    def _part(self, rows: slice, images: slice) -> "Prepared":
+        block = self.block._replace(keys=self.block.keys[rows])
+        return Prepared(block, self.inputs[images], self.facts[rows])
 
 
 class _PreparedBlocks(Dataset):
@@ -92,8 +105,12 @@ class _PreparedBlocks(Dataset):
             except UnreadableImage as reason:
                 facts.append(Facts((0, 0), (0, 0), str(reason)))
                 continue
-            inputs.append(self.prepare(image))
-            facts.append(Facts(image_size, capped_size(image_size, self.max_side), ""))
+            try:
+                inputs.append(self.prepare(image))
+            except Exception as error:  # one odd image must not end hours of work
+                facts.append(Facts(image_size, (0, 0), _reason(error), Status.FAILED))
+                continue
+            facts.append(Facts(image_size, capped_size(image_size, self.max_side)))
         stacked = np.stack(inputs) if inputs else np.zeros((0, 3, 1, 1), np.float32)
         return Prepared(block, torch.from_numpy(stacked), facts)
 
@@ -129,6 +146,7 @@ class LearnedStage:
         self.jobs = jobs
         self.busy_seconds = 0.0
         self.wall_seconds = 0.0
+        self._first: float | None = None  # when the first batch was launched
         self._local = threading.local()
 
     @property
@@ -139,7 +157,7 @@ class LearnedStage:
     def __call__(
         self, plan: Plan, blocks: Iterable[Block], run_tasks: RunTasks
     ) -> Generator[list[Row]]:
-        """Yield the rows of each block, in order.
+        """Yield the blocks' rows, in order.
 
         Raises
         ------
@@ -156,7 +174,9 @@ class LearnedStage:
             try:
                 while (item := waiting.get()) is not None:
                     if isinstance(item, BaseException):
-                        raise _in_a_sentence(item, self.jobs) from None
+                        raise death_of_a_worker(
+                            item, "the same command", f"--jobs {self.jobs}"
+                        ) from None
                     for rows in item:
                         yield [future.result() for future in rows]
             finally:
@@ -183,21 +203,27 @@ class LearnedStage:
 
         before: _Running | None = None
         try:
-            for group in self._groups(plan, blocks):
-                if stop.is_set():
-                    return
-                running = self._launch(group)
+            with as_current(self.method.device):  # each thread has a current one of its own
+                for group in self._groups(plan, blocks):
+                    if stop.is_set():
+                        return
+                    running = self._launch(group)
+                    if before is not None:
+                        hand_over(before)
+                    before = running
                 if before is not None:
                     hand_over(before)
-                before = running
-            if before is not None:
-                hand_over(before)
             waiting.put(None)
         except BaseException as error:  # told by the thread that asked
             waiting.put(error)
 
     def _groups(self, plan: Plan, blocks: Sequence[Block]) -> Iterator[list[Prepared]]:
-        """Blocks together as large as a batch may be."""
+        """Blocks and pieces of blocks, together as large as a batch may be, of one shard.
+
+        A network's last bits depend on what else is in the batch; so a shard's masks are the same
+        whichever shards are made before it.
+        """
+        size = self.method.batch_size
         loader = WorkerLoader(
             _PreparedBlocks(plan, blocks, self.method),
             self.jobs if self.jobs > 1 else 0,
@@ -207,18 +233,23 @@ class LearnedStage:
         group: list[Prepared] = []
         images = 0
         for prepared in loader:
-            if images + len(prepared.inputs) > self.method.batch_size and group:
+            if group and prepared.block.shard != group[0].block.shard:
                 yield group
                 group, images = [], 0
-            group.append(prepared)
-            images += len(prepared.inputs)
+            while images + len(prepared.inputs) >= size:
+                head, prepared = prepared.split(size - images)
+                yield [*group, head]
+                group, images = [], 0
+            if prepared.facts:
+                group.append(prepared)
+                images += len(prepared.inputs)
         if group:
             yield group
 
     def _launch(self, group: list[Prepared]) -> _Running:
         """Send a batch to the device; on a GPU without waiting for it."""
         now = time.perf_counter()
-        if not self.wall_seconds:
+        if self._first is None:
             self._first = now
         device, gpu = self.method.device, self.method.device.type == "cuda"
         inputs = [prepared.inputs for prepared in group if len(prepared.inputs)]
@@ -231,8 +262,8 @@ class LearnedStage:
             if not facts.error
         ]
         shape = (sum(map(len, inputs)), *inputs[0].shape[1:])
-        batch = torch.cat(inputs, out=torch.empty(shape, pin_memory=gpu))
         with memory_for(self.method.batch_size, device):
+            batch = torch.cat(inputs, out=torch.empty(shape, pin_memory=gpu))
             if not gpu:
                 results = self.method.compute(batch.to(device), keys).cpu()
                 self.busy_seconds += time.perf_counter() - now
@@ -286,15 +317,14 @@ class LearnedStage:
     ) -> Row:
         methods = tuple(plan.folders)
         if facts.error:
-            return without_mask(methods, Status.UNREADABLE, facts.error)
+            return without_mask(methods, facts.status, facts.error, facts.image_size)
         try:
             if not np.isfinite(result).all():
                 raise ValueError("the network's output is not finite")
             mask = to_uint8(self.method.finish(result, prepared, facts.mask_size))
             chunk = self._encoder(canvas, plan.compression).encode(mask)
         except Exception as error:  # one odd image must not end hours of work
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            return without_mask(methods, Status.FAILED, reason, facts.image_size)
+            return without_mask(methods, Status.FAILED, _reason(error), facts.image_size)
         chunks = dict.fromkeys(methods, chunk)
         statuses = dict.fromkeys(methods, status_of(mask))
         return Row(chunks, facts.mask_size, facts.image_size, statuses)
@@ -308,16 +338,9 @@ class LearnedStage:
         return encoders[key]
 
 
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def _as_it_is(prepared: Prepared) -> Prepared:
     return prepared
-
-
-def _in_a_sentence(error: BaseException, jobs: int) -> BaseException:
-    """A worker's death as the user should read it; anything else as it is."""
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-        return UserError(
-            "a worker process was killed (out of memory, or of shared memory in /dev/shm?); run "
-            f"the same command again, with fewer than --jobs {jobs} if it happens again: it goes "
-            "on where it stopped."
-        )
-    return error

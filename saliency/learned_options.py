@@ -41,9 +41,7 @@ _OPTIONS = (
     click.option(
         "--batch-size",
         type=click.IntRange(min=1),
-        default=64,
-        show_default=True,
-        help="Images the device computes at a time.",
+        help="Images the device computes at a time.  [default: 64, on a CPU 8]",
     ),
     click.option(
         "--precision",
@@ -104,7 +102,7 @@ def build_method(
     arch: str | None,
     labels: str | None,
     device: str,
-    batch_size: int,
+    batch_size: int | None,
     precision: str,
     compiled: bool,
     input_size: int | None,
@@ -127,13 +125,14 @@ def build_method(
     UserError
         Missing or foreign weights, no such device, memory, or labels that do not fit.
     """
-    from saliency.device import pick_device, pick_precision
+    from saliency.device import default_batch_size, pick_device, pick_precision
 
     if weights is None:
         example = "basnet.pth" if name == "basnet" else "resnet50.pth"
         raise UserError(f"--method {name} needs --weights, a checkpoint such as {example}.")
     place = pick_device(device)
     dtype = pick_precision(precision, place)
+    batch_size = batch_size or default_batch_size(place)
     parameters: dict[str, Any] = {"precision": str(dtype or "torch.float32").split(".")[-1]}
     if name == "basnet":
         from saliency.basnet import Predictor, load_basnet

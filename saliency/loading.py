@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import cv2
 from torch.utils.data import DataLoader, Dataset
 
+from data.errors import UserError
 from saliency.workers import signals_held_from_children
 
 
@@ -30,11 +31,44 @@ class WorkerLoader(DataLoader):
         super().__init__(dataset, num_workers=workers, worker_init_fn=_leave_signals, **options)
 
     def __iter__(self) -> Iterator:
+        """Yield batches.
+
+        Raises
+        ------
+        UserError
+            As the dataset raised it, without the worker's traceback that PyTorch puts around it.
+        """
+        try:
+            yield from self._batches()
+        except UserError as error:
+            raise UserError(error.message.rpartition("UserError: ")[2].strip()) from None
+
+    def _batches(self) -> Iterator:
         if not self.num_workers:
             return super().__iter__()
         cv2.setNumThreads(1)
         with signals_held_from_children():  # until `_leave_signals` has run in them
             return super().__iter__()
+
+
+def death_of_a_worker(error: BaseException, command: str, workers: str) -> BaseException:
+    """A worker's death as the user should read it; anything else as it is.
+
+    Parameters
+    ----------
+    error : BaseException
+    command : str
+        What to run to go on, such as "the same command".
+    workers : str
+        The option that numbers them, and its value.
+    """
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return UserError(
+            "a worker process was killed (out of memory, or of shared memory in /dev/shm?); run "
+            f"{command} again, with fewer than {workers} if it happens again: it goes on where it "
+            "stopped."
+        )
+    return error
 
 
 def _leave_signals(number: int) -> None:

@@ -22,8 +22,8 @@ from saliency.basnet.pictures import plot_history, plot_predictions
 from saliency.basnet.predict import Predictor
 from saliency.basnet.settings import Settings
 from saliency.basnet.validation import validate
-from saliency.device import memory_for, memory_layout
-from saliency.loading import WorkerLoader
+from saliency.device import as_current, memory_for, memory_layout
+from saliency.loading import WorkerLoader, death_of_a_worker
 
 _SHOWN = 8  # photographs in a sheet of predictions
 _VALIDATION_BATCH = 16
@@ -118,21 +118,32 @@ class Trainer:
         Raises
         ------
         UserError
-            The loss is not finite, a pair cannot be read, the memory is too small for the batch.
+            The loss is not finite, a pair cannot be read, the memory is too small for the batch,
+            a worker was killed, or the folder cannot be made.
         """
-        self.out.mkdir(parents=True, exist_ok=True)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--out {self.out} cannot be made ({(error.strerror or str(error)).lower()}); "
+                "choose another folder."
+            ) from None
         self.settings.save(self.out / "settings.json")
         before = {
             number: signal.signal(number, self._remember)
             for number in (signal.SIGTERM, signal.SIGINT)
         }
         try:
-            while self.step < self.settings.epochs * self.steps_per_epoch:
-                finished = self._epoch()
-                self.save()
-                if not finished:
-                    return False
+            with as_current(self.device):  # where batches are pinned for
+                while self.step < self.settings.epochs * self.steps_per_epoch:
+                    finished = self._epoch()
+                    self.save()
+                    if not finished:
+                        return False
             return True
+        except RuntimeError as error:
+            workers = f"--workers {self.workers}"
+            raise death_of_a_worker(error, "the same command with --resume", workers) from None
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -213,8 +224,8 @@ class Trainer:
             value = loss.item()
         if not math.isfinite(value):
             raise UserError(
-                f"the loss is {value} at step {self.step + 1}; --resume with a smaller --lr than "
-                f"{self.settings.lr} in another --out, or check the photographs."
+                f"the loss is {value} at step {self.step + 1}; start again in another --out with a "
+                f"smaller --lr than {self.settings.lr}, or check the photographs."
             )
         self.optimizer.step()
         return value

@@ -34,9 +34,9 @@ def load_basnet(path: str | os.PathLike) -> BASNet:
     """
     found = read_state_dict(path)
     first = found.get("inconv.weight")
-    channels = first.shape[0] if first is not None and first.ndim == 4 else 64
+    channels = first.shape[0] if first is not None and first.ndim == 4 else 0
     with torch.device("meta"):  # the shapes without the memory; a foreign file costs nothing
-        network = BASNet(width=channels / 64)
+        network = BASNet(width=(channels or 64) / 64)
     wanted = network.state_dict()
     counters = [key for key in wanted if key.endswith("num_batches_tracked")]
     if not any(key in found for key in counters):

@@ -119,6 +119,9 @@ class Exhausting(torch.nn.Module):
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("CUDA error: out of memory"),  # of pinned memory, or of another process
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
         MemoryError(),
     ],
@@ -145,6 +148,27 @@ def test_other_errors_pass_unchanged():
 def test_gpu_asked_where_there_is_none(name):
     with pytest.raises(UserError, match=f"--device {name}: .* finds no GPU here"):
         pick_device(name)
+
+
+@pytest.mark.parametrize("name", ["cuda", "auto", "cuda:0"])
+def test_gpu_that_cannot_be_used_is_told(name, monkeypatch):
+    def broken(*shape, device):
+        raise RuntimeError("CUDA error: no kernel image is available\nCompile with ...")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch, "ones", broken)
+    with pytest.raises(UserError, match=r"cuda.* \(CUDA error: no kernel image is available\); "):
+        pick_device(name)
+
+
+def test_half_precision_is_what_the_gpu_at_hand_computes_itself(monkeypatch):
+    """PyTorch calls bf16 supported where it is only emulated, and slow."""
+    capabilities = {0: (9, 0), 1: (7, 5)}
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda d: capabilities[d.index])
+    assert pick_precision("auto", torch.device("cuda:0")) is torch.bfloat16
+    assert pick_precision("auto", torch.device("cuda:1")) is torch.float16
 
 
 def test_devices_and_precisions():

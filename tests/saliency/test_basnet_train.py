@@ -1,5 +1,6 @@
 """Training: data, exact resume, signals, what it leaves behind, and mistakes."""
 
+import contextlib
 import csv
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner
@@ -194,13 +196,37 @@ def test_resume_of_nothing_starts(duts, tmp_path):
     assert done.exit_code == 0 and "starts on cpu" in done.output
 
 
-def test_sigterm_to_all_processes_saves(duts, tmp_path):
-    command = [sys.executable, "-m", "saliency.basnet.train", duts, "--out", tmp_path / "run"]
-    command += [*SMALL, "--workers", "1", "--epochs", "1000"]
-    process = subprocess.Popen(
+def run_alone(*arguments):
+    """The command in a process group of its own."""
+    command = [sys.executable, "-m", "saliency.basnet.train", *map(str, arguments)]
+    return subprocess.Popen(
         command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
+
+
+def test_killed_worker_gets_a_sentence(duts, tmp_path):
+    out = ("--out", tmp_path / "run")
+    process = run_alone(duts, *out, *SMALL, "--workers", 1, "--epochs", 1000)
+    deadline = time.monotonic() + 60
+    while not checkpoints(tmp_path / "run") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    killed = False
+    while not killed and time.monotonic() < deadline:
+        with contextlib.suppress(psutil.Error):  # of a child that has just ended
+            for child in psutil.Process(process.pid).children():
+                if "saliency.basnet.train" in child.cmdline():  # forks keep the command
+                    child.kill()
+                    killed = True
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2 and "Traceback" not in errors, errors
+    sentence = errors.splitlines()[-1]
+    assert sentence.startswith("Error: a worker process was killed") and "--resume" in sentence
+
+
+def test_sigterm_to_all_processes_saves(duts, tmp_path):
+    out = ("--out", tmp_path / "run")
+    process = run_alone(duts, *out, *SMALL, "--workers", 1, "--epochs", 1000)
     deadline = time.monotonic() + 60
     while not checkpoints(tmp_path / "run") and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -237,6 +263,14 @@ def test_mistakes_get_a_sentence(duts, tmp_path):
     (tmp_path / "masks" / "05.png").write_bytes(b"no picture")
     sentence = complaint(images, "--masks", tmp_path / "masks", *out, *SMALL, "--epochs", 1)
     assert "the pair '05'" in sentence
+    process = run_alone(
+        images, "--masks", tmp_path / "masks", *out, *SMALL, "--epochs", 1, "--workers", 1
+    )
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 2 and "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("Error: the pair '05'")
+    (tmp_path / "file").touch()
+    assert "cannot be made" in complaint(duts, "--out", tmp_path / "file", *SMALL)
     assert complaint(duts, "--out", tmp_path / "a", *SMALL, "--lr", 1e30).count("the loss is") == 1
 
 

@@ -103,6 +103,8 @@ def test_another_network_is_refused_with_some_of_its_keys(tmp_path):
     torch.save(torch.nn.Linear(3, 2).state_dict(), tmp_path / "linear.pth")
     sentence = complaint(tmp_path / "linear.pth")
     assert "439 missing: inconv.weight" in sentence and "2 unexpected: weight, bias" in sentence
+    torch.save({"inconv.weight": torch.zeros(0, 3, 3, 3)}, tmp_path / "no-channels.pth")
+    assert "inconv.weight (0, 3, 3, 3) for" in complaint(tmp_path / "no-channels.pth")
 
 
 @pytest.mark.parametrize(

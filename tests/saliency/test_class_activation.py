@@ -68,3 +68,20 @@ def test_hooks_are_gone_afterwards():
     network = Colours()
     ClassActivation(network)(torch.zeros(1, 3, 4, 4))
     assert not any(m._forward_hooks for m in network.modules())
+
+
+def test_layer_is_found_once_and_in_spite_of_an_image_that_is_not_finite():
+    mapping = ClassActivation(Colours())
+    x = torch.rand(2, 3, 8, 8)
+    x[0, 0, 0, 0] = float("inf")
+    maps, _ = mapping(x, torch.tensor([1, 1]))
+    assert torch.equal(maps[1], x[1, 1])
+    x[1] = float("nan")  # nothing to compare any more
+    x[0] = 0.5
+    maps, _ = mapping(x, torch.tensor([2, 2]))
+    assert torch.equal(maps[0], x[0, 2])
+
+
+def test_weights_that_are_not_finite_are_told():
+    with pytest.raises(UserError, match="not finite"):
+        ClassActivation(Colours())(torch.full((2, 3, 4, 4), float("nan")))

@@ -9,7 +9,7 @@ import torchvision
 
 from data.errors import UserError
 from data.keys import Keys
-from saliency.classifier import folder_classes, load_classifier, preprocess, to_picture
+from saliency.classifier import check_size, folder_classes, load_classifier, preprocess, to_picture
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,14 @@ def test_backbone_without_its_head_is_told(tmp_path, resnet18):
     weights = {k: v for k, v in resnet18.state_dict().items() if not k.startswith("fc.")}
     sentence = complaint(saved(tmp_path, weights), "resnet18")
     assert "2 missing: fc.weight, fc.bias" in sentence
+
+
+@pytest.mark.parametrize(("arch", "size"), [("vit_b_32", 64), ("densenet121", 16)])
+def test_side_that_does_not_fit_is_told(arch, size):
+    network = torchvision.models.get_model(arch, num_classes=2).eval()
+    with pytest.raises(UserError, match=rf"--input-size {size} does not fit this .*\); give"):
+        check_size(network, size)
+    check_size(network, 224)
 
 
 class Attack:
