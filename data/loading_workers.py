@@ -44,6 +44,8 @@ class LoadingWorkers:
         cv2.setNumThreads(0)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._terminate)
+        if hasattr(signal, "pthread_sigmask"):  # the parent may hold them until here
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
 
     def close(self) -> None:
         """Let the workers end by SIGTERM from now on."""

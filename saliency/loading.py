@@ -1,12 +1,12 @@
 """Worker processes that decode and prepare images for a device."""
 
-import signal
 from collections.abc import Iterator
 
 import cv2
 from torch.utils.data import DataLoader, Dataset
 
 from data.errors import UserError
+from data.loading_workers import LoadingWorkers
 from saliency.workers import signals_held_from_children
 
 
@@ -28,7 +28,7 @@ class WorkerLoader(DataLoader):
     """
 
     def __init__(self, dataset: Dataset, workers: int, **options) -> None:
-        super().__init__(dataset, num_workers=workers, worker_init_fn=_leave_signals, **options)
+        super().__init__(dataset, num_workers=workers, worker_init_fn=LoadingWorkers(), **options)
 
     def __iter__(self) -> Iterator:
         """Yield batches.
@@ -47,7 +47,7 @@ class WorkerLoader(DataLoader):
         if not self.num_workers:
             return super().__iter__()
         cv2.setNumThreads(1)
-        with signals_held_from_children():  # until `_leave_signals` has run in them
+        with signals_held_from_children():  # until `LoadingWorkers` has run in them
             return super().__iter__()
 
 
@@ -69,9 +69,3 @@ def death_of_a_worker(error: BaseException, command: str, workers: str) -> BaseE
             "stopped."
         )
     return error
-
-
-def _leave_signals(number: int) -> None:
-    """A terminal's Ctrl-C and a scheduler's SIGTERM go to all processes; the parent decides."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

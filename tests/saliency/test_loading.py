@@ -24,9 +24,36 @@ print([int(x) for batch in WorkerLoader(Resized(), 2, batch_size=2) for x in bat
 """
 
 
-def test_workers_do_not_wait_for_threads_that_a_fork_lost():
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60,
+MISTAKEN = """
+from data.errors import UserError
+from saliency.loading import WorkerLoader
+
+class Broken:
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        raise UserError("the photograph cannot be read; remove it.")
+
+try:
+    list(WorkerLoader(Broken(), 1, batch_size=2))
+except UserError as error:
+    kept = error  # and with it, by its traceback, the loader and its worker
+    print(error.message)
+"""
+
+
+def run(program):
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60,
         cwd=Path(__file__).resolve().parents[2],
     )  # fmt: skip
+
+
+def test_mistake_found_by_a_worker_is_its_sentence_and_the_process_ends():
+    assert run(MISTAKEN).stdout == "the photograph cannot be read; remove it.\n"
+
+
+def test_workers_do_not_wait_for_threads_that_a_fork_lost():
+    done = run(PROGRAM)
     assert done.stdout.split() == ["[0,", "1,", "2,", "3,", "4,", "5,", "6,", "7]"], done.stderr
