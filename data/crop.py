@@ -33,6 +33,11 @@ def crop_resize(image: np.ndarray, box: tuple[int, int, int, int], size: int) ->
     return view[0].permute(1, 2, 0).numpy()
 
 
+def whole_image(image: np.ndarray, size: int) -> np.ndarray:
+    """The whole image, uint8 (H, W, 3), resized to (size, size, 3) without regard to its sides."""
+    return crop_resize(image, (0, 0, *image.shape[:2]), size)
+
+
 def reduction_for(boxes: Sequence[tuple[int, int, int, int]], size: int) -> int:
     """Return by what an image may be reduced before boxes of it are resized to size x size.
 

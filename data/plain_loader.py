@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from data.keys import Keys
 from data.loading_workers import LoadingWorkers
 
 Batch = dict[str, torch.Tensor | list[str]]
+Crop = Callable[[np.ndarray, int], np.ndarray]  # uint8 (H, W, 3), S -> uint8 (S, S, 3)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -33,30 +34,46 @@ def normalise(
     return (pixels - pixels.new_tensor(mean).view(shape)) / pixels.new_tensor(std).view(shape)
 
 
+def unreadable_of(batch: Batch) -> dict[str, str]:
+    """The images that a batch leaves out: key -> reason."""
+    return dict(text.split(": ", 1) for text in batch["unreadable"])
+
+
 class PlainDataset(Dataset):
-    """Loads whole batches of centre crops; `dataset[indices]`."""
+    """Loads whole batches of crops; `dataset[indices]`."""
 
     def __init__(
-        self, root: str | os.PathLike, keys: Keys, image_size: int, labels: np.ndarray | None
+        self,
+        root: str | os.PathLike,
+        keys: Keys,
+        image_size: int,
+        labels: np.ndarray | None,
+        crop: Crop = centre_crop,
     ) -> None:
         self.root = Path(root)
         self.keys = keys
         self.image_size = image_size
         self.labels = labels
+        self.crop = crop
 
     def __getitem__(self, indices: np.ndarray) -> Batch:
         """Return the batch of these images (see `PlainLoader`)."""
+        return self.load(
+            indices, lambda index, path: self.crop(decode(path).image, self.image_size)
+        )
+
+    def load(self, indices: np.ndarray, read: Callable[[int, str], np.ndarray]) -> Batch:
+        """Return the batch of these images, each made by `read(index, path)`."""
         images = np.empty((len(indices), self.image_size, self.image_size, 3), np.uint8)
         shown: list[int] = []
         unreadable: list[str] = []
         for index in indices.tolist():
             key = self.keys[index]
             try:
-                image = decode(key_path(self.root, key)).image
+                images[len(shown)] = read(index, key_path(self.root, key))
             except UnreadableImage as error:
                 unreadable.append(f"{key}: {error}")
                 continue
-            images[len(shown)] = centre_crop(image, self.image_size)
             shown.append(index)
         rows = np.array(shown, np.int64)
         batch: Batch = {
@@ -101,8 +118,9 @@ def build_plain_loader(
     labels: Sequence[int] | np.ndarray | None = None,
     indices: Sequence[int] | np.ndarray | None = None,
     pin_memory: bool = False,
+    crop: Crop = centre_crop,
 ) -> PlainLoader:
-    """Return a loader of centre crops: Resize(image_size * 256 / 224), CenterCrop(image_size).
+    """Return a loader of images as evaluation sees them.
 
     Parameters
     ----------
@@ -112,6 +130,7 @@ def build_plain_loader(
     keys : the folder's images, when they have been listed already.
     labels : a class number per image, in the order of the keys; see `data.labelled`.
     indices : which images, in which order; default: all. A subset, or one process's share.
+    crop : default: Resize(image_size * 256 / 224), CenterCrop(image_size).
 
     Raises
     ------
@@ -127,7 +146,7 @@ def build_plain_loader(
     rows = np.arange(len(keys)) if indices is None else np.asarray(indices, np.int64)
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     dataset = PlainDataset(
-        root, keys, image_size, None if labels is None else np.asarray(labels, np.int64)
+        root, keys, image_size, None if labels is None else np.asarray(labels, np.int64), crop
     )
     options = {
         "num_workers": workers,

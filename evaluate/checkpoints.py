@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import tomllib
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -89,6 +90,8 @@ def load_checkpoint(checkpoint: str | Path, arch: str | None = None) -> Checkpoi
     if isinstance(content.get("arch"), str) and _is_ours(content):
         arch = arch or networks.DILO_NAMES.get(content["arch"], content["arch"])
         source.config = _config(content)
+    elif path.parent.name == "checkpoints":
+        source.config = _run_config(path.parent.parent / "config.toml")
     source.stripped_prefix = networks.find_prefix(state)
     state = {
         key.removeprefix(source.stripped_prefix): value
@@ -108,6 +111,12 @@ def load_checkpoint(checkpoint: str | Path, arch: str | None = None) -> Checkpoi
 def _fill(model: nn.Module, state: Mapping[str, Tensor], source: Source) -> nn.Module:
     """Load the backbone's tensors, which are known to fit; note what is left out."""
     own = {k: v for k, v in state.items() if not networks.is_classifier(k, source.arch)}
+    lost = next((k for k, v in own.items() if not v.isfinite().all()), None)
+    if lost is not None:
+        raise UserError(
+            f"CHECKPOINT {source.checkpoint}: {lost} has values that are not finite, as after a "
+            "training that diverged; name an earlier checkpoint, or train again."
+        )
     source.left_out = [k for k in state if k not in own]
     model.load_state_dict(own, strict=False)
     return model.eval()
@@ -184,6 +193,14 @@ def _config(content: Mapping) -> dict | None:
     try:
         return json.loads(content.get("config") or "null")
     except (TypeError, json.JSONDecodeError):
+        return None
+
+
+def _run_config(path: Path) -> dict | None:
+    """The settings of the run of `pretrain` in which a training checkpoint lies, or None."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
 
 

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from evaluate.fast_linear import LogisticRegression, fit
-from evaluate.features import Features
 from evaluate.knn import weighted_knn
-from evaluate.labelled import Labelled
 
 K, TEMPERATURE = 200, 0.07
 
@@ -58,11 +56,9 @@ class KnnClassifier:
 
 
 def train_classifier(
-    kind: str, features: Features, images: Labelled, device: torch.device
+    kind: str, features: Tensor, labels: Tensor, classes: int, device: torch.device
 ) -> LinearClassifier | KnnClassifier:
-    """Train a classifier on features of labelled images; k is at most the number of images."""
-    labels = torch.from_numpy(images.labels[features.rows])
-    classes = len(images.classes)
+    """Train a classifier on features (N, D) and labels (N,) int64; k is at most N."""
     if kind == "linear":
-        return LinearClassifier(fit(features.features, labels, classes, device=device))
-    return KnnClassifier(features.features, labels, classes, min(K, len(labels)), device)
+        return LinearClassifier(fit(features, labels, classes, device=device))
+    return KnnClassifier(features, labels, classes, min(K, len(labels)), device)

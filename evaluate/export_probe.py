@@ -35,9 +35,10 @@ def run(checkpoint, out, arch, overwrite):
 
     def write(path: Path) -> None:
         if out.suffix == ".safetensors":
-            safetensors.torch.save_file(state, path, metadata)
+            path.write_bytes(safetensors.torch.save(state, metadata))
         else:
-            torch.save(state, path)
+            with path.open("wb") as file:  # given a path, torch reports a failure as a RuntimeError
+                torch.save(state, file)
 
     write_whole(out, write, overwrite)
     name = loaded.source.arch

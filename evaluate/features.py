@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from data.crop import centre_crop
 from data.errors import UserError
 from data.keys import Keys
-from data.plain_loader import build_plain_loader, normalise
+from data.plain_loader import Crop, build_plain_loader, normalise, unreadable_of
 from evaluate.checkpoints import Checkpoint
 from evaluate.choices import PENULTIMATE
-from evaluate.loading import whole_loader
 
 
 class Backbone(nn.Module):
@@ -92,7 +92,7 @@ def extract(
     features, rows, unreadable = [], [], {}
     with tqdm(total=total, desc=description, unit="image", disable=None) as bar:
         for batch in batches:
-            unreadable |= dict(text.split(": ", 1) for text in batch["unreadable"])
+            unreadable |= unreadable_of(batch)
             if len(batch["index"]):
                 images = normalise(batch["image"].to(device, non_blocking=True))
                 features.append(backbone(images).float().cpu())
@@ -114,21 +114,16 @@ def extract_folder(
     workers: int,
     device: torch.device,
     description: str = "features",
-    whole: bool = False,
+    crop: Crop = centre_crop,
 ) -> Features:
-    """Features of the images `keys` below `root`, with the centre crop.
-
-    `whole` takes square pictures without the crop, at `size`, as ImageNet-9's are made to be.
-    """
-    if whole:
-        loader = whole_loader(root, keys, size, batch_size, workers)
-    else:
-        loader = build_plain_loader(
-            root,
-            keys=keys,
-            image_size=size,
-            batch_size=batch_size,
-            workers=workers,
-            pin_memory=device.type == "cuda",
-        )
+    """Features of the images `keys` below `root`."""
+    loader = build_plain_loader(
+        root,
+        keys=keys,
+        image_size=size,
+        batch_size=batch_size,
+        workers=workers,
+        pin_memory=device.type == "cuda",
+        crop=crop,
+    )
     return extract(backbone, loader, len(keys), device, description)

@@ -51,13 +51,19 @@ class Gallery:
         step = TILE + 2 * BORDER + 2
         lefts = np.cumsum([GAP, *(width * step + 2 * GAP for width in widths)])
         height = TILE + 2 * BORDER + LINE + GAP
-        sheet = Image.new("RGB", (int(lefts[-1]), 2 * LINE + len(shown) * height + GAP), "white")
-        draw = ImageDraw.Draw(sheet)
         head, small = ImageFont.load_default(13), ImageFont.load_default(10)
-        for left, column, width in zip(lefts[:-1], self.columns, widths, strict=True):
-            draw.text((left, 6), _fit(column, width * step, head), fill="black", font=head)
+        heads = [
+            _wrap(column, width * step, head)
+            for column, width in zip(self.columns, widths, strict=True)
+        ]
+        above = (max(len(lines) for lines in heads) + 1) * LINE
+        sheet = Image.new("RGB", (int(lefts[-1]), above + len(shown) * height + GAP), "white")
+        draw = ImageDraw.Draw(sheet)
+        for left, lines in zip(lefts[:-1], heads, strict=True):
+            for number, line in enumerate(lines):
+                draw.text((left, 6 + number * LINE), line, fill="black", font=head)
         for number, row in enumerate(shown):
-            top = 2 * LINE + number * height
+            top = above + number * height
             for left, cell in zip(lefts[:-1], row.cells, strict=True):
                 for place, picture in enumerate(cell):
                     corner = (int(left) + place * step, top)
@@ -96,6 +102,16 @@ def _draw(sheet, draw, picture: Picture, corner: tuple[int, int], font) -> None:
     sheet.paste(tile, (left + BORDER, top + BORDER))
     below = (left + BORDER, top + TILE + 2 * BORDER)
     draw.text(below, _fit(picture.caption, TILE, font), fill="black", font=font)
+
+
+def _wrap(text: str, width: int, font) -> list[str]:
+    """The text in lines of at most `width` pixels, broken anywhere: names differ at their ends."""
+    lines = [""]
+    for character in text:
+        if lines[-1] and font.getlength(lines[-1] + character) > width:
+            lines.append("")
+        lines[-1] += character
+    return lines
 
 
 def _fit(text: str, width: int, font) -> str:

@@ -4,14 +4,20 @@ from pathlib import Path
 
 import click
 
-from evaluate.choices import MASK_THRESHOLD
-from evaluate.options import arch_option, json_option, network_options, out_options
+from evaluate.options import (
+    arch_option,
+    json_option,
+    mask_threshold_option,
+    masks_option,
+    network_options,
+    out_options,
+)
 
 
 @click.command("gradients")
 @click.argument("checkpoints", metavar="CHECKPOINT...", nargs=-1, required=True)
 @click.argument("images", type=click.Path(path_type=Path))
-@click.option("--masks", type=click.Path(path_type=Path), help="Mask shards or pictures.")
+@masks_option
 @click.option(
     "--ground-truth", type=click.Path(path_type=Path), help="Pictures of the objects' true masks."
 )
@@ -28,14 +34,14 @@ from evaluate.options import arch_option, json_option, network_options, out_opti
 @click.option(
     "--rows", type=click.IntRange(1), default=8, show_default=True, help="Rows of the PNG."
 )
+@mask_threshold_option
 @click.option(
-    "--mask-threshold",
-    type=click.IntRange(1, 255),
-    default=MASK_THRESHOLD,
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
     show_default=True,
-    help="A mask is foreground from this level on.",
+    help="Of the classifier's held-out images.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the classifier's held-out images.")
 @arch_option
 @network_options
 @out_options

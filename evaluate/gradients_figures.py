@@ -12,7 +12,7 @@ from data.crop import centre_crop
 from data.images import decode, key_path
 from evaluate.gallery import Gallery, Picture, Row
 from evaluate.gradients import compare
-from evaluate.labelled import Labelled, Split
+from evaluate.labelled import Labelled
 from evaluate.models import Model
 
 
@@ -160,15 +160,8 @@ def plot_shares(seen: list[Seen], sets: list[MaskSet], path: Path) -> None:
     figure.savefig(path, dpi=150, format="png")
 
 
-def report_of(
-    seen: list[Seen],
-    images: Labelled,
-    sets: list[MaskSet],
-    folder: Path,
-    split: Split,
-    threshold: int,
-    seed: int,
-) -> dict:
+def report_of(seen: list[Seen], images: Labelled, sets: list[MaskSet], seed: int) -> dict:
+    """What results.json says about the models, their figures and the images left out."""
     models = []
     for one in seen:
         entry = {
@@ -192,10 +185,7 @@ def report_of(
             }
         models.append(entry)
     return {
-        "images": folder,
-        "split": split.how,
         "test_images": len(images),
-        "mask_threshold": threshold,
         "energy": "sum over channels of the squared gradient by pixels in [0, 1]",
         "score": "the image's own class, before the softmax",
         "models": models,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import click
 import numpy as np
-import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
 from data.errors import UserError
-from data.images import UnreadableImage, key_path, read_size
+from data.images import key_path, read_size
 from data.plain_loader import build_plain_loader
 from evaluate import fast_linear
-from evaluate.features import extract_folder
 from evaluate.gradients import (
     as_picture,
     energy,
@@ -31,9 +29,10 @@ from evaluate.gradients_figures import (
     report_of,
 )
 from evaluate.labelled import Labelled, Split, has_split, open_split, stratified_subset
+from evaluate.loading import readable
 from evaluate.masks import Unusable, open_masks
 from evaluate.models import Model, Settings, load_models
-from evaluate.options import say
+from evaluate.options import say, say_unreadable
 from evaluate.results import Results
 from evaluate.robustness import MaskFinder
 
@@ -65,7 +64,7 @@ def run(
                 "compare at one; add --image-size."
             )
         size = models[0].size
-        subset = _readable(subset)
+        subset, unreadable = readable(subset, settings.workers)
         sets = [_foregrounds(title, f, subset, size, mask_threshold) for title, f in kinds.items()]
         seen, chosen, maps = _look_at_all(models, split, subset, sets, settings, pages, seed)
         gallery = gallery_of(seen, subset, sets, chosen, maps, size, split.how)
@@ -75,8 +74,18 @@ def run(
         gallery.save_html(results.path("index.html"))
         gallery.save_png(results.path("gradients.png"), rows)
         text = results.write_json(
-            report_of(seen, subset, sets, images, split, mask_threshold, seed)
+            {
+                "images": images,
+                "masks": masks,
+                "ground_truth": ground_truth,
+                "split": split.how,
+                "limit": limit,
+                "mask_threshold": mask_threshold,
+                **report_of(seen, subset, sets, seed),
+                "unreadable": unreadable,
+            }
         )
+    say_unreadable(unreadable)
     for one in sets:
         if one.left_out:
             key, reason = next(iter(one.left_out.items()))
@@ -90,18 +99,6 @@ def run(
 
 def _list(values) -> str:
     return ", ".join(str(value) for value in sorted(values))
-
-
-def _readable(images: Labelled) -> Labelled:
-    """The images whose headers can be read; the others are named."""
-    kept = []
-    for row, key in enumerate(images.keys):
-        try:
-            read_size(key_path(images.root, key))
-            kept.append(row)
-        except UnreadableImage as reason:
-            say(f"left out, cannot be read: {key}: {reason}")
-    return images.take(np.array(kept, np.int64))
 
 
 def _foregrounds(
@@ -153,17 +150,7 @@ def _look_at_all(
 
 
 def _classifier(model: Model, train: Labelled, settings: Settings, seed: int):
-    found = extract_folder(
-        model.backbone,
-        train.root,
-        train.keys,
-        size=model.size,
-        batch_size=settings.batch_size,
-        workers=settings.workers,
-        device=settings.device,
-        description=f"{model.label} train",
-    )
-    labels = torch.from_numpy(train.labels[found.rows])
+    found, labels = model.features(train, settings, "train")
     regression = fast_linear.fit(
         found.features, labels, len(train.classes), seed=seed, device=settings.device
     )
@@ -212,4 +199,10 @@ def _measure(
                     shares[one.title][row] = share_inside(squares, mask)
                     if squares.any():
                         pointing[one.title][row] = points_inside(values, mask)
+    for one in sets:
+        if np.isnan(shares[one.title]).all():
+            raise UserError(
+                f"CHECKPOINT {model.label}: no image's score has a gradient: its features do not "
+                "depend on the images; name a checkpoint of a trained network."
+            )
     return Seen(model, c, float(right.mean()), right, shares, pointing)

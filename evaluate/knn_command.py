@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from evaluate.options import arch_option, json_option, network_options, out_options
+from evaluate.options import FiniteRange, arch_option, json_option, network_options, out_options
 
 
 @click.command("knn")
@@ -21,7 +21,7 @@ from evaluate.options import arch_option, json_option, network_options, out_opti
 )
 @click.option(
     "--temperature",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     default=0.07,
     show_default=True,
     help="T in a vote's weight exp(similarity / T).",

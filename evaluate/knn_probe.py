@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import click
-import torch
 from tabulate import tabulate
 
 from data.errors import UserError
 from evaluate.accuracy import top_k
-from evaluate.features import Features, extract_folder
 from evaluate.knn import nearest, votes
 from evaluate.labelled import Labelled, has_split, open_labelled, open_split
 from evaluate.models import Model, Settings, load_models
-from evaluate.options import say
+from evaluate.options import say, say_unreadable
 from evaluate.results import Results
 
 
@@ -42,12 +40,9 @@ def run(checkpoints, images, ks, temperature, arch, settings, out, overwrite, as
                 "rows": rows,
             }
         )
-    named = set()
-    for row in rows:
-        for key, reason in row["unreadable"].items():
-            if key not in named:
-                say(f"left out, cannot be read: {key}: {reason}")
-            named.add(key)
+    say_unreadable(rows[0]["unreadable"])  # the same for all models
+    for k in sorted({k for k in ks if k > rows[-1]["k"]}):
+        say(f"--k {k} is cut to {rows[-1]['k']}: there are no more training images to vote.")
     click.echo(text if as_json else _table(rows))
     say(f"{how}; written to {results.folder}")
 
@@ -62,9 +57,13 @@ def score(
 ) -> list[dict]:
     """Accuracies for each k; a k larger than the training set is cut to it, and so reported."""
     leave_one_out = train is val
-    bank, bank_labels = _features(model, train, settings, "train")
-    test, labels = (bank, bank_labels) if leave_one_out else _features(model, val, settings, "val")
+    bank, bank_labels = model.features(train, settings, "train")
+    test, labels = (bank, bank_labels) if leave_one_out else model.features(val, settings, "val")
     available = len(bank.features) - int(leave_one_out)
+    if available < 1:
+        raise UserError(
+            f"IMAGES {val.root}: a single image can be read; there is no other to vote."
+        )
     sizes = sorted({min(k, available) for k in ks})
     found = nearest(
         bank.features,
@@ -89,22 +88,6 @@ def score(
             }
         )
     return rows
-
-
-def _features(
-    model: Model, images: Labelled, settings: Settings, part: str
-) -> tuple[Features, torch.Tensor]:
-    found = extract_folder(
-        model.backbone,
-        images.root,
-        images.keys,
-        size=model.size,
-        batch_size=settings.batch_size,
-        workers=settings.workers,
-        device=settings.device,
-        description=f"{model.label} {part}",
-    )
-    return found, torch.from_numpy(images.labels[found.rows])
 
 
 def _table(rows: list[dict]) -> str:

@@ -54,7 +54,9 @@ def open_labelled(root: str | Path, argument: str = "IMAGES") -> Labelled:
     """List a folder of class folders; `argument` names it in errors."""
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"{argument} {root} is not a folder.")
+        raise UserError(
+            f"{argument} {root} is not a folder; name one that holds a folder for each class."
+        )
     folders = sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
     if not folders:
         raise UserError(

@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from data import checkpoint as checkpoint_files
 from data.errors import UserError
-from data.plain_loader import build_plain_loader, normalise
+from data.plain_loader import build_plain_loader, normalise, unreadable_of
 from evaluate.accuracy import top_k
 from evaluate.checkpoints import digest
 from evaluate.features import Backbone
 from evaluate.labelled import Split
 from evaluate.linear_settings import LinearSettings
-from evaluate.loading import EpochBatches, TrainingImages, train_crop, train_loader
+from evaluate.loading import EpochBatches, TrainingImages, train_loader
 from pretrain.distributed import World
 
 
@@ -88,17 +88,16 @@ class LinearProbe:
         self.world, self.amp = world, amp
         self.before = digest(backbone)
         pin = world.device.type == "cuda"
-        images = TrainingImages(
-            split.train.root, split.train.keys, train_crop(image_size), settings.seed
-        )
+        images = TrainingImages(split.train, image_size, settings.seed)
         self.batches = EpochBatches(
-            len(images), settings.batch_size, settings.seed, world.rank, world.size
+            len(split.train), settings.batch_size, settings.seed, world.rank, world.size
         )
         self.train_loader = train_loader(images, self.batches, workers, pin)
         share = settings.batch_size // world.size
         self.val_loader = build_plain_loader(
             split.val.root,
             keys=split.val.keys,
+            labels=split.val.labels,
             image_size=image_size,
             batch_size=share,
             workers=workers,
@@ -152,16 +151,14 @@ class LinearProbe:
     def _train(self, model: nn.Module, epoch: int) -> tuple[float, float]:
         model.train()
         self.batches.epoch = epoch
-        labels = torch.from_numpy(self.split.train.labels)
         sums = torch.zeros(3, device=self.world.device, dtype=torch.float64)
-        for numbers, images, bad in self._bar(self.train_loader, f"epoch {epoch + 1}"):
-            keys = self.split.train.keys
-            self.unreadable |= {keys[number]: reason for number, reason in bad.items()}
-            if len(numbers) < 2 and self.settings.batch_norm and self.world.size == 1:
+        for batch in self._bar(self.train_loader, f"epoch {epoch + 1}"):
+            self.unreadable |= unreadable_of(batch)
+            target = batch["label"].to(self.world.device)
+            if len(target) < 2 and self.settings.batch_norm and self.world.size == 1:
                 continue  # batch norm has no statistics of a single image
-            target = labels[numbers].to(self.world.device)
-            if len(numbers):
-                logits = model(self.features(images))
+            if len(target):
+                logits = model(self.features(batch["image"]))
             else:  # every image of this process was unreadable, and the others wait for it
                 dim = self.head.fc.in_features
                 logits = model(torch.zeros(0, dim, device=self.world.device))
@@ -186,17 +183,16 @@ class LinearProbe:
     def _validate(self) -> tuple[float, float | None]:
         """Top-1 and top-5 over the validation images; every process does all of it alike."""
         self.head.eval()
-        labels = torch.from_numpy(self.split.val.labels)
-        scores, rows = [], []
+        scores, labels = [], []
         for batch in self._bar(self.val_loader, "validate"):
-            self.unreadable |= dict(text.split(": ", 1) for text in batch["unreadable"])
+            self.unreadable |= unreadable_of(batch)
             if len(batch["index"]):
                 with torch.no_grad():
                     scores.append(self.head(self.features(batch["image"])).cpu())
-                rows.append(batch["index"])
+                labels.append(batch["label"])
         if not scores:
             raise UserError(f"IMAGES: no validation image can be read; {_first(self.unreadable)}.")
-        logits, target = torch.cat(scores), labels[torch.cat(rows)]
+        logits, target = torch.cat(scores), torch.cat(labels)
         return top_k(logits, target, 1), top_k(logits, target, 5)
 
     def _bar(self, loader: Iterable, description: str):

@@ -6,16 +6,19 @@ import click
 
 from data.errors import UserError
 from evaluate.linear_settings import PRESETS
-from evaluate.options import arch_option, json_option, network_options, out_options
+from evaluate.options import FiniteRange, arch_option, json_option, network_options, out_options
 
 
 def _numbers(context: click.Context, option: click.Parameter, text: str | None):
     if text is None:
         return None
     try:
-        return tuple(sorted(int(part) for part in text.split(",") if part.strip()))
+        epochs = tuple(sorted(int(part) for part in text.split(",") if part.strip()))
     except ValueError:
-        raise UserError(f"--milestones {text} are not epochs; give them as 60,80.") from None
+        epochs = (0,)
+    if min(epochs, default=1) < 1:
+        raise UserError(f"--milestones {text} are not epochs, from 1 on; give them as 60,80.")
+    return epochs
 
 
 @click.command("linear")
@@ -30,15 +33,21 @@ def _numbers(context: click.Context, option: click.Parameter, text: str | None):
     "is lr .01 with Nesterov momentum, weight decay 1e-4, 28 epochs, decay at 7/14/21 and a batch "
     "norm without parameters before the classifier.",
 )
-@click.option("--lr", type=click.FloatRange(0, min_open=True), help="In place of the preset's.")
-@click.option("--weight-decay", type=click.FloatRange(0), help="In place of the preset's.")
+@click.option("--lr", type=FiniteRange(0, min_open=True), help="In place of the preset's.")
+@click.option("--weight-decay", type=FiniteRange(0), help="In place of the preset's.")
 @click.option(
     "--epochs",
     type=click.IntRange(1),
     help="In place of the preset's; its milestones move along in proportion.",
 )
 @click.option("--milestones", callback=_numbers, help="Epochs at which the rate is cut to a tenth.")
-@click.option("--seed", default=0, show_default=True, help="Of crops, order and initial weights.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of crops, order and initial weights.",
+)
 @click.option("--amp", is_flag=True, help="Run the backbone in bfloat16.")
 @click.option(
     "--fast",

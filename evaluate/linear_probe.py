@@ -10,18 +10,18 @@ from pathlib import Path
 import click
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from tabulate import tabulate
 
 from data.errors import UserError
 from evaluate import fast_linear
 from evaluate.accuracy import top_k
 from evaluate.checkpoints import digest
-from evaluate.features import extract_folder
 from evaluate.labelled import Labelled, Split, open_split
 from evaluate.linear import Epoch, LinearProbe, LinearResult, ResumeFolder
 from evaluate.linear_settings import PRESETS, LinearSettings
 from evaluate.models import Model, Settings, load_models
-from evaluate.options import say
+from evaluate.options import say, say_unreadable
 from evaluate.results import RESULTS, Results, next_folder
 from pretrain.distributed import World, world
 
@@ -45,8 +45,7 @@ def run(
         if done is None:
             return
         report, text, folder = done
-    for key, reason in report["unreadable"].items():
-        say(f"left out, cannot be read: {key}: {reason}")
+    say_unreadable(report["unreadable"])
     say(f"the backbone is unchanged: sha256 {report['backbone_sha256'][:16]}...")
     click.echo(text if as_json else _table(report))
     say(f"{report['split']}; written to {folder}")
@@ -94,6 +93,8 @@ def _run_sgd(
         raise UserError("--out is needed under torchrun: all processes must agree on one folder.")
     folder = out or next_folder("linear")
     results = Results("linear", folder, overwrite)
+    if processes.first:
+        results.check()
     if overwrite and processes.first and (folder / RESULTS).exists():
         (folder / RESULTS).unlink()  # from here on the folder is that of an unfinished probe
     probe = LinearProbe(model.backbone, split, chosen, processes, model.size, settings.workers, amp)
@@ -146,26 +147,11 @@ def _run_fast(
     with results:
         (model,) = load_models((checkpoint,), settings, arch)
         before = digest(model.backbone)
-        found = {
-            part: extract_folder(
-                model.backbone,
-                images_of.root,
-                images_of.keys,
-                size=model.size,
-                batch_size=settings.batch_size,
-                workers=settings.workers,
-                device=settings.device,
-                description=part,
-            )
-            for part, images_of in (("train", split.train), ("val", split.val))
-        }
-        labels = {
-            "train": torch.from_numpy(split.train.labels[found["train"].rows]),
-            "val": torch.from_numpy(split.val.labels[found["val"].rows]),
-        }
+        train, train_labels = model.features(split.train, settings, "train")
+        val, val_labels = model.features(split.val, settings, "val")
         regression = fast_linear.fit(
-            found["train"].features,
-            labels["train"],
+            train.features,
+            train_labels,
             len(split.train.classes),
             seed=seed,
             device=settings.device,
@@ -173,7 +159,7 @@ def _run_fast(
         after = digest(model.backbone)
         if after != before:
             raise RuntimeError("the backbone changed while features were taken")
-        logits = regression(found["val"].features)
+        logits = regression(val.features)
         report = {
             **_common(model, split, images, settings),
             "protocol": {
@@ -183,10 +169,10 @@ def _run_fast(
                 "c_chosen_on": f"{fast_linear.HOLDOUT:.0%} of the training images",
                 "seed": seed,
             },
-            "top1": top_k(logits, labels["val"], 1),
-            "top5": top_k(logits, labels["val"], 5),
+            "top1": top_k(logits, val_labels, 1),
+            "top5": top_k(logits, val_labels, 5),
             "backbone_sha256": after,
-            "unreadable": found["train"].unreadable | found["val"].unreadable,
+            "unreadable": train.unreadable | val.unreadable,
         }
         text = results.write_json(report)
         state = {"weight": regression.weight, "bias": regression.bias}
@@ -242,6 +228,7 @@ def _plot(history: list[Epoch], path: Path) -> None:
     for before, after in pairwise(history):
         if after.lr != before.lr:
             axes.axvline(after.epoch + 0.5, color="gray", linewidth=0.8, linestyle=":")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="epoch (dotted: the rate is cut)", ylabel="top-1 %")
     axes.grid(alpha=0.3)
     axes.legend()

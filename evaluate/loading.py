@@ -1,53 +1,70 @@
-"""Batches that `data.plain_loader` does not give: random training crops, and whole pictures."""
+"""Random crops to train a linear probe on, and which images can be read at all."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms import v2
+from torch.utils.data import DataLoader, Sampler
+from torchvision.transforms import RandomResizedCrop
+from tqdm import tqdm
 
-from data.crop import crop_resize
-from data.images import UnreadableImage, decode, key_path
-from data.keys import Keys
+from data.crop import crop_resize, reduction_for, snap_box
+from data.errors import UserError
+from data.images import decode_reduced
+from data.loading_workers import LoadingWorkers
+from data.plain_loader import Batch, PlainDataset, build_plain_loader, unreadable_of
+from evaluate.labelled import Labelled
 
-
-def train_crop(size: int) -> v2.Transform:
-    """RandomResizedCrop(.08, 1) and flip, as linear probes are trained: (3, size, size) uint8."""
-    return v2.Compose(
-        [v2.RandomResizedCrop(size, scale=(0.08, 1.0), antialias=True), v2.RandomHorizontalFlip()]
-    )
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a crop: share of the image's area, width / height
 
 
-class TrainingImages(Dataset):
-    """Randomly transformed images: `dataset[epoch, number]` is (number, uint8 (S, S, 3)).
+def random_crop(path: str, size: int) -> np.ndarray:
+    """RandomResizedCrop(.08, 1) and flip of an image file, as linear probes are trained.
 
-    The transform draws from (seed, epoch, number) alone, so that what is drawn depends neither on
-    the number of workers nor on where a run was resumed. An unreadable image is (number, reason).
+    The draws are torchvision's, from torch's generator, and so are the pixels: uint8 (size, size,
+    3). Only a JPEG much larger than its crop is reduced while it is decoded, which moves the crop's
+    borders by less than a pixel of it. Raises `UnreadableImage`.
+    """
+    box = (0, 0, 0, 0)
+
+    def reduction(image_size: tuple[int, int]) -> int:
+        nonlocal box
+        of_this_size = torch.empty((3, *image_size), device="meta")
+        box = RandomResizedCrop.get_params(of_this_size, list(SCALE), list(RATIO))
+        return reduction_for([box], size)
+
+    decoded = decode_reduced(path, reduction)
+    if decoded.reduction > 1:
+        snapped = snap_box(box, decoded.reduction, decoded.image_size)
+        box = tuple(side // decoded.reduction for side in snapped)
+    crop = crop_resize(decoded.image, box, size)
+    return crop[:, ::-1] if torch.rand(1).item() < 0.5 else crop
+
+
+class TrainingImages(PlainDataset):
+    """Random crops; `dataset[[(epoch, number), ...]]` is a batch of one epoch (see `PlainLoader`).
+
+    A crop is drawn from (seed, epoch, number) alone, so that it depends neither on the number of
+    workers nor on where a run was resumed.
     """
 
-    def __init__(self, root: Path, keys: Keys, transform: v2.Transform, seed: int):
-        self.root, self.keys, self.transform, self.seed = root, keys, transform, seed
+    def __init__(self, images: Labelled, size: int, seed: int):
+        super().__init__(images.root, images.keys, size, images.labels)
+        self.seed = seed
 
-    def __len__(self) -> int:
-        return len(self.keys)
+    def __getitem__(self, places: list[tuple[int, int]]) -> Batch:
+        """Return the batch of these images in this epoch."""
+        epoch = places[0][0]
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[int, Tensor | str]:
-        epoch, number = place
-        try:
-            pixels = decode(key_path(self.root, self.keys[number])).image
-        except UnreadableImage as reason:
-            return number, str(reason)
-        with torch.random.fork_rng(devices=[]):
+        def read(number: int, path: str) -> np.ndarray:
             state = np.random.SeedSequence((self.seed, epoch, number)).generate_state(1)
             torch.manual_seed(int(state[0]))
-            return number, self.transform(torch.from_numpy(pixels).permute(2, 0, 1)).permute(
-                1, 2, 0
-            )
+            return random_crop(path, self.image_size)
+
+        with torch.random.fork_rng(devices=[]):
+            return self.load(np.array([number for _, number in places]), read)
 
 
 class EpochBatches(Sampler):
@@ -73,55 +90,33 @@ class EpochBatches(Sampler):
             yield [(self.epoch, int(number)) for number in mine]
 
 
-def collate(samples: list[tuple[int, Tensor | str]]) -> tuple[Tensor, Tensor, dict[int, str]]:
-    """(numbers (B,), images uint8 (B, S, S, 3), {number: reason} of those that cannot be read)."""
-    good = [(number, image) for number, image in samples if not isinstance(image, str)]
-    bad = {number: reason for number, reason in samples if isinstance(reason, str)}
-    numbers = torch.tensor([number for number, _ in good], dtype=torch.int64)
-    images = (
-        torch.stack([image for _, image in good]) if good else torch.empty(0, dtype=torch.uint8)
-    )
-    return numbers, images, bad
-
-
 def train_loader(
     images: TrainingImages, batches: EpochBatches, workers: int, pin_memory: bool
 ) -> DataLoader:
     """Batches of an epoch; set `batches.epoch` before each. Workers stay alive between epochs."""
     return DataLoader(
         images,
-        batch_sampler=batches,
+        batch_size=None,  # the dataset makes whole batches
+        sampler=batches,
         num_workers=workers,
-        collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        worker_init_fn=LoadingWorkers(),
     )
 
 
-class WholeImages(Dataset):
-    """Batches of whole pictures, resized to S x S where they have another size."""
-
-    def __init__(self, root: Path, keys: Keys, size: int):
-        self.root, self.keys, self.size = root, keys, size
-
-    def __getitem__(self, numbers: list[int]) -> dict:
-        shown, images, unreadable = [], [], []
-        for number in numbers:
-            key = self.keys[number]
-            try:
-                image = decode(key_path(self.root, key)).image
-            except UnreadableImage as reason:
-                unreadable.append(f"{key}: {reason}")
-                continue
-            images.append(crop_resize(image, (0, 0, *image.shape[:2]), self.size))
-            shown.append(number)
-        pixels = np.stack(images) if images else np.empty((0, self.size, self.size, 3), np.uint8)
-        index = torch.tensor(shown, dtype=torch.int64)
-        return {"index": index, "image": torch.from_numpy(pixels), "unreadable": unreadable}
-
-
-def whole_loader(root: Path, keys: Keys, size: int, batch_size: int, workers: int) -> DataLoader:
-    """Batches like those of `data.plain_loader`, of pictures that are not cropped."""
-    numbers = list(range(len(keys)))
-    runs = [numbers[start : start + batch_size] for start in range(0, len(keys), batch_size)]
-    return DataLoader(WholeImages(root, keys, size), None, sampler=runs, num_workers=workers)
+def readable(images: Labelled, workers: int) -> tuple[Labelled, dict[str, str]]:
+    """The images that can be decoded, and why the others cannot: key -> reason."""
+    loader = build_plain_loader(
+        images.root, keys=images.keys, image_size=1, batch_size=64, workers=workers
+    )
+    rows, unreadable = [], {}
+    with tqdm(total=len(images), desc="reading", unit="image", disable=None) as bar:
+        for batch in loader:
+            rows.append(batch["index"].numpy())
+            unreadable |= unreadable_of(batch)
+            bar.update(len(batch["index"]) + len(batch["unreadable"]))
+    if len(unreadable) == len(images):
+        key, reason = next(iter(unreadable.items()))
+        raise UserError(f"IMAGES: not one image can be read; '{key}': {reason}.")
+    return images.take(np.concatenate(rows)), unreadable

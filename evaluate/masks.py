@@ -61,7 +61,7 @@ class _Stems:
 class PictureMasks(_Stems):
     """A folder of gray pictures, 0 background .. 255 foreground; subfolders belong to the key."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, argument: str = "MASKS"):
         self.folder = folder
         self.method = None
         names = sorted(
@@ -71,7 +71,8 @@ class PictureMasks(_Stems):
         )
         if not names:
             raise UserError(
-                f"{folder}: no mask shards (shard-*.h5) and no pictures ({' '.join(SUFFIXES)})."
+                f"{argument} {folder} holds no mask shards (shard-*.h5) and no pictures "
+                f"({' '.join(SUFFIXES)}); name a folder that does."
             )
         super().__init__(folder, names)
 
@@ -111,10 +112,12 @@ def open_masks(folder: str | Path, argument: str = "MASKS") -> Masks:
     """Open a shard folder or a folder of pictures; `argument` names it in errors."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{argument} {folder} is not a folder.")
+        raise UserError(
+            f"{argument} {folder} is not a folder; name one of mask shards or of pictures."
+        )
     if next(folder.glob("shard-*.h5"), None) is not None:
         return ShardedMasks(folder)
-    return PictureMasks(folder)
+    return PictureMasks(folder, argument)
 
 
 def scaled_to(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

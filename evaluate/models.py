@@ -7,9 +7,12 @@ from pathlib import Path
 
 import torch
 
+from data.crop import centre_crop
 from data.errors import UserError
+from data.plain_loader import Crop
 from evaluate.checkpoints import Checkpoint, Source, load_checkpoint
-from evaluate.features import Backbone
+from evaluate.features import Backbone, Features, extract_folder
+from evaluate.labelled import Labelled
 from evaluate.masks import names_of
 from evaluate.options import say
 
@@ -37,8 +40,8 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
+        torch.empty(1, device=device).cpu()  # "meta" computes nothing, and fails here
+    except (RuntimeError, AssertionError, ImportError):
         raise UserError(f"--device {name} is not on this machine; try --device cpu.") from None
     return device
 
@@ -64,6 +67,26 @@ class Model:
     backbone: Backbone
     size: int  # side of its test crop
 
+    def features(
+        self, images: Labelled, settings: Settings, part: str, crop: Crop = centre_crop
+    ) -> tuple[Features, torch.Tensor]:
+        """Features of the images that can be read, and their labels, int64 (N,).
+
+        `part` names the images in the progress bar, such as "train".
+        """
+        found = extract_folder(
+            self.backbone,
+            images.root,
+            images.keys,
+            size=self.size,
+            batch_size=settings.batch_size,
+            workers=settings.workers,
+            device=settings.device,
+            description=f"{self.label} {part}",
+            crop=crop,
+        )
+        return found, torch.from_numpy(images.labels[found.rows])
+
     def describe(self) -> dict:
         """What a result says about this model."""
         return {
@@ -83,6 +106,11 @@ def load_models(checkpoints: tuple[str, ...], settings: Settings, arch: str | No
             raise UserError(f"CHECKPOINT {path} is named twice; name it once.")
     tails = names_of([Path(path) for path in paths])
     labels = [name or tail for (name, _), tail in zip(given, tails, strict=True)]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(
+                f"CHECKPOINT: two of them are called '{label}'; name one by NAME=CHECKPOINT."
+            )
     models = []
     for label, path in zip(labels, paths, strict=True):
         loaded: Checkpoint = load_checkpoint(path, arch)

@@ -12,12 +12,11 @@ from tabulate import tabulate
 from data.crop import centre_crop
 from data.errors import UserError
 from data.images import decode, key_path
-from evaluate.features import Features, extract_folder
 from evaluate.gallery import Gallery, Picture, Row
 from evaluate.knn import nearest
 from evaluate.labelled import Labelled, has_split, open_labelled, open_split, stratified_subset
 from evaluate.models import Model, Settings, load_models
-from evaluate.options import say
+from evaluate.options import say, say_unreadable
 from evaluate.results import Results
 
 SHOWN_SIZE = 128
@@ -45,33 +44,43 @@ def run(checkpoints, images, count, queries, rows, limit, arch, settings, out, o
         split = open_split(images)
         bank, how = split.train, split.how
         asked = stratified_subset(split.val, limit)
-    if count > len(bank) - int(leave_one_out):
-        raise UserError(f"--neighbors {count}: there are only {len(bank)} images in {bank.root}.")
+    _check_count(count, bank, leave_one_out)
     with Results("neighbors", out, overwrite) as results:
         models = load_models(checkpoints, settings, arch)
         outcomes = [_find(model, bank, asked, count, settings) for model in models]
-        found = [one for one, _, _ in outcomes]
-        _, bank, asked = outcomes[0]  # what can be read, which is the same for all models
+        found = [one for one, *_ in outcomes]
+        _, bank, asked, unreadable = outcomes[0]  # the same for all models
         shares = np.stack([one.right.mean(axis=1) for one in found])  # (models, Q)
         order = _order(shares)
         gallery = _gallery(found, bank, asked, order[:queries], shares, how)
         gallery.save_html(results.path("index.html"))
         gallery.save_png(results.path("neighbors.png"), rows)
         report = _report(found, bank, asked, order[:queries], shares, images, how, count)
-        text = results.write_json(report)
+        text = results.write_json({**report, "limit": limit, "unreadable": unreadable})
+    say_unreadable(unreadable)
     click.echo(text if as_json else tabulate(gallery.table, headers="keys", disable_numparse=True))
     say(f"Open {results.folder / 'index.html'}")
 
 
+def _check_count(count: int, bank: Labelled, leave_one_out: bool) -> None:
+    available = len(bank) - int(leave_one_out)
+    if count > available:
+        raise UserError(
+            f"--neighbors {count}: a query has only {available} images to choose from in {bank.root}; "
+            "ask for fewer."
+        )
+
+
 def _find(
     model: Model, bank: Labelled, asked: Labelled, count: int, settings: Settings
-) -> tuple[Found, Labelled, Labelled]:
-    """Neighbours of all queries that can be read; also the candidates and queries that can."""
+) -> tuple[Found, Labelled, Labelled, dict[str, str]]:
+    """Neighbours of the queries that can be read, these candidates and queries; the unreadable."""
     leave_one_out = asked is bank
-    train = _features(model, bank, settings, "train")
-    test = train if leave_one_out else _features(model, asked, settings, "val")
+    train, _ = model.features(bank, settings, "train")
+    test = train if leave_one_out else model.features(asked, settings, "val")[0]
     bank = bank.take(train.rows)
     asked = bank if leave_one_out else asked.take(test.rows)
+    _check_count(count, bank, leave_one_out)
     near = nearest(
         train.features,
         test.features,
@@ -81,23 +90,8 @@ def _find(
     )
     index = near.index.cpu().numpy()
     right = bank.labels[index] == asked.labels[:, None]
-    return Found(model, index, right, near.similarity.cpu().numpy()), bank, asked
-
-
-def _features(model: Model, images: Labelled, settings: Settings, part: str) -> Features:
-    found = extract_folder(
-        model.backbone,
-        images.root,
-        images.keys,
-        size=model.size,
-        batch_size=settings.batch_size,
-        workers=settings.workers,
-        device=settings.device,
-        description=f"{model.label} {part}",
-    )
-    for key, reason in found.unreadable.items():
-        say(f"left out, cannot be read: {key}: {reason}")
-    return found
+    found = Found(model, index, right, near.similarity.cpu().numpy())
+    return found, bank, asked, train.unreadable | test.unreadable
 
 
 def _order(shares: np.ndarray) -> np.ndarray:

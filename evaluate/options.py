@@ -11,12 +11,32 @@ from pathlib import Path
 
 import click
 
-from evaluate.choices import PENULTIMATE
+from evaluate.choices import MASK_THRESHOLD, PENULTIMATE
 
 
 def say(text: str) -> None:
     """Tell the user something that is not the result: on stderr, so that `--json` stays JSON."""
     click.echo(text, err=True)
+
+
+def say_unreadable(unreadable: dict[str, str]) -> None:
+    """Name the images that were left out: key -> reason."""
+    for key, reason in unreadable.items():
+        say(f"left out, cannot be read: {key}: {reason}")
+
+
+FLOAT32_MAX = 3.4e38
+
+
+class FiniteRange(click.FloatRange):
+    """Numbers in a range that float32 holds: neither `nan` nor `inf`, which click lets through."""
+
+    def convert(self, value, parameter, context):
+        """The number, or a usage error."""
+        number = super().convert(value, parameter, context)
+        if not abs(number) <= FLOAT32_MAX:
+            self.fail(f"{value} is not a finite number.", parameter, context)
+        return number
 
 
 def out_options(command: Callable) -> Callable:
@@ -82,6 +102,16 @@ def network_options(command: Callable) -> Callable:
     return wrapped
 
 
+mask_threshold_option = click.option(
+    "--mask-threshold",
+    type=click.IntRange(1, 255),
+    default=MASK_THRESHOLD,
+    show_default=True,
+    help="A mask is foreground from this level on.",
+)
+masks_option = click.option(
+    "--masks", type=click.Path(path_type=Path), help="Mask shards or pictures."
+)
 arch_option = click.option(
     "--arch", help="Torchvision's name of the network, where the weights do not tell."
 )

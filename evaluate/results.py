@@ -1,16 +1,18 @@
 """A command's folder of results: written whole or not at all, and never over another's."""
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
 from data.errors import UserError
+from data.interrupts import uninterrupted
 
 RESULTS = "results.json"
 
@@ -21,6 +23,34 @@ def next_folder(command: str, parent: Path = Path("probe-output")) -> Path:
     while (folder := parent / f"{command}-{number:03d}").exists():
         number += 1
     return folder
+
+
+@contextlib.contextmanager
+def draft_folder(folder: Path, argument: str) -> Iterator[Path]:
+    """A hidden folder beside `folder`, to be renamed to it; removed at the end where it was not.
+
+    `argument` names it where it cannot be made, a `UserError`.
+    """
+    draft = None
+    try:
+        with uninterrupted():  # made and known, or neither
+            draft = _make_draft(folder, argument)
+        yield draft
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _make_draft(folder: Path, argument: str) -> Path:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise UserError(
+            f"{argument} {folder} cannot be written to ({error.strerror}); name another folder."
+        ) from None
+    os.chmod(draft, 0o777 & ~_umask())
+    return draft
 
 
 class Results:
@@ -46,16 +76,14 @@ class Results:
             )
 
     def __enter__(self) -> "Results":
-        try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            self._draft = Path(
-                tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent)
-            )
-        except OSError as error:
-            raise UserError(
-                f"--out {self.folder} cannot be written to ({error.strerror}); name another folder."
-            ) from None
+        self._open = draft_folder(self.folder, "--out")
+        self._draft = self._open.__enter__()
         return self
+
+    def check(self) -> None:
+        """Say now, before hours of work, that the folder cannot be written to."""
+        with draft_folder(self.folder, "--out"):
+            pass
 
     def path(self, name: str) -> Path:
         """Where to write the file `name` until all are done; it may hold `/`."""
@@ -78,10 +106,9 @@ class Results:
             if kind is None:
                 self._publish()
         finally:
-            shutil.rmtree(self._draft, ignore_errors=True)
+            self._open.__exit__(None, None, None)
 
     def _publish(self) -> None:
-        os.chmod(self._draft, 0o777 & ~_umask())
         if not self.folder.exists():
             os.replace(self._draft, self.folder)
             return

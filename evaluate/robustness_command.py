@@ -4,14 +4,21 @@ from pathlib import Path
 
 import click
 
-from evaluate.choices import CLASSIFIERS, MASK_THRESHOLD
-from evaluate.options import arch_option, json_option, network_options, out_options
+from evaluate.choices import CLASSIFIERS
+from evaluate.options import (
+    arch_option,
+    json_option,
+    mask_threshold_option,
+    masks_option,
+    network_options,
+    out_options,
+)
 
 
 @click.command("robustness")
 @click.argument("checkpoints", metavar="CHECKPOINT...", nargs=-1, required=True)
 @click.argument("images", type=click.Path(path_type=Path))
-@click.option("--masks", type=click.Path(path_type=Path), help="Mask shards or pictures.")
+@masks_option
 @click.option(
     "--train",
     type=click.Path(path_type=Path),
@@ -24,14 +31,14 @@ from evaluate.options import arch_option, json_option, network_options, out_opti
     show_default=True,
     help="Its kind.",
 )
+@mask_threshold_option
 @click.option(
-    "--mask-threshold",
-    type=click.IntRange(1, 255),
-    default=MASK_THRESHOLD,
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
     show_default=True,
-    help="A mask is foreground from this level on.",
+    help="Of the choice of backgrounds.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the choice of backgrounds.")
 @click.option(
     "--save-variants",
     type=click.Path(path_type=Path),

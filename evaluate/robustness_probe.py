@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -12,16 +13,17 @@ from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
+from data.crop import whole_image
 from data.errors import UserError
 from data.plain_loader import normalise
 from evaluate.accuracy import top_k
 from evaluate.classifiers import train_classifier
-from evaluate.features import extract_folder
 from evaluate.labelled import Labelled, has_split, open_labelled, open_split
+from evaluate.loading import readable
 from evaluate.masks import open_masks, stem
 from evaluate.models import Model, Settings, load_models
 from evaluate.options import say
-from evaluate.results import Results
+from evaluate.results import Results, draft_folder
 from evaluate.robustness import (
     Folders,
     MaskFinder,
@@ -45,12 +47,24 @@ def run(
         raise UserError(
             f"--masks is needed: {images} is not in ImageNet-9's layout, so variants must be made."
         )
-    if save_variants is not None and save_variants.exists():
-        raise UserError(f"--save-variants {save_variants} exists; name a new folder.")
+    if folders is not None:
+        for option, value in (("--masks", masks), ("--save-variants", save_variants)):
+            if value is not None:
+                raise UserError(
+                    f"{option} {value}: {images} is in ImageNet-9's layout, whose variants are "
+                    f"made already; leave {option} out."
+                )
+    if save_variants is not None:
+        if save_variants.exists():
+            raise UserError(f"--save-variants {save_variants} exists; name a new folder.")
+        with draft_folder(save_variants, "--save-variants"):  # now, not after the long work
+            pass
     with Results("robustness", out, overwrite) as results:
         models = load_models(checkpoints, settings, arch)
         if folders is None:
-            trained_on, how, tested = _made(images, masks, train, mask_threshold, seed, models)
+            trained_on, how, tested = _made(
+                images, masks, train, mask_threshold, seed, models, settings
+            )
         else:
             trained_on, how, tested = _given(folders, train)
         rows = []
@@ -70,6 +84,7 @@ def run(
             {
                 "images": images,
                 "masks": masks,
+                "train": train,
                 "mask_threshold": None if folders else mask_threshold,
                 "split": how,
                 "classes": trained_on.classes,
@@ -94,17 +109,19 @@ class _Tested:
         self.variants, self.left_out = variants, left_out
 
 
-def _made(images, masks, train, threshold, seed, models: list[Model]):
+def _made(images, masks, train, threshold, seed, models: list[Model], settings: Settings):
     """Open IMAGES and its masks; the variants depend on a model's crop size."""
     split = open_split(images)
     finder = MaskFinder(
         open_masks(masks, "--masks"), split.val.root.name if has_split(images) else ""
     )
+    val, unreadable = readable(split.val, settings.workers)
+    unreadable = {key: f"cannot be read: {reason}" for key, reason in unreadable.items()}
     tested = {}
     for size in sorted({model.size for model in models}):
-        usable = usable_images(split.val, finder, size, threshold)
+        usable = usable_images(val, finder, size, threshold)
         variants = VariantImages(usable.images, finder, size, threshold, seed)
-        tested[size] = _Tested(variants, usable.left_out)
+        tested[size] = _Tested(variants, unreadable | usable.left_out)
     trained_on, how = split.train, split.how
     if train is not None:
         trained_on, how = _same_classes(open_labelled(train, "--train"), split.val), f"{train}"
@@ -135,17 +152,8 @@ def _same_classes(train: Labelled, val: Labelled) -> Labelled:
 
 
 def _train(model: Model, images: Labelled, kind: str, settings: Settings):
-    features = extract_folder(
-        model.backbone,
-        images.root,
-        images.keys,
-        size=model.size,
-        batch_size=settings.batch_size,
-        workers=settings.workers,
-        device=settings.device,
-        description=f"{model.label} train",
-    )
-    return train_classifier(kind, features, images, settings.device)
+    features, labels = model.features(images, settings, "train")
+    return train_classifier(kind, features.features, labels, len(images.classes), settings.device)
 
 
 def _score_made(model: Model, judge, tested: _Tested, settings: Settings) -> dict[str, float]:
@@ -171,18 +179,7 @@ def _score_folders(
     accuracies = {}
     for name in folders.variants:
         images = open_labelled(folders.val(name))
-        found = extract_folder(
-            model.backbone,
-            images.root,
-            images.keys,
-            size=model.size,
-            batch_size=settings.batch_size,
-            workers=settings.workers,
-            device=settings.device,
-            description=f"{model.label} {name}",
-            whole=True,
-        )
-        labels = torch.from_numpy(images.labels[found.rows])
+        found, labels = model.features(images, settings, name, whole_image)
         accuracies[name] = top_k(judge(found.features), labels, 1)
     return accuracies
 
@@ -238,8 +235,10 @@ def _plot(rows: list[dict], path: Path) -> None:
 
 def _save(images: VariantImages, folder: Path, settings: Settings) -> None:
     """Write `<variant>/val/<class>/<image>.png`, under a temporary name until all are there."""
-    draft = folder.with_name(f".{folder.name}.tmp")
-    with tqdm(total=len(images), desc="save", unit="image", disable=None) as bar:
+    with (
+        draft_folder(folder, "--save-variants") as draft,
+        tqdm(total=len(images), desc="save", unit="image", disable=None) as bar,
+    ):
         for batch in variant_batches(images, 16, settings.workers):
             for place, row in enumerate(batch["row"].tolist()):
                 key = stem(images.images.keys[row]) + ".png"
@@ -248,7 +247,7 @@ def _save(images: VariantImages, folder: Path, settings: Settings) -> None:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(batch[name][place].numpy()).save(path)
             bar.update(len(batch["row"]))
-    draft.rename(folder)
+        os.replace(draft, folder)
     say(f"the variants' pictures are in {folder}")
 
 

@@ -15,7 +15,9 @@ from evaluate.options import json_option, out_options
     type=click.Path(path_type=Path),
     help="The photographs; adds examples.png, from the best to the worst mask.",
 )
-@click.option("--rows", default=8, show_default=True, help="Rows of examples.png.")
+@click.option(
+    "--rows", type=click.IntRange(1), default=8, show_default=True, help="Of examples.png."
+)
 @click.option("--quick", is_flag=True, help="F and MAE alone; leaves out the slower measures.")
 @click.option(
     "--resize", is_flag=True, help="Scale masks of another size to the ground truth's, bilinearly."

@@ -30,6 +30,8 @@ NAMED = 5  # how many images of one complaint are named on the terminal; the JSO
 
 def run(masks, ground_truth, images, rows, quick, resize, jobs, out, overwrite, as_json):
     """Do `probe saliency`; the arguments are its options."""
+    if jobs == 0:
+        raise UserError("--jobs 0: give the number of processes, or -1 for one a core.")
     labels = names_of(list(masks))
     if len(set(labels)) < len(labels):
         raise UserError(f"MASKS names '{masks[labels.index(labels[0])]}' twice; name it once.")

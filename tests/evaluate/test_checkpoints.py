@@ -11,6 +11,7 @@ from torch import nn
 from data.errors import UserError
 from evaluate import networks
 from evaluate.checkpoints import digest, load_checkpoint
+from evaluate.models import trained_size
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +211,21 @@ def test_digest_sees_every_tensor(resnet):
     before = digest(resnet)
     resnet.bn1.running_mean[3] += 1e-7
     assert digest(resnet) != before
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path, resnet):
+    state = resnet.state_dict()
+    state["layer3.0.conv1.weight"] = torch.full_like(state["layer3.0.conv1.weight"], torch.nan)
+    torch.save(state, tmp_path / "diverged.pt")
+    with pytest.raises(UserError, match=r"layer3.0.conv1.weight .* not finite"):
+        load_checkpoint(tmp_path / "diverged.pt")
+
+
+def test_checkpoint_of_an_unfinished_run_knows_the_runs_settings(tmp_path, resnet):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.toml").write_text("image_size = 48\n")
+    state = {f"encoder.backbone.{key}": value for key, value in resnet.state_dict().items()}
+    path = tmp_path / "checkpoints" / "checkpoint-00000010.pt"
+    torch.save({"step": 10, "method": state}, path)
+    for checkpoint in (tmp_path, path):
+        assert trained_size(load_checkpoint(checkpoint).source) == 48

@@ -36,3 +36,34 @@ def test_stopped_job_leaves_nothing(tmp_path, split_folder, resnet18_file):
     assert job.wait(timeout=120) == 128 + signal.SIGTERM
     job.stderr.close()
     assert not list((tmp_path / "results").iterdir())
+
+
+@pytest.mark.parametrize("device", ["meta", "hpu", "cuda:99", "nowhere"])
+def test_devices_that_cannot_compute(probe, split_folder, device):
+    result = probe("knn", "random:resnet18", split_folder, "--device", device, code=2)
+    assert f"--device {device} is not on this machine" in result.stderr
+
+
+def test_two_models_of_one_name(probe, split_folder, resnet18_file):
+    result = probe("knn", f"a={resnet18_file}", "a=random:resnet18", split_folder, code=2)
+    assert "two of them are called 'a'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        ("knn", "--temperature", "nan"),
+        ("linear", "--lr", "nan"),
+        ("linear", "--lr", "inf"),
+        ("linear", "--lr", "1e39"),
+        ("linear", "--seed", "-1"),
+        ("gradients", "--seed", "-1"),
+        ("robustness", "--seed", "-1"),
+        ("linear", "--milestones", "0,5"),
+        ("linear", "--milestones", "5,x"),
+        ("saliency", "--rows", "0"),
+        ("saliency", "--jobs", "0"),
+    ],
+)
+def test_values_without_meaning(probe, split_folder, command, option, value):
+    assert option in probe(command, split_folder, split_folder, option, value, code=2).stderr

@@ -40,3 +40,9 @@ def test_mistakes(tmp_path, probe, resnet18_file):
     assert "there is no folder" in result.stderr
     result = probe("export", tmp_path / "no.pt", tmp_path / "out.pt", code=2)
     assert "does not exist" in result.stderr
+
+
+def test_a_folder_that_cannot_be_written_to(probe, resnet18_file):
+    for suffix in (".pt", ".safetensors"):
+        result = probe("export", resnet18_file, f"/proc/out{suffix}", code=2)
+        assert f"/proc/out{suffix} cannot be written to" in result.stderr

@@ -28,6 +28,15 @@ def test_page_escapes_and_carries_its_pictures():
     assert page.count('class="right"') == page.count('class="wrong"') == 3
 
 
+def test_long_names_of_models_are_told_apart_in_the_png(tmp_path):
+    pixels = []
+    for name in ("resnet18-imagenette-with-paste", "resnet18-imagenette-without-paste"):
+        one = Gallery("", [], [name], [Row([[Picture(np.zeros((8, 8), np.uint8))]])])
+        one.save_png(tmp_path / "g.png", 1)
+        pixels.append(np.asarray(Image.open(tmp_path / "g.png")))
+    assert pixels[0].shape != pixels[1].shape or (pixels[0] != pixels[1]).any()
+
+
 def test_png_shows_the_asked_rows_with_coloured_frames(tmp_path):
     sizes = []
     for rows in (1, 3):

@@ -191,3 +191,36 @@ def test_no_usable_mask_is_one_sentence(
     )  # fmt: skip
     assert "no image has a usable mask" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def truncate(path):
+    """Leave the header, and so the size, of a picture."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_truncated_images_are_left_out_and_named(
+    tmp_path, probe, split_folder, with_masks, resnet18_file
+):
+    truncate(split_folder / "val" / "red" / "002.png")
+    result = probe(
+        "gradients", resnet18_file, split_folder, *ARGUMENTS, "--masks", with_masks,
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert "cannot be read: red/002.png" in result.stderr
+    report = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert report["test_images"] == 14
+    assert report["unreadable"].keys() == {"red/002.png"}
+    assert report["masks"] == str(with_masks) and report["ground_truth"] is None
+
+
+def test_network_without_gradient_is_one_sentence(
+    tmp_path, probe, split_folder, with_masks, resnet18_file
+):
+    state = torch.load(resnet18_file, weights_only=True)
+    torch.save({key: torch.zeros_like(value) for key, value in state.items()}, tmp_path / "0.pt")
+    result = probe(
+        "gradients", tmp_path / "0.pt", split_folder, *ARGUMENTS, "--masks", with_masks,
+        "--out", tmp_path / "out", code=2,
+    )  # fmt: skip
+    assert "no image's score has a gradient" in result.stderr
+    assert not (tmp_path / "out").exists()

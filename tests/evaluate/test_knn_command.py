@@ -88,3 +88,13 @@ def test_mistakes_are_one_sentence_and_leave_nothing(tmp_path, probe, split_fold
     result = probe("knn", resnet18_file, split_folder, *ARGUMENTS, "--layer", "x", code=2)
     assert "--layer x" in result.stderr
     assert not out.exists() and not list(tmp_path.glob(".out*"))
+
+
+def test_k_beyond_the_training_images_is_cut_and_said(tmp_path, probe, split_folder):
+    result = probe(
+        "knn", "random:resnet18", split_folder, "--image-size", 32, "--workers", 0, "--device",
+        "cpu", "--k", 5, "--k", 500, "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert "--k 500 is cut to 36" in result.stderr
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert [row["k"] for row in rows] == [5, 36]

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from torchvision.transforms import v2
 
+from data.crop import centre_crop
 from data.errors import UserError
-from evaluate import linear
+from data.images import decode
+from evaluate import loading
 from evaluate.features import extract_folder
 from evaluate.labelled import open_split
 from evaluate.linear import Head, LinearProbe, ResumeFolder
@@ -47,8 +48,9 @@ def test_full_batch_training_reaches_scikit_learns_optimum(
     monkeypatch, split_folder, colour_backbone
 ):
     """Without augmentation and with weight decay the optimum is that of logistic regression."""
-    centre = v2.Compose([v2.Resize(18, antialias=True), v2.CenterCrop(16)])  # 16 * 256 / 224
-    monkeypatch.setattr(linear, "train_crop", lambda size: centre)
+    monkeypatch.setattr(
+        loading, "random_crop", lambda path, size: centre_crop(decode(path).image, size)
+    )
     split = open_split(split_folder)
     decay = 0.05
     settings = LinearSettings(
@@ -214,3 +216,14 @@ def test_two_processes_equal_one(tmp_path, probe, split_folder, resnet18_file):
     for ours, theirs in zip(one, two, strict=True):
         assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-3)
         assert theirs["top1"] == pytest.approx(ours["top1"], abs=0.07)
+
+
+def test_command_says_before_training_that_out_cannot_be_written(
+    tmp_path, probe, split_folder, resnet18_file, monkeypatch
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(LinearProbe, "run", lambda *_: pytest.fail("it trained"))
+    result = probe(
+        "linear", resnet18_file, split_folder, *ARGUMENTS, "--out", tmp_path / "file/out", code=2
+    )
+    assert "cannot be written to" in result.stderr

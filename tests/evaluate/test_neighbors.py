@@ -76,3 +76,14 @@ def test_too_many_neighbours(tmp_path, probe, split_folder, resnet18_file):
         "--out", tmp_path / "out", code=2,
     )  # fmt: skip
     assert "only 36 images" in result.stderr
+
+
+def test_too_few_candidates_are_readable(tmp_path, probe, split_folder):
+    for path in list((split_folder / "train").glob("*/*.png"))[4:]:
+        path.write_bytes(b"")
+    arguments = ("--image-size", 32, "--workers", 0, "--device", "cpu", "--out", tmp_path / "out")
+    result = probe("neighbors", "random:resnet18", split_folder, *arguments, code=2)
+    assert "--neighbors 5: a query has only 4 images" in result.stderr
+    probe("neighbors", "random:resnet18", split_folder, *arguments, "--neighbors", 4)
+    report = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(report["unreadable"]) == 32

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
-from evaluate.results import Results, next_folder, write_whole
+from evaluate.results import Results, draft_folder, next_folder, write_whole
 
 
 def test_default_folders_are_numbered(tmp_path, monkeypatch):
@@ -63,3 +63,22 @@ def test_write_whole(tmp_path):
     with pytest.raises(RuntimeError):
         write_whole(tmp_path / "b", fail)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+def test_check_says_early_that_a_folder_cannot_be_made(tmp_path):
+    Results("knn", tmp_path / "out").check()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        Results("knn", tmp_path / "file" / "out").check()
+
+
+def test_draft_folder(tmp_path):
+    with draft_folder(tmp_path / "new" / "a", "--save-variants") as draft:
+        (draft / "picture").write_text("1")
+        draft.replace(tmp_path / "new" / "a")
+    with pytest.raises(KeyboardInterrupt), draft_folder(tmp_path / "new" / "b", "--out") as draft:
+        (draft / "picture").write_text("half")
+        raise KeyboardInterrupt
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a"]
+    assert (tmp_path / "new" / "a" / "picture").read_text() == "1"

@@ -156,3 +156,31 @@ def test_mistakes(tmp_path, probe, split_folder, with_masks, resnet18_file):
     assert "name a new folder" in result.stderr
     assert not (tmp_path / "out").exists()
     assert not torch.is_grad_enabled() or not list(tmp_path.glob(".out*"))
+
+
+def test_truncated_images_are_left_out(tmp_path, probe, split_folder, with_masks, resnet18_file):
+    path = split_folder / "val" / "red" / "002.png"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    result = probe(
+        "robustness", resnet18_file, split_folder, *ARGUMENTS, "--masks", with_masks,
+        "--out", tmp_path / "out", "--json",
+    )  # fmt: skip
+    assert "cannot be read" in json.loads(result.stdout)["left_out"]["red/002.png"]
+
+
+def test_variants_that_cannot_be_saved_are_refused_before_the_work(
+    tmp_path, probe, split_folder, with_masks, resnet18_file
+):
+    (tmp_path / "file").write_text("")
+    arguments = ("robustness", resnet18_file, split_folder, *ARGUMENTS, "--out", tmp_path / "out")
+    result = probe(
+        *arguments, "--masks", with_masks, "--save-variants", tmp_path / "file/v", code=2
+    )
+    assert "--save-variants" in result.stderr and "cannot be written" in result.stderr
+    for variant in ("original", "mixed_same"):
+        (tmp_path / "nine" / variant / "val").mkdir(parents=True)
+    for option in ("--masks", "--save-variants"):
+        result = probe(
+            "robustness", resnet18_file, tmp_path / "nine", option, tmp_path / "x", code=2
+        )
+        assert f"leave {option} out" in result.stderr
