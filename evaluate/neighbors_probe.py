@@ -66,8 +66,8 @@ def _check_count(count: int, bank: Labelled, leave_one_out: bool) -> None:
     available = len(bank) - int(leave_one_out)
     if count > available:
         raise UserError(
-            f"--neighbors {count}: a query has only {available} images to choose from in {bank.root}; "
-            "ask for fewer."
+            f"--neighbors {count}: a query has only {available} images to choose from in "
+            f"{bank.root}; ask for fewer."
         )
 
 
