@@ -132,7 +132,7 @@ def sample_box(
         [[step_x, 0, left + 0.5 * step_x - 0.5], [0, step_y, top + 0.5 * step_y - 0.5]]
     )
     return cv2.warpAffine(
-        np.ascontiguousarray(part),
+        part,
         matrix,
         (size[1], size[0]),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
