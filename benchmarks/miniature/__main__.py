@@ -15,6 +15,7 @@ from benchmarks.miniature.report import Report
 from benchmarks.miniature.steps import Study
 from benchmarks.miniature.tables import TABLES, choose
 from data.errors import UserError
+from data.loading_workers import usable_cores
 from pretrain.config import build_settings, parse_assignment, read_toml
 
 WHOLE = Path(__file__).parent / "whole.toml"
@@ -121,7 +122,7 @@ def _spent(out: Path, seconds: float) -> float:
 def _machine(cuda: bool) -> str:
     if cuda:
         return torch.cuda.get_device_name()
-    return f"{torch.get_num_threads()} threads of a {platform.machine()} CPU"
+    return f"{usable_cores()} cores of a {platform.machine()} CPU"
 
 
 if __name__ == "__main__":

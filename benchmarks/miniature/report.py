@@ -25,7 +25,8 @@ kNN top-1: 20 neighbours, weights exp(cosine / .07) (probe knn).
 background gap: accuracy with another background of the same class, minus that of a random class;
 less is better (probe robustness).
 gradient on the object: the share of the class score's squared gradient inside the test images' RBD
-masks; more is better (probe gradients).
+masks; more is better (probe gradients). The masks cover {area:.1f}% of the pictures, which is what
+an even gradient would have.
 """.strip().replace("\n", " ")
 
 
@@ -39,7 +40,6 @@ class Report:
     tables : those that were run.
     figures : figures of each run, by run and seed, shares of 1.
     references : the untrained and the supervised network's, by name and seed.
-    area : the masks' mean share of the test images, the gradient's share if it were even.
     left_out : in words.
     """
 
@@ -90,6 +90,11 @@ class Report:
             },
             "left_out": self.left_out,
         }
+
+    def _area(self) -> float:
+        """The masks' mean share of the test pictures, the same for all runs."""
+        first = next(iter(self.figures.values()))
+        return next(iter(first.values()))["area"]
 
     def _spread(self, run: str, figure: str) -> tuple[float, float | None]:
         """Return mean and standard deviation over the seeds; None for a single seed."""
@@ -151,7 +156,7 @@ class Report:
             machine=html.escape(self.machine),
             hours=f"{self.seconds / 3600:.1f}",
             command=html.escape(self.command),
-            explained=html.escape(_EXPLAINED),
+            explained=html.escape(_EXPLAINED.format(area=100 * self._area())),
             reference=_html(reference),
             sections=sections,
             left_out=f"<h2>Left out</h2><ul>{missing}</ul>" if missing else "",
