@@ -19,15 +19,14 @@ FIGURES = {  # how a figure is called in JSON, and in tables
     "gap": "background gap",
     "gradient": "gradient on the object",
 }
-_EXPLAINED = """
-linear top-1: logistic regression on frozen penultimate features (probe linear --fast).
-kNN top-1: 20 neighbours, weights exp(cosine / .07) (probe knn).
-background gap: accuracy with another background of the same class, minus that of a random class;
-less is better (probe robustness).
-gradient on the object: the share of the class score's squared gradient inside the test images' RBD
-masks; more is better (probe gradients). The masks cover {area:.1f}% of the pictures, which is what
-an even gradient would have.
-""".strip().replace("\n", " ")
+_EXPLAINED = {
+    "linear": "logistic regression on frozen penultimate features (probe linear --fast)",
+    "knn": "20 neighbours, weights exp(cosine / .07) (probe knn)",
+    "gap": "accuracy with another background of the same class, minus that of a random class; less "
+    "is better, at equal accuracy (probe robustness)",
+    "gradient": "the share of the class score's squared gradient inside the test images' RBD "
+    "masks, which cover {area:.1f}% of the pictures; more is better (probe gradients)",
+}
 
 
 @dataclass
@@ -147,8 +146,14 @@ class Report:
             for name, cells in tables.items()
         )
         missing = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.left_out)
-        settings = ", ".join(f"{key} = {value}" for key, value in self.settings.items())
-        seeds = f"{len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}"
+        shown = {key: value for key, value in self.settings.items() if key != "paste_probability"}
+        settings = ", ".join(f"{key} = {json.dumps(value)}" for key, value in shown.items())
+        several = len(self.seeds) > 1
+        seeds = f"{len(self.seeds)} seeds, ± their standard deviation" if several else "one seed"
+        explained = "".join(
+            f"<li><b>{FIGURES[key]}</b>: {html.escape(text)}</li>"
+            for key, text in _EXPLAINED.items()
+        ).format(area=100 * self._area())
         return _PAGE.format(
             images=html.escape(self.images.name),
             settings=html.escape(settings),
@@ -156,7 +161,7 @@ class Report:
             machine=html.escape(self.machine),
             hours=f"{self.seconds / 3600:.1f}",
             command=html.escape(self.command),
-            explained=html.escape(_EXPLAINED.format(area=100 * self._area())),
+            explained=explained,
             reference=_html(reference),
             sections=sections,
             left_out=f"<h2>Left out</h2><ul>{missing}</ul>" if missing else "",
@@ -200,12 +205,12 @@ small {{ color: #555; }}
 by <code>probe</code>. The column "paper" is <i>Distilling Localization</i> (arXiv 2004.06638):
 ResNet-50, ImageNet, linear top-1. Compare the order of the rows and the size of their differences,
 not the figures.</p>
-<p>{explained}</p>
+<ul>{explained}</ul>
 <h2>What can be had</h2>
 {reference}
 {sections}
 {left_out}
-<p><small>{settings}; {seeds}, ± their standard deviation; {machine}; {hours} hours.<br>
+<p><small>{settings}; {seeds}; {machine}; {hours} hours.<br>
 <code>{command}</code></small></p>
 </body></html>
 """
