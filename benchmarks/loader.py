@@ -140,15 +140,20 @@ def measure(arguments: argparse.Namespace, masks: Path, folder: Path) -> None:
             draw = draw_view(recipe, None, uniforms(0, turn, int(index), 0), size)
             crop_resize(image, draw.box, recipe.image_size)
 
-    def decode_and_crop_both(turn: int) -> None:
-        for index in indices(turn, len(keys)):
-            image, size = decode(key_path(images, keys[int(index)]))
-            draw = draw_view(recipe, None, uniforms(0, turn, int(index), 0), size)
-            crop_resize(image, draw.box, recipe.image_size)
-            if rows[index] >= 0:
-                mask = shards.read(int(rows[index]))
-                box = box_within((0, 0, *mask.shape), draw.box, size)
-                sample_box(mask, box, (recipe.image_size, recipe.image_size))
+    def decode_and_crop_both(probability: float) -> Callable[[int], None]:
+        paste = PasteSettings(probability)
+
+        def one(turn: int) -> None:
+            for index in indices(turn, len(keys)):
+                image, size = decode(key_path(images, keys[int(index)]))
+                draw = draw_view(recipe, paste, uniforms(0, turn, int(index), 0), size)
+                crop_resize(image, draw.box, recipe.image_size)
+                if draw.paste and rows[index] >= 0:
+                    mask = shards.read(int(rows[index]))
+                    box = box_within((0, 0, *mask.shape), draw.box, size)
+                    sample_box(mask, box, (recipe.image_size, recipe.image_size))
+
+        return one
 
     def read_masks(turn: int) -> None:
         for index in indices(turn, len(keys)):
@@ -174,7 +179,8 @@ def measure(arguments: argparse.Namespace, masks: Path, folder: Path) -> None:
     measured = {
         "decode": decode_all,
         "decode and crop": decode_and_crop,
-        "decode and crop, image and mask": decode_and_crop_both,
+        "decode and crop, image and mask, p .5": decode_and_crop_both(0.5),
+        "decode and crop, image and mask, p 1": decode_and_crop_both(1.0),
         "read a mask": read_masks,
         "read a background of the pool": read_backgrounds,
         "loader, nothing pasted": load(plain),
