@@ -1,6 +1,7 @@
 """The miniature of the paper's ablations: its rows, its report, and the whole machinery."""
 
 import json
+import threading
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 
 from benchmarks.miniature.__main__ import REDUCED, WHOLE, main
 from benchmarks.miniature.report import Report
+from benchmarks.miniature.steps import Study
 from benchmarks.miniature.tables import TABLES, Row, choose
 from pretrain.config import build_settings, read_toml
 
@@ -95,6 +97,25 @@ def test_whole_machinery(discs, tmp_path, in_process):
     assert CliRunner().invoke(main, arguments, catch_exceptions=False).exit_code == 0
     again = [words[:2] for words in in_process[before:]]
     assert all(words[0] == "saliency-compute" for words in again)  # which finds all shards there
+
+
+def test_every_gpu_has_its_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    meet = threading.Barrier(4, timeout=30)  # two runs at once on each of two GPUs
+    ran = []
+
+    def run(*command):
+        ran.append(command[command.index("--device") + 1])
+        meet.wait()
+
+    monkeypatch.setattr("benchmarks.miniature.steps.run", run)
+    Study(tmp_path, tmp_path, {}, "auto").pretrain_all([(Row("x", 1.0), s) for s in range(8)], 2)
+    assert sorted(ran) == ["cuda:0"] * 4 + ["cuda:1"] * 4
+    ran.clear()
+    meet = threading.Barrier(1)
+    Study(tmp_path, tmp_path, {}, "cuda:1").pretrain_all([(Row("x", 1.0), 0)], 1)
+    assert ran == ["cuda:1"]
 
 
 def test_spread_is_over_seeds():

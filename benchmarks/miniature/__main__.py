@@ -35,7 +35,13 @@ REDUCED = Path(__file__).parents[2] / "configs" / "imagenette-cpu.toml"
 @click.option("--textures", type=click.Path(path_type=Path), help="Folder, for Table 2(c).")
 @click.option("--basnet", type=click.Path(path_type=Path), help="Mask shards, for Table 2(a).")
 @click.option("--device", default="auto", show_default=True, help="As for pretrain.")
-@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Runs at once.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="Runs at once, on each GPU.",
+)
 @click.option(
     "--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Settings of every run."
 )

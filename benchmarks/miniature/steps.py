@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from benchmarks.miniature.supervised import train_supervised
 from benchmarks.miniature.tables import Row
 from data.errors import UserError
 from data.images import EXTENSIONS
+from data.loading_workers import usable_cores
 from demo.commands import run
 
 UNSUPERVISED = ("rbd", "gs", "mc")
@@ -75,27 +79,45 @@ class Study:
         return self.out / "runs" / row.run / f"seed-{seed}"
 
     def pretrain_all(self, wanted: list[tuple[Row, int]], jobs: int) -> None:
-        """Train rows, so many at once, each with its share of the cores."""
+        """Train rows, so many at once on each GPU, or on the CPU with a share of its cores each."""
         if any(row.settings.get("background") == "imagenet" for row, _ in wanted):
             self.background_pool()
-        if jobs == 1:
-            for one in wanted:
-                self.pretrain(*one)
-            return
-        # two runs of one thread are a third faster than two of two threads, one after another
-        cores = len(os.sched_getaffinity(0))
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
-        with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(lambda one: self.pretrain(*one), wanted))
+        places: queue.Queue[str] = queue.Queue()
+        for device in self._devices() * jobs:
+            places.put(device)
+        if places.qsize() > 1:
+            # two runs of one thread are a third faster than two of two threads, one after another
+            threads = max(1, usable_cores() // places.qsize())
+            os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
-    def pretrain(self, row: Row, seed: int) -> None:
-        """Train a row, going on where it stopped."""
+        def train(row: Row, seed: int) -> None:
+            device = places.get()
+            try:
+                self.pretrain(row, seed, device)
+            finally:
+                places.put(device)
+
+        if places.qsize() == 1:
+            for one in wanted:
+                train(*one)
+            return
+        with ThreadPoolExecutor(places.qsize()) as pool:
+            list(pool.map(train, *zip(*wanted, strict=True)))
+
+    def _devices(self) -> list[str]:
+        """Return every GPU where the user named none of them, else the device that was named."""
+        if self.device in ("auto", "cuda") and (count := torch.cuda.device_count()) > 1:
+            return [f"cuda:{number}" for number in range(count)]
+        return [self.device]
+
+    def pretrain(self, row: Row, seed: int, device: str) -> None:
+        """Train a row on a device, going on where it stopped."""
         folder = self.run_folder(row, seed)
         if (folder / "backbone.pt").exists():
             return
         settings = self.settings | row.all_settings()
         arguments = [self.images / "train", "--out", folder, "--resume", "--seed", seed]
-        arguments += ["--device", self.device, "--set", f"knn_images={self.images / 'val'}"]
+        arguments += ["--device", device, "--set", f"knn_images={self.images / 'val'}"]
         if row.masks is not None:
             arguments += ["--masks", self.masks_of(row.masks)]
         if settings.get("background") == "texture":
