@@ -16,6 +16,7 @@ from saliency.basnet.trainer import Trainer
 from saliency.device import pick_device, pick_precision
 
 DEFAULTS = Settings()
+DEEPEST = 32  # a crop of up to so many pixels is a single one at the deepest level
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -134,6 +135,11 @@ def main(
     """
     place = pick_device(device)
     dtype = pick_precision(precision, place)
+    if options["batch_size"] == 1 and options["crop"] <= DEEPEST:
+        raise UserError(
+            f"--crop {options['crop']} with --batch-size 1 leaves batch norm one value a channel "
+            f"at the deepest level; give a crop above {DEEPEST} or a larger batch."
+        )
     if options["crop"] > options["resize"]:
         raise UserError(
             f"--crop {options['crop']} is larger than --resize {options['resize']}; "
