@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from data.loading_workers import usable_cores
+
 _PACKAGES = {
     "saliency-compute": "saliency",
     "mask-shards": "data",
@@ -31,7 +33,7 @@ def run_side_by_side(commands: Mapping[str, Sequence[object]], logs: Path) -> No
     The last is seen on the screen; what each other one says is appended to `logs`/<its name>.log.
     """
     # two networks on one thread each are a third faster than one after another on two
-    threads = max(1, len(os.sched_getaffinity(0)) // max(1, len(commands)))
+    threads = max(1, usable_cores() // max(1, len(commands)))
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     logs.mkdir(parents=True, exist_ok=True)
     running: dict[str, subprocess.Popen] = {}

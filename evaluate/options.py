@@ -5,7 +5,6 @@ Nothing here loads torch, so that `--help` and mistyped options answer at once.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,10 +65,11 @@ def network_options(command: Callable) -> Callable:
     """Options on how images go through networks, given to the command as one `Settings`."""
 
     def wrapped(*args, layer, image_size, batch_size, workers, device, **kwargs):
-        if workers is None:
-            workers = min(len(os.sched_getaffinity(0)), 16)
+        from data.loading_workers import usable_cores
         from evaluate.models import Settings, choose_device  # takes seconds to import
 
+        if workers is None:
+            workers = min(usable_cores(), 16)
         settings = Settings(layer, image_size, batch_size, workers, choose_device(device))
         return command(*args, settings=settings, **kwargs)
 

@@ -28,6 +28,7 @@ from benchmarks.training.data import make_photographs
 from benchmarks.training.plain_script import plain_rate
 from benchmarks.training.start_up import start_up_report
 from data.images import list_images
+from data.loading_workers import usable_cores
 from pretrain.config import Settings, build_settings, parse_assignment
 from pretrain.metrics import read_metrics
 
@@ -53,7 +54,7 @@ def main(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     cuda = device.type == "cuda"
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     workers = cores if workers is None else workers
     defaults = ON_CUDA if cuda else ON_CPU
     given = [parse_assignment(text) for text in assignments]
