@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 import torch
 
+from data.bilinear import sample_grid
+
 
 def crop_resize(image: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
     """Cut a box of whole pixels and resize it to size x size.
@@ -114,30 +116,32 @@ def sample_box(
     top, left, height, width = box
     shrink_y = max(1, round(height / size[0]))
     shrink_x = max(1, round(width / size[1]))
-    # Only the part that is looked at, with a margin for the interpolation and the averages.
-    first_y = min(max(0, math.floor(top) - shrink_y), array.shape[0] - 1)
-    first_x = min(max(0, math.floor(left) - shrink_x), array.shape[1] - 1)
-    part = array[
-        first_y : math.ceil(top + height) + 2 * shrink_y,
-        first_x : math.ceil(left + width) + 2 * shrink_x,
-    ]
-    top, left = top - first_y, left - first_x
     if shrink_y > 1 or shrink_x > 1:
-        part = _average(part, shrink_y, shrink_x)
-        top, left = top / shrink_y, left / shrink_x
+        # Only of the part that is looked at, with a margin for the interpolation.
+        first_y = min(max(0, math.floor(top) - shrink_y), array.shape[0] - 1)
+        first_x = min(max(0, math.floor(left) - shrink_x), array.shape[1] - 1)
+        part = array[
+            first_y : math.ceil(top + height) + 2 * shrink_y,
+            first_x : math.ceil(left + width) + 2 * shrink_x,
+        ]
+        array = _average(part, shrink_y, shrink_x)
+        top, left = (top - first_y) / shrink_y, (left - first_x) / shrink_x
         height, width = height / shrink_y, width / shrink_x
+    array = np.ascontiguousarray(array)
+    channels = array[0, 0].size
+    sampled = np.empty((*size, *array.shape[2:]), np.uint8)
     step_y, step_x = height / size[0], width / size[1]
     # Output pixel (y, x) has its centre at top + (y + .5) step_y - .5, in pixel indices.
-    matrix = np.array(
-        [[step_x, 0, left + 0.5 * step_x - 0.5], [0, step_y, top + 0.5 * step_y - 0.5]]
+    sample_grid(
+        array.reshape(len(array), -1),
+        channels,
+        top + 0.5 * step_y - 0.5,
+        left + 0.5 * step_x - 0.5,
+        step_y,
+        step_x,
+        sampled.reshape(size[0], -1),
     )
-    return cv2.warpAffine(
-        part,
-        matrix,
-        (size[1], size[0]),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+    return sampled
 
 
 def box_within(

@@ -11,7 +11,7 @@ and for large images (`SuperpixelCount.parse`).
 
 from typing import TYPE_CHECKING
 
-from saliency.kernel_cache import ensure_kernel_cache
+from data.kernel_cache import ensure_kernel_cache
 
 if TYPE_CHECKING:
     import numpy as np
