@@ -13,6 +13,7 @@ import pickle
 import re
 import zipfile
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,12 +118,15 @@ def load(path: str | os.PathLike, map_location: str | torch.device = "cpu") -> d
 
 
 def load_newest(
-    folder: str | os.PathLike, map_location: str | torch.device = "cpu"
+    folder: str | os.PathLike,
+    map_location: str | torch.device = "cpu",
+    *,
+    holding: Collection[str] = (),
 ) -> Checkpoint | None:
     """Load the newest sound checkpoint of a folder; None when it holds none at all.
 
     A damaged one is passed over for the one before it and named in `damaged`, for the caller to
-    say so.
+    say so. So is a file that somebody else made, without the entries named in `holding`.
 
     Raises
     ------
@@ -132,7 +136,11 @@ def load_newest(
     damaged: list[tuple[Path, str]] = []
     for step, path in reversed(checkpoints(folder)):
         try:
-            return Checkpoint(path, step, load(path, map_location), damaged)
+            state = load(path, map_location)
+            lacking = [name for name in holding if not isinstance(state, dict) or name not in state]
+            if not lacking:
+                return Checkpoint(path, step, state, damaged)
+            damaged.append((path, f"no checkpoint of such a run (it holds no {lacking[0]!r})"))
         except UserError as error:
             damaged.append((path, error.message.split(" cannot be used: ", 1)[-1].rstrip(".")))
     if damaged:

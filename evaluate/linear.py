@@ -233,7 +233,7 @@ class ResumeFolder:
 
     def load(self, probe: LinearProbe) -> str | None:
         """Restore the newest sound state; returns a sentence about it, or None for a new start."""
-        found = checkpoint_files.load_newest(self.folder)
+        found = checkpoint_files.load_newest(self.folder, holding=("identity", *probe.state()))
         if found is None:
             return None
         theirs = found.state["identity"]

@@ -324,12 +324,19 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_assignment(text: str) -> dict[str, Any]:
-    """Return {name: value} of `name=value`; the value is TOML, or else a bare string."""
+    """Return {name: value} of `name=value`; the value is TOML, or else a bare string.
+
+    What takes text alone, such as a folder, gets it: `masks=3` is a folder named 3.
+    """
     name, equals, value = text.partition("=")
     name = name.strip().replace("-", "_")
     if not equals or not name:
         raise UserError(f"--set {text!r} is not of the form name=value, such as image_size=64.")
+    bare = value.strip()
     try:
-        return {name: tomllib.loads(f"value = {value.strip()}")["value"]}
+        parsed = tomllib.loads(f"value = {bare}")["value"]
     except (tomllib.TOMLDecodeError, KeyError):
-        return {name: value.strip()}
+        return {name: bare}
+    field = Settings.model_fields.get(name)
+    text_alone = field is not None and field.annotation in (str, str | None)
+    return {name: bare if text_alone and not isinstance(parsed, str) else parsed}

@@ -85,7 +85,7 @@ class Trainer:
 
     def resume(self) -> bool:
         """Continue from the newest sound checkpoint of the folder; False when it has none."""
-        found = load_newest(self.out)
+        found = load_newest(self.out, holding=self._state())
         if found is None:
             return False
         for path, reason in found.damaged:
@@ -101,7 +101,10 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint from which `resume` continues exactly."""
-        state = {
+        save(self.out, self.step, self._state())
+
+    def _state(self) -> dict[str, object]:
+        return {
             "settings": asdict(self.settings),
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -110,7 +113,6 @@ class Trainer:
             "history": self.history,
             "best": self.best,
         }
-        save(self.out, self.step, state)
 
     def run(self) -> bool:
         """Train to the end; False when a signal stopped it, after saving.

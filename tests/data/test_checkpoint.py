@@ -78,6 +78,21 @@ def test_all_damaged(tmp_path):
         checkpoint.load_newest(tmp_path)
 
 
+def test_one_of_another_program_falls_back(tmp_path):
+    checkpoint.save(tmp_path, 1, state(1))
+    for step, theirs in [(2, {"state_dict": {}}), (3, torch.zeros(3))]:
+        checkpoint.save(tmp_path, step, theirs, keep=5)
+    found = checkpoint.load_newest(tmp_path, holding=("step",))
+    assert found.step == 1
+    assert [path.name for path, _ in found.damaged] == [
+        "checkpoint-00000003.pt",
+        "checkpoint-00000002.pt",
+    ]
+    assert "holds no 'step'" in found.damaged[0][1]
+    with pytest.raises(UserError, match=r"none of the 3 checkpoints .* is sound .*'nobody'"):
+        checkpoint.load_newest(tmp_path, holding=("nobody",))
+
+
 class Evil:
     def __reduce__(self):
         return (os.system, ("touch pwned",))

@@ -65,6 +65,9 @@ def test_linear_scaling_can_be_turned_off():
     ("text", "value"),
     [
         ("epochs=7", {"epochs": 7}),
+        ("masks=3", {"masks": "3"}),
+        ("background_pool=2026-11-24", {"background_pool": "2026-11-24"}),
+        ('masks="3"', {"masks": "3"}),
         ("batch-size = 8", {"batch_size": 8}),
         ("arch=resnet18", {"arch": "resnet18"}),
         ("masks=a=b c", {"masks": "a=b c"}),
