@@ -21,6 +21,7 @@ class Metrics:
 
     def __init__(self, path: Path, tensorboard: Path, step: int) -> None:
         keep_until(path, step)
+        self._path = path
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
         self._board = SummaryWriter(str(tensorboard), purge_step=step + 1)
 
@@ -30,6 +31,10 @@ class Metrics:
         for name, value in line.items():
             if name != "step" and isinstance(value, int | float):
                 self._board.add_scalar(name, value, line["step"])
+
+    def holds(self, name: str, step: int) -> bool:
+        """Whether a line of that step that was written before has a value of this name."""
+        return any(line["step"] == step and name in line for line in read_metrics(self._path))
 
     def flush(self) -> None:
         """Bring what was written to the files."""

@@ -7,13 +7,10 @@ generator's state, and a run that goes on from it has the same losses as one tha
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -33,17 +30,21 @@ from pretrain.build import (
 )
 from pretrain.config import Settings
 from pretrain.curve import draw_curve
-from pretrain.distributed import World, mean_over_processes, world
+from pretrain.distributed import World, world
 from pretrain.export import export_backbone
 from pretrain.failures import TrainingFailed, failures_told, last_good
-from pretrain.loader import Loader, build_loader
+from pretrain.introduction import chance_loss, introduce, title
+from pretrain.loader import build_loader
 from pretrain.metrics import Metrics
 from pretrain.negatives import stream_key
 from pretrain.online_knn import Classify, build_online_knn
 from pretrain.preview import save_views
 from pretrain.run_folder import RunFolder
 from pretrain.schedule import learning_rate
+from pretrain.step_log import LossNotFinite, StepLog
 from pretrain.stop import StopRequest, stop_on_signals
+
+_STATE = ("keys", "method", "optimizer")  # what a checkpoint needs to be gone on from
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _train(
     optimizer = build_optimizer(settings, method)
     groups = bn_groups(settings, here.size) * here.size * settings.accumulate  # of a batch
     step = 0
-    found = checkpoint.load_newest(run.checkpoints) if resume else None
+    found = checkpoint.load_newest(run.checkpoints, holding=_STATE) if resume else None
     if found is not None:
         for path, reason in found.damaged:
             say(f"{path} is passed over: {reason}; going on from {found.path.name}.")
@@ -174,37 +175,20 @@ def _train(
         say(f"Every {settings.knn_every} epochs: {knn.describe()}.")
 
     # ---- what happens now and then ----
-    pending: list[tuple[int, int, torch.Tensor, float]] = []  # step, epoch, loss, lr: not written
-    clock = saved_at = time.monotonic()
-    waits: list[float] = []  # seconds that each batch was waited for, since the last flush
-    waited = 0.0  # in this epoch
+    log = StepLog(metrics, settings.batch_size)
+    saved_at = time.monotonic()
 
-    def flush() -> float:
-        """Write the pending lines; return their mean loss. The only wait for the device."""
-        nonlocal clock, waited
-        losses = mean_over_processes(torch.stack([loss for _, _, loss, _ in pending])).tolist()
-        now = time.monotonic()
-        seconds = max(now - clock, 1e-9)
-        speed = {
-            "images_per_second": round(len(pending) * settings.batch_size / seconds, 1),
-            "loader_wait": round(sum(waits) / seconds, 3),
-        }
-        clock = now
-        waited += sum(waits)
-        waits.clear()
-        for (at, epoch, _, lr), loss in zip(pending, losses, strict=True):
-            if not math.isfinite(loss):
-                raise TrainingFailed(_not_finite(run, settings, at, epoch, loss))
-            if metrics is not None:
-                line = {"step": at, "epoch": epoch, "loss": loss, "lr": lr}
-                metrics.write(line | speed)
-        pending.clear()
-        if metrics is not None:
-            metrics.flush()
-        return sum(losses) / len(losses)
+    def flush() -> None:
+        try:
+            log.flush()
+        except LossNotFinite as error:
+            raise TrainingFailed(
+                f"the loss of step {error.step} (epoch {error.epoch + 1}) is {error.loss}; "
+                f"{last_good(run)}; a lower lr (now {settings.lr:g}) or a warm-up may help."
+            ) from None
 
     def save() -> None:
-        nonlocal clock, saved_at
+        nonlocal saved_at
         began = time.monotonic()
         if not all_finite(method):  # the loss was, before the last update
             raise TrainingFailed(
@@ -221,22 +205,29 @@ def _train(
             }
             checkpoint.save(run.checkpoints, step, state, settings.keep_checkpoints)
         saved_at = time.monotonic()
-        clock += saved_at - began  # the rate is that of training alone
+        log.leave_out(saved_at - began)
 
-    def measure(at: int, epoch: int) -> float:
-        """Write the kNN figure after so many steps, and return it."""
+    def knn_due() -> bool:
+        """Whether the first process is to measure the kNN now: at the start, at epochs' ends."""
+        if knn is None or not here.first or step % steps:
+            return False
+        return step // steps % settings.knn_every == 0 or step == last_step
+
+    def measure_knn(epoch: int) -> str:
         accuracy = knn(method.backbone, here.device)
-        metrics.write({"step": at, "epoch": epoch, "knn": accuracy})
-        return accuracy
+        metrics.write({"step": step, "epoch": epoch, "knn": accuracy})
+        return f"kNN {accuracy:.1%}"
 
     try:
-        if knn is not None and step == 0 and here.first:
-            say(f"before training: kNN {measure(0, 0):.1%}")
+        if knn_due() and not metrics.holds("knn", step):  # else it was, before a run was stopped
+            done = step // steps
+            when = f"after epoch {done}" if done else "before training"
+            say(f"{when}: {measure_knn(max(0, done - 1))}")
 
         # ---- the loop ----
         for epoch in range(step // steps, settings.epochs):
             loader.set_epoch(epoch, step % steps)
-            began, first, total, waited = time.monotonic(), step, 0.0, 0.0
+            log.begin_epoch()
             replaced: list[str] = []
             bar = tqdm(
                 total=steps,
@@ -246,7 +237,7 @@ def _train(
                 disable=None if here.first else True,
                 leave=False,
             )
-            for batch in _timed(loader, waits):
+            for batch in log.timed(loader):
                 lr = learning_rate(
                     step,
                     steps,
@@ -300,7 +291,7 @@ def _train(
                 optimizer.zero_grad(set_to_none=True)
                 method.update(index, torch.cat(outputs))  # bank, or queue and key encoder
                 step += 1
-                pending.append((step, epoch, loss_sum, lr))
+                log.add(step, epoch, loss_sum, lr)
                 bar.update()
 
                 minutes = (time.monotonic() - saved_at) / 60
@@ -311,9 +302,8 @@ def _train(
                 due |= every > 0 and step % every == 0
                 at_end = step % steps == 0
                 if step % settings.log_every == 0 or at_end or due or stopping:
-                    count = len(pending)
-                    total += count * flush()
-                    bar.set_postfix(loss=f"{total / (step - first):.3f}")
+                    flush()
+                    bar.set_postfix(loss=f"{log.mean_loss:.3f}")
                 if (due or stopping) and not at_end:
                     save()
                 if stopping and not at_end:
@@ -321,31 +311,30 @@ def _train(
                     return _stopped(stop, run, step, say)
             bar.close()
 
-            # ---- the epoch's end ----
-            seconds = time.monotonic() - began
-            report = f"epoch {epoch + 1}/{settings.epochs}: loss {total / (step - first):.4f}"
-            last = epoch + 1 == settings.epochs
-            if knn is not None and (last or (epoch + 1) % settings.knn_every == 0) and here.first:
-                report += f", kNN {measure(step, epoch):.1%}"
-            rate = (step - first) * settings.batch_size / seconds
-            left = tqdm.format_interval((last_step - step) * seconds / (step - first))
-            share = waited / seconds
-            starved = f" ({share:.0%} of the time waiting for images)" if share > 0.05 else ""
-            say(f"{report}, lr {lr:g}, {rate:.0f} images/s{starved}, {left} left")
+            # ---- the epoch's end: first of all it is saved ----
+            step_seconds, waited = log.epoch_speed()
             replaced = sorted(set(here.gather(replaced)))  # one may be drawn again
+            if replaced and here.first:
+                line = {"step": step, "epoch": epoch, "replaced": len(replaced)}
+                metrics.write(line | {"reasons": replaced[:10]})
+                metrics.flush()
+            save()
+            stopping = step < last_step and here.any(bool(stop))[0]
+            report = f"epoch {epoch + 1}/{settings.epochs}: loss {log.mean_loss:.4f}"
+            if knn_due() and not stopping:
+                report += f", {measure_knn(epoch)}"
+            left = tqdm.format_interval((last_step - step) * step_seconds)
+            starved = f" ({waited:.0%} of the time waiting for images)" if waited > 0.05 else ""
+            rate = settings.batch_size / step_seconds
+            say(f"{report}, lr {lr:g}, {rate:.0f} images/s{starved}, {left} left")
             if replaced:
                 say(f"  {len(replaced)} unreadable images were replaced: {_some(replaced)}")
             if here.first:
-                if replaced:
-                    line = {"step": step, "epoch": epoch, "replaced": len(replaced)}
-                    metrics.write(line | {"reasons": replaced[:10]})
                 metrics.flush()
-                draw_curve(
-                    run.metrics, run.curve, _title(settings), chance_loss(settings, len(keys))
-                )
-            save()
-            clock = time.monotonic()
-            if not last and here.any(bool(stop))[0]:
+                chance = chance_loss(settings, len(keys))
+                draw_curve(run.metrics, run.curve, title(settings), chance)
+            log.resume_clock()
+            if stopping:
                 return _stopped(stop, run, step, say)
         if here.first:
             export_backbone(method.backbone, settings, run.backbone)
@@ -367,82 +356,11 @@ def all_finite(network: torch.nn.Module) -> bool:
     return bool(torch.stack(sums).isfinite().all())
 
 
-def _timed(loader: Loader, waits: list[float]) -> Iterator[dict]:
-    """Yield the loader's batches; append the seconds that each was waited for."""
-    batches = iter(loader)
-    while True:
-        began = time.monotonic()
-        batch = next(batches, None)
-        if batch is None:
-            return
-        waits.append(time.monotonic() - began)
-        yield batch
-
-
-def chance_loss(settings: Settings, images: int) -> float | None:
-    """Return the loss of a network that knows nothing: ln(K + 1); ln N for the whole bank."""
-    if settings.loss == "nce":
-        return None
-    return math.log(images if settings.negatives == "all" else settings.negatives + 1)
-
-
-def introduce(
-    settings: Settings,
-    here: World,
-    loader: Loader,
-    workers: int,
-    bfloat16: bool,
-    step: int,
-    say,
-) -> None:
-    """Say what is about to happen, with everything that was decided for the user."""
-    s, images = settings, len(loader.keys)
-    say(
-        f"{s.method}, {s.arch}, {images} images of {s.image_size} px: {s.epochs} epochs of "
-        f"{len(loader)} steps of {s.batch_size} on {here.size} x {here.device.type} "
-        f"({'bfloat16' if bfloat16 else 'float32'}), {workers} loading processes."
-    )
-    if s.lr_batch != "fixed":
-        say(
-            f"Learning rate {s.scaled_lr():g} = {s.lr:g} x {s.batch_size} / {s.lr_batch} "
-            "(linear scaling), weight decay on every parameter."
-        )
-    if s.method == "moco":
-        groups = bn_groups(s, here.size) * here.size
-        say(
-            f"Keys are shuffled over {groups} batch-norm groups of "
-            f"{s.batch_size // s.accumulate // groups} images."
-        )
-    masks = loader.masks
-    if masks is not None:
-        flat = f"; {masks.flat} masks are empty" if masks.flat else ""
-        say(f"Pasting with probability {s.paste_probability:g} on {s.background}{flat}.")
-        if masks.missing:
-            say(f"Used unpasted: {masks.complaint(s.images, s.masks)}.")
-    chance = chance_loss(s, images)
-    if chance is not None:
-        say(f"A loss of {chance:.2f} is that of a network that knows nothing.")
-    if step:
-        say(f"Going on after step {step} of {s.epochs * len(loader)}.")
-
-
 def _stopped(stop: StopRequest, run: RunFolder, step: int, say) -> Outcome:
     why = "Interrupted" if stop.interrupted else "Asked to stop"
     say(f"{why} after step {step}; all is saved in {run.path}. Go on with the same and --resume.")
     return Outcome(done=False, interrupted=stop.interrupted)
 
 
-def _not_finite(run: RunFolder, settings: Settings, step: int, epoch: int, loss: float) -> str:
-    return (
-        f"the loss of step {step} (epoch {epoch + 1}) is {loss}; {last_good(run)}; "
-        f"a lower lr (now {settings.lr:g}) or a warm-up may help."
-    )
-
-
 def _some(reasons: list[str]) -> str:
     return "; ".join(reasons[:3]) + ("; ..." if len(reasons) > 3 else "")
-
-
-def _title(settings: Settings) -> str:
-    paste = f"paste {settings.paste_probability:g}" if settings.paste_probability else "no pasting"
-    return f"{settings.method}, {settings.arch}, {paste}, {Path(settings.images).name}"

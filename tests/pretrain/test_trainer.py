@@ -273,6 +273,27 @@ def test_knn_where_there_are_labels(labelled, tmp_path):
     assert losses(tmp_path / "without") == losses(tmp_path / "run")
 
 
+@pytest.mark.parametrize("call", [2, 3], ids=["first epoch", "last epoch"])
+def test_killed_within_the_knn_loses_no_epoch(labelled, tmp_path, call):
+    """An epoch is saved before its kNN; whoever goes on measures what was missed, once."""
+    settings, calls = tiny(labelled, masks=None, paste_probability=0, knn_every=1), 0
+
+    def killed(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KeyboardInterrupt
+        return weighted_knn(*arguments)
+
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, out, classify=killed)
+    assert checkpoint.checkpoints(out / "checkpoints")[-1][0] == 6 * (call - 1)
+    assert train(settings, out, resume=True, classify=weighted_knn).done
+    assert [line["step"] for line in metrics(out) if "knn" in line] == [0, 6, 12]
+    assert (out / "backbone.pt").exists()
+
+
 @pytest.fixture
 def labelled(photographs, tmp_path):
     """The photographs twice, in two classes."""
