@@ -16,6 +16,13 @@ from pretrain.moco import MoCo
 MOCO_GROUPS = 8  # the authors' GPUs
 
 
+def tune_cuda() -> None:
+    """Let cuDNN choose its fastest algorithms, and products outside autocast use TF32."""
+    if torch.cuda.is_available():
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+
+
 def check_sizes(settings: Settings, images: int, processes: int) -> None:
     """Refuse sizes that do not fit the data or each other, in one sentence each."""
     batch, parts = settings.batch_size, processes * settings.accumulate
