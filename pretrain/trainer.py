@@ -27,6 +27,7 @@ from pretrain.build import (
     build_optimizer,
     check_network,
     check_sizes,
+    tune_cuda,
 )
 from pretrain.config import Settings
 from pretrain.curve import draw_curve
@@ -124,9 +125,7 @@ def _train(
     last_step = settings.epochs * steps
 
     # ---- method, optimiser, and where to begin ----
-    if cuda:
-        torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")  # TF32 outside autocast
+    tune_cuda()
     method = build_method(settings, len(keys), here)
     optimizer = build_optimizer(settings, method)
     groups = bn_groups(settings, here.size) * here.size * settings.accumulate  # of a batch
