@@ -22,6 +22,7 @@ from data.errors import UserError
 from data.images import Reduced, UnreadableImage, decode_or_keep, decode_reduced, key_path
 from data.keys import Keys, printable
 from data.mask_shards import MaskShards
+from data.shared_memory import as_tensor, new_tensor
 from pretrain.copy_paste import blur_mask
 from pretrain.mask_rows import MISSING, MaskRows
 from pretrain.views import COLUMN, PARAMETERS, Draw, PasteSettings, ViewRecipe, draw_view, uniforms
@@ -96,13 +97,17 @@ class ViewDataset(Dataset):
     def _load(self, epoch: int, indices: np.ndarray) -> Batch:
         count, views, size = len(indices), self.recipe.views, self.recipe.image_size
         shown = np.empty(count, np.int64)
-        image = np.empty((count, views, size, size, 3), np.uint8)
+        # What is large is written where the training process reads it.
+        batch: Batch = {"image": new_tensor((count, views, size, size, 3), torch.uint8)}
+        image = batch["image"].numpy()
         parameters = np.empty((count, views, len(PARAMETERS)), np.float32)
         mask = background = None
         if self.paste is not None:
-            mask = np.empty((count, views, size, size), np.uint8)
+            batch["mask"] = new_tensor((count, views, size, size), torch.uint8)
+            mask = batch["mask"].numpy()
             if self.source is not None:
-                background = np.empty_like(image)
+                batch["background"] = new_tensor(image.shape, torch.uint8)
+                background = batch["background"].numpy()
         replaced: list[tuple[int, str]] = []
         kept: dict[int, np.ndarray] = {}  # JPEGs by their place in the batch
         for place, index in enumerate(indices):
@@ -124,9 +129,9 @@ class ViewDataset(Dataset):
                         background[place, view] = (
                             self._background(draw, decoded.image_size) if pasted else 0
                         )
+        batch["image"] = batch["image"][: count - len(kept)]
         arrays = {
             "index": shown,
-            "image": image[: count - len(kept)],
             "parameters": parameters,
             "replaced": np.array([index for index, _ in replaced], np.int64),
             "missing": self.missing(shown),
@@ -136,13 +141,9 @@ class ViewDataset(Dataset):
             arrays["jpeg_bytes"] = np.array([len(file) for file in kept.values()], np.int64)
             arrays["jpeg_row"] = np.array(list(kept), np.int64)
             arrays["requested"] = np.asarray(indices, np.int64)
-        if mask is not None:
-            arrays["mask"] = mask
-        if background is not None:
-            arrays["background"] = background
         if self.labels is not None:
             arrays["label"] = self.labels[shown]
-        batch: Batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        batch |= {name: as_tensor(array) for name, array in arrays.items()}
         batch["replaced_reasons"] = [
             f"{printable(self.keys[index])}: {reason}" for index, reason in replaced
         ]

@@ -80,6 +80,17 @@ def test_a_loading_process_that_is_killed(photographs, tmp_path, monkeypatch):
     assert checkpoint.checkpoints(tmp_path / "run" / "checkpoints")
 
 
+def test_full_shared_memory(photographs, tmp_path, monkeypatch):
+    """PyTorch alone would wait for ever: the thread that sends a batch fails unheard."""
+
+    def full(size):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </x>: No space left")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
+    with pytest.raises(UserError, match=r"shared memory .* enlarge it .* fewer workers"):
+        train(tiny(photographs, workers=1), tmp_path / "run")
+
+
 def test_what_is_a_bug_stays_an_exception(photographs, tmp_path, monkeypatch):
     def augment(*arguments):
         raise RuntimeError("shapes do not match")
