@@ -71,7 +71,8 @@ def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
     """Resize the shorter side to size * 256 / 224 and cut the size x size centre, for evaluation.
 
     The same pixels as torchvision's Resize and CenterCrop of a uint8 tensor; the customary 256 and
-    224 pixels, at any size.
+    224 pixels, at any size. (Of a strip more than 16 times as long as wide, which could fill the
+    memory when resized, only the middle is.)
 
     Parameters
     ----------
@@ -81,15 +82,28 @@ def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
     -------
     uint8 (size, size, 3)
     """
+    image = _without_ends(image)
     height, width = image.shape[:2]
-    short = round(size * 256 / 224)
-    scale = short / min(height, width)
-    target = (short, int(scale * width)) if height <= width else (int(scale * height), short)
+    target = evaluation_size(height, width, size)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
     if target != (height, width):
         pixels = torch.nn.functional.interpolate(pixels, target, mode="bilinear", antialias=True)
     top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
     return pixels[0, :, top : top + size, left : left + size].permute(1, 2, 0).numpy()
+
+
+def evaluation_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """Return (height, width) to which `centre_crop` resizes an image, as torchvision rounds it."""
+    short = round(size * 256 / 224)
+    if height <= width:
+        return short, int(short * width / height)
+    return int(short * height / width), short
+
+
+def _without_ends(image: np.ndarray) -> np.ndarray:
+    most = 16 * min(image.shape[:2])
+    top, left = (max(0, (side - most) // 2) for side in image.shape[:2])
+    return image[top : top + most, left : left + most]
 
 
 def sample_box(

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from data.crop import centre_crop, sample_box
+from data.crop import centre_crop, evaluation_size, sample_box
 from data.errors import UserError
 from data.images import UnreadableImage, decode, key_path, read_size
 from evaluate.choices import MASK_THRESHOLD
@@ -24,9 +24,7 @@ LARGEST_BOX = 0.9  # of the crop: beyond, too little background is left to swap
 
 def centre_box(height: int, width: int, size: int) -> tuple[float, float, float, float]:
     """Where `data.crop.centre_crop` cuts, in pixels of the image: (top, left, height, width)."""
-    short = round(size * 256 / 224)
-    scale = short / min(height, width)
-    target = (short, int(scale * width)) if height <= width else (int(scale * height), short)
+    target = evaluation_size(height, width, size)
     y, x = height / target[0], width / target[1]
     top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
     return top * y, left * x, size * y, size * x

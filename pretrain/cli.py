@@ -60,7 +60,7 @@ def _option(heading: str, *names: str, **options: Any):
 
 
 def _negatives(context: click.Context, parameter: click.Parameter, value: str | None):
-    return int(value) if value is not None and value.isdigit() else value
+    return int(value) if value is not None and value.isdecimal() else value
 
 
 def _list_settings(context: click.Context, parameter: click.Parameter, value: bool) -> None:

@@ -23,6 +23,8 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
+Sigma = Annotated[float, Field(gt=0, le=1000)]
+Rate = Annotated[float, Field(gt=0, le=1e6)]
 
 _RECIPES = {"instdisc": instdisc, "moco-v2": moco_v2}
 # settings that a recipe decides unless they are given, and their names in ViewRecipe
@@ -122,9 +124,7 @@ class Settings(BaseModel):
         None, "strength of the jitter in hue"
     )
     blur: Probability | None = _setting(None, "probability of Gaussian blur")
-    blur_sigma: tuple[Positive, Positive] | None = _setting(
-        None, "range of its sigma, view's pixels"
-    )
+    blur_sigma: tuple[Sigma, Sigma] | None = _setting(None, "range of its sigma, view's pixels")
     gray_first: bool | None = _setting(None, "graying before the jitter, not after it")
     # copy-paste
     paste_probability: Probability = _setting(0.5, "probability of pasting a view's foreground")
@@ -141,26 +141,26 @@ class Settings(BaseModel):
     # optimisation
     epochs: Annotated[int, Field(ge=1, le=10**6)] = _setting(200, "passes over the images")
     batch_size: Count = _setting(256, "images a step, over all processes")
-    lr: Positive = _setting(
-        0.03, "learning rate at a batch of `lr_batch`; scaled linearly for others"
-    )
+    lr: Rate = _setting(0.03, "learning rate at a batch of `lr_batch`; scaled linearly for others")
     lr_batch: Count | Literal["fixed"] = _setting(
         256, "batch that `lr` is for; 'fixed': no scaling"
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] = _setting(0.9, "SGD's momentum")
-    weight_decay: NotNegative = _setting(1e-4, "weight decay, on every parameter")
+    weight_decay: Annotated[float, Field(ge=0, le=1e6)] = _setting(
+        1e-4, "weight decay, on every parameter"
+    )
     schedule: Literal["step", "cosine"] = _setting("step", "of the learning rate, epoch by epoch")
     milestones: tuple[Positive, ...] = _setting(
         (0.6, 0.8), "decays of the step schedule: below 1 shares of the run, else epochs"
     )
-    lr_decay: Positive = _setting(0.1, "factor at each milestone")
+    lr_decay: Rate = _setting(0.1, "factor at each milestone")
     warmup_epochs: NotNegative = _setting(0.0, "epochs of linear warm-up")
     accumulate: Count = _setting(1, "parts that a process's batch is computed in, to save memory")
     init: str | None = _setting(None, "backbone.pt or torchvision state_dict to start from")
     # run
     seed: Annotated[int, Field(ge=0, lt=2**64)] = _setting(0, "of everything random")
     device: str = _setting("auto", "auto, cpu, cuda, cuda:1, ...")
-    workers: Annotated[int, Field(ge=0)] | None = _setting(
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = _setting(
         None, "loading processes of each training process; default: its share of the CPU cores"
     )
     decode: Literal["workers", "device"] = _setting(
@@ -231,6 +231,11 @@ class Settings(BaseModel):
             raise ValueError(
                 f"background is '{self.background}' and background_pool is missing; "
                 "give the folder of backgrounds"
+            )
+        if self.background == "grayscale" and self.background_pool and self.paste_probability:
+            raise ValueError(
+                f"background_pool is {self.background_pool!r} and background is 'grayscale', which "
+                "takes none; set background to texture or imagenet, or leave the pool out"
             )
         return self
 

@@ -52,10 +52,8 @@ class DeviceDecoder:
         """Return the batch with all of `image`, on the device; or {"error": [sentence]}."""
         if self._stream is None:
             return self._complete(batch)
-        # torchvision writes to new memory at once, though kernels queued on the current stream may
-        # still read what lay there (pytorch/vision#9606). This stream has memory of its own, and
-        # waiting for it does not wait for the training step.
-        self._stream.synchronize()
+        # A stream of its own has memory of its own, and waiting for it does not wait for the
+        # training step.
         with torch.cuda.stream(self._stream):
             batch = self._complete(batch)
         training = torch.cuda.current_stream(self._device)
@@ -87,6 +85,10 @@ class DeviceDecoder:
         """Decode files, uint8 (bytes,), to uint8 (3, H, W) on the device; None: it cannot."""
         if not files:
             return []
+        if self._stream is not None:
+            # torchvision writes to new memory at once, though kernels queued on this stream may
+            # still use what lay there (pytorch/vision#9606).
+            self._stream.synchronize()
         try:
             return decode_jpeg(list(files), ImageReadMode.RGB, self._device)
         except RuntimeError as error:

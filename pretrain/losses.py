@@ -79,8 +79,8 @@ def softmax_nce(
     (B,) float32 (float64 for float64 features): each sample's loss, in nats.
     """
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-        f = _working(features)
-        l_pos = (f * positives).sum(1) / temperature  # (B,)
+        f = _working(features) / temperature  # of the small factor: no pass over the logits
+        l_pos = (f * positives).sum(1)  # (B,)
         if positive_included:
             high = torch.full_like(l_pos, -math.inf)
             total, mixture = torch.zeros_like(l_pos), torch.zeros_like(f)
@@ -89,7 +89,7 @@ def softmax_nce(
         # Invariant over the logits seen so far: total = sum exp(l - high) (B,),
         # mixture = sum exp(l - high) v (B, d).
         for vectors in negatives:
-            l_neg = _logits(f, vectors).div_(temperature)  # (B, C)
+            l_neg = _logits(f, vectors)  # (B, C)
             higher = torch.maximum(high, l_neg.amax(1))
             shrink = (high - higher).exp()
             weights = l_neg.sub_(higher[:, None]).exp_()
@@ -127,12 +127,12 @@ def nce(
     """
     log_c = math.log(noise_ratio)
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-        f = _working(features)
-        log_p = (f * positives).sum(1) / temperature - log_z  # (B,)
+        f = _working(features) / temperature
+        log_p = (f * positives).sum(1) - log_z  # (B,)
         loss = -torch.nn.functional.logsigmoid(log_p - log_c)
         gradient = -torch.sigmoid(log_c - log_p)[:, None] * positives
         for vectors in negatives:
-            odds = _logits(f, vectors).div_(temperature).sub_(log_z + log_c)  # log P_k / (K/N)
+            odds = _logits(f, vectors).sub_(log_z + log_c)  # log P_k / (K/N)
             loss = loss + torch.nn.functional.softplus(odds).sum(1)
             gradient = gradient + _mixture(torch.sigmoid(odds), vectors)
         gradient = gradient / temperature

@@ -81,8 +81,8 @@ class MoCo(nn.Module):
         The authors move the key encoder before the forward pass, which is the same but for the
         first step, where both encoders are equal.
         """
-        for p_q, p_k in zip(self.encoder_q.parameters(), self.encoder_k.parameters(), strict=True):
-            p_k.lerp_(p_q, 1 - self.m)  # m p_k + (1 - m) p_q
+        k_q = [list(encoder.parameters()) for encoder in (self.encoder_k, self.encoder_q)]
+        torch._foreach_lerp_(*k_q, 1 - self.m)  # m p_k + (1 - m) p_q, in few kernels
         keys = all_gather(k)  # (global batch, dim)
         self.queue[:, self.queue_ptr : self.queue_ptr + len(keys)] = keys.T
         self.queue_ptr = (self.queue_ptr + len(keys)) % self.K
@@ -99,7 +99,9 @@ class MoCo(nn.Module):
         """Deal the global batch anew over processes and groups; return x and the order."""
         everything = all_gather(x)
         generator = torch.Generator().manual_seed(stream_key(self.seed, step))
-        order = torch.randperm(len(everything), generator=generator).to(x.device)
+        order = torch.randperm(len(everything), generator=generator)
+        if x.is_cuda:  # from pageable memory, a copy waits for the device
+            order = order.pin_memory().to(x.device, non_blocking=True)
         return everything[own_share(order)], order
 
     @torch.no_grad()

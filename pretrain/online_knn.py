@@ -99,6 +99,11 @@ def build_online_knn(
 ) -> OnlineKnn | None:
     """Return the online kNN, or None where the images have no labels, or it is not wanted."""
     found = labels_from_folders(keys)
+    if settings.knn_images is not None and settings.knn_every and found is None:
+        raise UserError(
+            f"knn_images is {settings.knn_images!r}, and the images in {settings.images!r} lie in "
+            "no class folders to classify it by; leave it out."
+        )
     if classify is None or not settings.knn_every or found is None or len(keys) < 20:
         return None
     rng = np.random.default_rng(settings.seed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ from pretrain.export import export_backbone
 from pretrain.failures import TrainingFailed, failures_told, last_good
 from pretrain.introduction import chance_loss, introduce, title
 from pretrain.loader import build_loader
-from pretrain.metrics import Metrics
+from pretrain.metrics import Metrics, read_metrics
 from pretrain.negatives import stream_key
 from pretrain.online_knn import Classify, build_online_knn
 from pretrain.preview import save_views
@@ -131,6 +132,8 @@ def _train(
     groups = bn_groups(settings, here.size) * here.size * settings.accumulate  # of a batch
     step = 0
     found = checkpoint.load_newest(run.checkpoints, holding=_STATE) if resume else None
+    if resume and found is None:
+        check_unsaved(run, steps, say)
     if found is not None:
         for path, reason in found.damaged:
             say(f"{path} is passed over: {reason}; going on from {found.path.name}.")
@@ -353,6 +356,21 @@ def all_finite(network: torch.nn.Module) -> bool:
     """Return whether every parameter is finite."""
     sums = [parameter.sum(dtype=torch.float64) for parameter in network.parameters()]
     return bool(torch.stack(sums).isfinite().all())
+
+
+def check_unsaved(run: RunFolder, epoch_steps: int, say: Callable[[str], None]) -> None:
+    """Say that a run without a checkpoint starts again; refuse where its checkpoints are gone.
+
+    epoch_steps : steps of an epoch, at whose end there is always one.
+    """
+    done = max((line["step"] for line in read_metrics(run.metrics)), default=0)
+    if done > epoch_steps:
+        raise UserError(
+            f"the run in {str(run.path)!r} came to step {done}, and {str(run.checkpoints)!r} holds "
+            "no checkpoint any more; put them back, or start another run in a new folder."
+        )
+    if done:
+        say(f"The run came to step {done} without a checkpoint; it starts again.")
 
 
 def _stopped(stop: StopRequest, run: RunFolder, step: int, say) -> Outcome:

@@ -33,7 +33,9 @@ def test_crop_resize_is_within_a_level_of_pillows():
         assert np.abs(ours.astype(int) - np.asarray(theirs)).max() <= 1
 
 
-@pytest.mark.parametrize("shape", [(400, 600), (600, 400), (401, 403), (30, 50)])
+@pytest.mark.parametrize(
+    "shape", [(400, 600), (600, 400), (401, 403), (30, 50), (98, 98), (187, 187), (375, 500)]
+)
 def test_centre_crop_is_torchvisions(shape):
     image = np.array(Image.fromarray(PHOTOGRAPH).resize(shape[::-1]))
     whole = torch.from_numpy(image).permute(2, 0, 1)
@@ -57,6 +59,14 @@ def test_sample_box_enlarges_as_pillow_does(box, channels):
     )
     difference = np.abs(sample_box(image, box, size).astype(int) - np.asarray(theirs))
     assert difference.max() <= 1  # Pillow rounds twice, after each pass
+
+
+def test_centre_crop_of_a_long_strip_is_its_middle():
+    """The whole of it, resized, would have 6 GB."""
+    strip = np.zeros((2, 60000, 3), np.uint8)
+    strip[:, 29980:30020] = 200
+    assert (centre_crop(strip, 224)[:, 10:-10] == 200).all()
+    assert (centre_crop(strip.transpose(1, 0, 2), 224)[10:-10] == 200).all()
 
 
 def bilinear(array, box, size):

@@ -112,6 +112,11 @@ def test_assignments(text, value):
         ({"method": "moco", "loss": "nce"}, "loss is 'nce', which is for instdisc"),
         ({"loss": "nce", "negatives": "all"}, "give a number"),
         ({"background": "texture"}, "background_pool is missing"),
+        (POOL, "background_pool is 'pool' and background is 'grayscale', which takes none"),
+        ({"workers": 100_000}, "workers is 100000; it should be less than or equal to 1024"),
+        ({"weight_decay": 1e300}, "weight_decay is 1e\\+300"),
+        ({"lr": 1e300}, "lr is 1e\\+300"),
+        ({"blur_sigma": [0.1, 1e308]}, r"blur_sigma is .*1e\+308"),
         ({"head_norm": True}, "head_norm is true, .* set mlp = true"),
         ({"keep_checkpoints": 1}, "keep_checkpoints is 1"),
     ],
@@ -158,10 +163,15 @@ ALLOWED = {  # what a row may change of the defaults
 }  # fmt: skip
 
 
+def with_pool(path):
+    """Return a configuration, and the pool that it needs."""
+    own = read_toml(path)
+    return own, POOL if own.get("background", "grayscale") != "grayscale" else {}
+
+
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
 def test_a_row_differs_only_where_it_should(path):
-    own = read_toml(path)
-    pool = POOL if own.get("background", "grayscale") != "grayscale" else {}
+    own, pool = with_pool(path)
     settings, defaults = build_settings(own, pool), build_settings({})
     changed = {n for n in Settings.model_fields if getattr(settings, n) != getattr(defaults, n)}
     assert changed <= ALLOWED[path.stem.split("-")[0]]
@@ -180,7 +190,7 @@ def test_headers_say_what_it_is_costs_and_how_to_run_it(path):
     if path in PUBLISHED:
         assert header.startswith("# DiLo (arXiv 2004.06638), ")
         assert "an estimate" in header and "GPU-hours" in header
-        settings = build_settings(read_toml(path), POOL)
+        settings = build_settings(*with_pool(path))
         assert ("--masks" in header) == (settings.paste_probability > 0)
         assert ("--background-pool" in header) == (settings.background != "grayscale")
 

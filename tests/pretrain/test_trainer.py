@@ -204,6 +204,23 @@ def test_resume_of_a_finished_run_changes_nothing(photographs, tmp_path):
     assert (out / "metrics.jsonl").read_text() == text
 
 
+def test_checkpoints_that_are_gone(photographs, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    with monkeypatch.context() as short:
+        signal_at(short, 5)
+        train(tiny(photographs), out)
+    shutil.rmtree(out / "checkpoints")
+    text = (out / "metrics.jsonl").read_text()
+    with pytest.raises(UserError, match=r"came to step 5, .* no checkpoint any more; put them"):
+        train(tiny(photographs), out, resume=True)
+    assert (out / "metrics.jsonl").read_text() == text
+    # within the first epoch there may be none yet
+    (out / "metrics.jsonl").write_text("".join(text.splitlines(True)[:2]))
+    assert train(tiny(photographs), out, resume=True).done
+    assert "came to step 2 without a checkpoint; it starts again" in capsys.readouterr().out
+    assert max(losses(out)) == 6
+
+
 # ---- several processes, and parts of a batch ----
 
 
@@ -313,6 +330,21 @@ def test_knn_images_of_other_classes(photographs, labelled, tmp_path):
         target.write_bytes(path.read_bytes())
     settings = tiny(labelled, paste_probability=0, knn_every=1, knn_images=str(tmp_path / "other"))
     with pytest.raises(UserError, match="class folders"):
+        train(settings, tmp_path / "run", classify=weighted_knn)
+
+
+def test_knn_images_without_classes_to_go_by(photographs, labelled, tmp_path):
+    root = tmp_path / "flat"
+    shutil.copytree(photographs.images / next(photographs.images.iterdir()).name, root)
+    settings = tiny(photographs, paste_probability=0, knn_every=1).model_copy(
+        update={
+            "images": str(root),
+            "knn_images": str(labelled.images),
+            "batch_size": 2,
+            "negatives": 1,
+        }
+    )
+    with pytest.raises(UserError, match="lie in no class folders to classify it by"):
         train(settings, tmp_path / "run", classify=weighted_knn)
 
 
