@@ -47,10 +47,13 @@ class LearnedMethod(Protocol):
     prepare: Callable[[np.ndarray], np.ndarray]
 
     def compute(self, batch: Tensor, keys: list[str]) -> Tensor:
-        """Prepared images (N, 3, S, S) on the device, and their keys, to (N, h, w) there."""
+        """Prepared images (N, 3, S, S) on the device, and their keys, to (N, h, w) there.
+
+        Of any floating dtype.
+        """
 
     def finish(self, result: np.ndarray, prepared: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """One image's result (h, w) to its map of `size`, in [0, 1]."""
+        """One image's result, float32 (h, w), to its map of `size`, in [0, 1]."""
 
 
 class Facts(NamedTuple):
@@ -265,14 +268,14 @@ class LearnedStage:
         with memory_for(self.method.batch_size, device):
             batch = torch.cat(inputs, out=torch.empty(shape, pin_memory=gpu))
             if not gpu:
-                results = self.method.compute(batch.to(device), keys).cpu()
+                results = self.method.compute(batch.to(device), keys).float().cpu()
                 self.busy_seconds += time.perf_counter() - now
                 self.wall_seconds = time.perf_counter() - self._first
                 return _Running(group, results)
             marks = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
             marks[0].record()
             batch = batch.to(device, non_blocking=True, memory_format=memory_layout(device))
-            results = self.method.compute(batch, keys)
+            results = self.method.compute(batch, keys).float()  # NumPy has no bfloat16
             marks[1].record()
             there = torch.empty(results.shape, dtype=results.dtype, pin_memory=True)
             there.copy_(results, non_blocking=True)

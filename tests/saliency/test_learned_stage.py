@@ -115,6 +115,21 @@ def test_image_that_cannot_be_prepared_is_a_failed_row(photographs, tmp_path):
     assert (shards.read("0.png") == 99).all() and (shards.read("2.png") == 99).all()
 
 
+class Coarse(Brightness):
+    """Answers in bfloat16, which NumPy does not know."""
+
+    def compute(self, batch, keys):
+        return super().compute(batch, keys).bfloat16()
+
+
+def test_results_of_any_floating_dtype_become_masks(photographs, tmp_path):
+    make(photographs, tmp_path, Coarse(16))
+    shards = MaskShards(tmp_path)
+    for number in range(40):
+        gray = torch.tensor(5 * number / 255).bfloat16().item() * 255
+        assert (shards.read(f"{number:02d}.png") == np.floor(gray + 0.5)).all()
+
+
 class PlayedGpu:
     """Two GPUs whose work is done when somebody waits for it; a batch takes a second."""
 
@@ -199,6 +214,11 @@ def test_second_gpu_is_waited_for_before_its_masks_are_read(photographs, tmp_pat
     for number in range(40):
         assert (shards.read(f"{number:02d}.png") == 5 * number).all()
     assert not gpu.queue[0]
+
+
+def test_results_of_any_floating_dtype_come_from_a_gpu(photographs, tmp_path, gpu):
+    make(photographs, tmp_path, Coarse(16, "cuda:1", gpu.compute))
+    assert (MaskShards(tmp_path).read("01.png") == 5).all()
 
 
 def test_wall_time_on_a_gpu_begins_with_its_first_batch(photographs, tmp_path, gpu):
