@@ -60,13 +60,26 @@ class Predictor:
             Probabilities, not yet normalised.
         """
         count = len(batch)
-        if self.compiled and count < self.batch_size:  # one shape, one compilation
-            padding = batch.new_zeros((self.batch_size - count, *batch.shape[1:]))
-            batch = torch.cat([batch, padding])
+        if self.compiled and count < self.batch_size:
+            batch = self._padded(batch)
         with torch.autocast(
             self.device.type, dtype=self.precision, enabled=self.precision is not None
         ):
             return self.network(batch)[0][:count, 0]
+
+    def _padded(self, batch: Tensor) -> Tensor:
+        """The batch with zeros up to `batch_size`, so that one compilation fits all batches.
+
+        Strides, and whether a tensor was made for inference only, count for a compilation as the
+        shape does: they are those of a whole batch.
+        """
+        with torch.inference_mode(False):
+            shape = self.batch_size, *batch.shape[1:]
+            full = torch.empty(
+                shape, dtype=batch.dtype, device=batch.device, memory_format=self.layout
+            ).zero_()
+            full[: len(batch)] = batch
+        return full
 
     def __call__(self, batch: np.ndarray | Tensor) -> np.ndarray:
         """Map a batch from anywhere.
