@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from data.errors import UserError
+from saliency.tf32 import without_tf32
 
 _EXHAUSTED = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -86,6 +87,23 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
     if name == "fp16" and device.type != "cuda":
         raise UserError(f"--precision fp16 needs a GPU, not {device}; use bf16 or float32.")
     return PRECISIONS[name]
+
+
+@contextmanager
+def computing_in(precision: torch.dtype | None, device: torch.device) -> Iterator[None]:
+    """Run a network, forward and backward, in a precision of `pick_precision`.
+
+    Parameters
+    ----------
+    precision : torch.dtype or None
+        Autocast to bfloat16 or float16. None is float32 without TF32 (`saliency.tf32`), and ends
+        an autocast around the block.
+    device : torch.device
+        Where the network is.
+    """
+    exact = without_tf32() if precision is None else nullcontext()
+    with exact, torch.autocast(device.type, dtype=precision, enabled=precision is not None):
+        yield
 
 
 def memory_layout(device: torch.device) -> torch.memory_format:

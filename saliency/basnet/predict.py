@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saliency.basnet.network import BASNet
 from saliency.basnet.preprocess import SIZE, preprocess, resize_map, stretch
-from saliency.device import memory_for, memory_layout
+from saliency.device import computing_in, memory_for, memory_layout
 
 
 class Predictor:
@@ -21,7 +21,7 @@ class Predictor:
         Moved to `device`; on a GPU into the layout channels last.
     device : torch.device
     precision : torch.dtype or None
-        Autocast to bfloat16 or float16; None computes in float32.
+        Autocast to bfloat16 or float16; None computes in float32, without TF32.
     batch_size : int
         The largest batch; named when memory runs out.
     compiled : bool
@@ -62,9 +62,7 @@ class Predictor:
         count = len(batch)
         if self.compiled and count < self.batch_size:
             batch = self._padded(batch)
-        with torch.autocast(
-            self.device.type, dtype=self.precision, enabled=self.precision is not None
-        ):
+        with computing_in(self.precision, self.device):
             return self.network(batch)[0][:count, 0]
 
     def _padded(self, batch: Tensor) -> Tensor:

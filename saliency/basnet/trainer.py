@@ -22,7 +22,7 @@ from saliency.basnet.pictures import plot_history, plot_predictions
 from saliency.basnet.predict import Predictor
 from saliency.basnet.settings import Settings
 from saliency.basnet.validation import validate
-from saliency.device import as_current, memory_for, memory_layout
+from saliency.device import as_current, computing_in, memory_for, memory_layout
 from saliency.loading import WorkerLoader, death_of_a_worker
 
 _SHOWN = 8  # photographs in a sheet of predictions
@@ -45,7 +45,7 @@ class Trainer:
     settings : Settings
     device : torch.device
     precision : torch.dtype or None
-        Autocast to bfloat16; None trains in float32.
+        Autocast to bfloat16; None trains in float32, without TF32.
     workers : int
         Processes that decode and resize.
     compiled : bool
@@ -216,13 +216,12 @@ class Trainer:
         with memory_for(self.settings.batch_size, self.device):
             inputs = inputs.to(self.device, non_blocking=True, memory_format=self.layout)
             target = target.to(self.device, non_blocking=True)
-            with torch.autocast(
-                self.device.type, dtype=self.precision, enabled=self.precision is not None
-            ):
+            with computing_in(self.precision, self.device):
                 logits = self.forward(inputs)
-            loss = hybrid_loss(logits, target)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            with computing_in(None, self.device):  # backward keeps to the dtypes of forward
+                loss = hybrid_loss(logits, target)
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
             value = loss.item()
         if not math.isfinite(value):
             raise UserError(
