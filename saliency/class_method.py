@@ -11,7 +11,7 @@ from saliency.basnet.preprocess import resize_map, stretch
 from saliency.class_activation import ClassActivation
 from saliency.class_gradient import class_gradient, segment
 from saliency.classifier import SIZE, check_size, preprocess, to_picture
-from saliency.device import computing_in, memory_for, memory_layout
+from saliency.device import computing_in, memory_for, memory_layout, sent
 
 
 class ClassMethod:
@@ -66,7 +66,7 @@ class ClassMethod:
         classes = None
         if self.classes is not None:
             indices = [self.classes[key.split("/", 1)[0]] for key in keys]
-            classes = torch.tensor(indices, device=self.device)
+            classes = sent(torch.tensor(indices), self.device)
         with computing_in(self.precision, self.device):
             return self._map(batch, classes)[0]
 
