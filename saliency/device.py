@@ -107,6 +107,21 @@ def computing_in(precision: torch.dtype | None, device: torch.device) -> Iterato
         yield
 
 
+@contextmanager
+def fastest_convolutions(device: torch.device) -> Iterator[None]:
+    """Let cuDNN on a GPU try out its algorithms on every new shape, and keep the fastest.
+
+    For training, which sees one shape all along. Not for masks: another algorithm may be the
+    fastest the next time, and a resumed run would differ from an uninterrupted one in last bits.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def memory_layout(device: torch.device) -> torch.memory_format:
     """Channels last on a GPU, where tensor cores want it; elsewhere PyTorch's own order."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format

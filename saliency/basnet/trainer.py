@@ -22,7 +22,13 @@ from saliency.basnet.pictures import plot_history, plot_predictions
 from saliency.basnet.predict import Predictor
 from saliency.basnet.settings import Settings
 from saliency.basnet.validation import validate
-from saliency.device import as_current, computing_in, memory_for, memory_layout
+from saliency.device import (
+    as_current,
+    computing_in,
+    fastest_convolutions,
+    memory_for,
+    memory_layout,
+)
 from saliency.loading import WorkerLoader, death_of_a_worker
 
 _SHOWN = 8  # photographs in a sheet of predictions
@@ -180,7 +186,7 @@ class Trainer:
             leave=False,
             disable=not sys.stderr.isatty(),
         )
-        with bar:
+        with bar, fastest_convolutions(self.device):
             for inputs, target in self._loader(epoch, done):
                 self.unread.append(self._train_step(inputs, target))
                 self.step += 1

@@ -4,6 +4,7 @@ import csv
 import math
 import signal
 from collections import Counter
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -113,3 +114,22 @@ def test_signal_after_a_bad_loss_saves_nothing(tmp_path):
         with pytest.raises(UserError, match="the loss is nan at step 3;"):
             trainer.save()
     assert not checkpoints(tmp_path)
+
+
+def test_training_tries_out_algorithms_on_its_gpu_and_validation_does_not(tmp_path, monkeypatch):
+    trainer = played(trainer_into(tmp_path), [1.0] * STEPS)
+    step, seen = trainer._train_step, Counter()
+
+    def watched(name, function):
+        def call(*arguments):
+            seen[name, torch.backends.cudnn.benchmark] += 1
+            return function(*arguments)
+
+        return call
+
+    trainer._train_step = watched("step", step)
+    trainer._validate = watched("validation", trainer._validate)
+    trainer.device = torch.device("cuda:1")
+    monkeypatch.setattr("saliency.basnet.trainer.as_current", lambda device: nullcontext())
+    assert trainer.run()
+    assert seen == {("step", True): STEPS, ("validation", False): 1}
