@@ -15,7 +15,7 @@ from saliency.device import computing_in, memory_for, memory_layout, sent
 
 
 class ClassMethod:
-    """A classifier on its device, as `saliency.learned.LearnedMethod` asks for it.
+    """A classifier on its device, as `saliency.learned_method.LearnedMethod` asks for it.
 
     Parameters
     ----------
