@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -212,9 +213,7 @@ class LearnedStage:
         return Row(chunks, facts.mask_size, facts.image_size, statuses)
 
     def _encoder(self, canvas: int, compression: str) -> ChunkEncoder:
-        """This thread's encoder."""
-        encoders = self._local.__dict__.setdefault("encoders", {})
-        key = (canvas, compression)
-        if key not in encoders:
-            encoders[key] = ChunkEncoder(canvas, compression)
-        return encoders[key]
+        """This thread's encoder; two are kept, for with --max-side 0 each shard has a canvas."""
+        if not hasattr(self._local, "encoder"):
+            self._local.encoder = lru_cache(maxsize=2)(ChunkEncoder)
+        return self._local.encoder(canvas, compression)

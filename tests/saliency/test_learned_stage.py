@@ -5,6 +5,7 @@ that was recorded behind the copy, on the same GPU, is waited for.
 """
 
 import contextlib
+import weakref
 from collections import defaultdict
 
 import cv2
@@ -14,7 +15,7 @@ import torch
 
 from data.images import list_images
 from data.mask_shards import MaskShards
-from data.shards import Status
+from data.shards import ChunkEncoder, Status
 from saliency.batch import Plan, make_shards
 from saliency.learned import LearnedStage
 from saliency.workers import Workers
@@ -59,9 +60,9 @@ def photographs(tmp_path_factory):
     return root
 
 
-def make(images, out, method, shard_size=4096, limit=None):
+def make(images, out, method, shard_size=4096, limit=None, max_side=400):
     keys = list_images(images)[:limit]
-    plan = Plan(images, keys, {"basnet": out}, {}, shard_size=shard_size)
+    plan = Plan(images, keys, {"basnet": out}, {}, max_side=max_side, shard_size=shard_size)
     stage = LearnedStage(method, 1)
     make_shards(plan, Workers(1).run, show_progress=False, compute_blocks=stage)
     return stage
@@ -113,6 +114,26 @@ def test_image_that_cannot_be_prepared_is_a_failed_row(photographs, tmp_path):
     assert shards.error("1.png") == "ValueError: thirteen rows"
     assert tuple(shards.image_size("1.png")) == (13, 10)
     assert (shards.read("0.png") == 99).all() and (shards.read("2.png") == 99).all()
+
+
+def test_encoders_of_earlier_shards_are_let_go(tmp_path, monkeypatch):
+    """Without a cap each shard has a raster of its own size, and each thread an encoder for it."""
+    alive, most = weakref.WeakSet(), []
+
+    class Counted(ChunkEncoder):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            alive.add(self)
+            most.append(len(alive))
+
+    for number in range(9):
+        side = 20 + number
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((side, side, 3), 99, np.uint8))
+    monkeypatch.setattr("saliency.learned.ChunkEncoder", Counted)
+    make(tmp_path, tmp_path / "out", Brightness(4), shard_size=1, max_side=0)
+    shards = MaskShards(tmp_path / "out")
+    assert [shards.read(key).shape[0] for key in shards.keys] == list(range(20, 29))
+    assert len(most) == 9 and max(most) <= 3
 
 
 class Coarse(Brightness):
