@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from data.shards import ChunkEncoder, Status, status_of
-from saliency.batch import Block, Plan, RunTasks
+from saliency.batch import RunTasks
 from saliency.device import as_current, memory_for, memory_layout
 from saliency.learned_method import LearnedMethod
 from saliency.loading import death_of_a_worker
+from saliency.plan import Block, Plan
 from saliency.prepared import Facts, Prepared, prepared_batches
 from saliency.rows import Row, reason_of, to_uint8, without_mask
 

@@ -10,9 +10,9 @@ from torch.utils.data import Dataset
 
 from data.images import UnreadableImage, capped_size, decode, key_path
 from data.shards import Status
-from saliency.batch import Block, Plan
 from saliency.learned_method import LearnedMethod
 from saliency.loading import WorkerLoader
+from saliency.plan import Block, Plan
 from saliency.rows import reason_of
 
 

@@ -16,8 +16,9 @@ import torch
 from data.images import list_images
 from data.mask_shards import MaskShards
 from data.shards import ChunkEncoder, Status
-from saliency.batch import Plan, make_shards
+from saliency.batch import make_shards
 from saliency.learned import LearnedStage
+from saliency.plan import Plan
 from saliency.workers import Workers
 
 SIDE = 8
