@@ -7,21 +7,17 @@ one, and workers on other machines need to see only the images.
 """
 
 import json
-import math
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from data.errors import UserError
 from data.index import build_index
-from data.keys import Keys
 from data.shards import (
     ShardWriter,
     Status,
@@ -32,7 +28,9 @@ from data.shards import (
     shard_paths,
 )
 from data.software import software_versions
-from saliency.rows import MapFunction, Row, compute_rows, longest_side
+from saliency.plan import Block, Plan
+from saliency.rows import Row, compute_rows, longest_side
+from saliency.summary import Summary
 
 _BLOCK = 16  # images a task: about a tenth of a second, small beside a shard, large beside overhead
 
@@ -40,122 +38,8 @@ RunTasks = Callable[[Iterable[Callable[[], Any]]], Generator[Any]]
 """Runs tasks, wherever, and yields their results in order (`saliency.workers`)."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What to make. Everything that shapes a mask is recorded in each shard.
-
-    Attributes
-    ----------
-    images : path of the image root
-    keys : Keys
-        The images to do, all of them in every part.
-    folders : dict
-        Output folder of each method.
-    parameters : dict
-        As JSON-able values; shards of other parameters are refused.
-    map_function : MapFunction, optional
-        Picklable. A method that computes on a device has none (`saliency.learned`).
-    max_side : int
-        Cap of the working long side in pixels; 0 for none.
-    shard_size : int
-    compression : str
-    part, parts : int
-        This process makes shards part - 1, part - 1 + parts, ... of the set.
-    overwrite : bool
-    """
-
-    images: Path
-    keys: Keys
-    folders: dict[str, Path]
-    parameters: dict[str, Any]
-    map_function: MapFunction | None = None
-    max_side: int = 400
-    shard_size: int = 4096
-    compression: str = "zstd"
-    part: int = 1
-    parts: int = 1
-    overwrite: bool = False
-
-    @property
-    def shard_count(self) -> int:
-        return math.ceil(len(self.keys) / self.shard_size)
-
-    @property
-    def own_shards(self) -> range:
-        return range(self.part - 1, self.shard_count, self.parts)
-
-    @property
-    def root(self) -> str:
-        """The image root for workers, which may have another working folder."""
-        return os.path.abspath(self.images)
-
-    def rows(self, number: int) -> slice:
-        """The rows of all keys that a shard holds."""
-        return slice(number * self.shard_size, min((number + 1) * self.shard_size, len(self.keys)))
-
-
-class Block(NamedTuple):
-    """Images of one shard that are done in one go.
-
-    Attributes
-    ----------
-    keys : Keys
-    canvas : int
-        Side of the shard's raster, for its masks' `ChunkEncoder`.
-    shard : int
-        Its number.
-    """
-
-    keys: Keys
-    canvas: int
-    shard: int
-
-
 ComputeBlocks = Callable[[Plan, Iterable[Block], RunTasks], Generator[list[Row]]]
 """Yields the blocks' rows, in order, some at a time. `compute_on_workers` is the one for CPUs."""
-
-
-@dataclass
-class Summary:
-    """What there is after a run.
-
-    Attributes
-    ----------
-    statuses : dict of int
-        Images per status in the shards of the plan's part, those that were there before included.
-        Flat is one whose mask is zero by every method.
-    failures : list of (key, reason)
-        The first of them.
-    images : int
-        Images that this run did.
-    masks, mask_bytes : int
-        What it wrote of them: masks of all methods, and their compressed size.
-    shards_written, shards_kept, shards_missing : int
-        Missing ones are other parts'.
-    """
-
-    statuses: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
-    failures: list[tuple[str, str]] = field(default_factory=list)
-    images: int = 0
-    masks: int = 0
-    mask_bytes: int = 0
-    shards_written: int = 0
-    shards_kept: int = 0
-    shards_missing: int = 0
-
-    @property
-    def rows(self) -> int:
-        return sum(self.statuses.values())
-
-    @property
-    def failed(self) -> int:
-        return self.statuses[Status.UNREADABLE] + self.statuses[Status.FAILED]
-
-    def count(self, key: str, status: Status, error: str) -> None:
-        """Count one image."""
-        self.statuses[status] += 1
-        if error and len(self.failures) < 5:
-            self.failures.append((key, error))
 
 
 def make_shards(

@@ -49,7 +49,7 @@ class ClassActivation:
 
         Returns
         -------
-        maps : float32 Tensor
+        maps : float32 Tensor, also under autocast
             (N, h, w), the sum over channels k of w_k f_k(i, j), for the class's weights w and the
             last convolution's maps f. Its mean over (i, j) and the head's bias make the score.
         classes : int64 Tensor
@@ -62,8 +62,9 @@ class ClassActivation:
         maps = seen["maps"][self._place]
         if classes is None:
             classes = scores.argmax(dim=1)
-        weights = self.head.weight[classes].float()
-        return torch.einsum("nk,nkij->nij", weights, maps.float()), classes
+        with torch.autocast(x.device.type, enabled=False):  # it would round the sum
+            weights = self.head.weight[classes].float()
+            return torch.einsum("nk,nkij->nij", weights, maps.float()), classes
 
     @contextmanager
     def _watch(self) -> Iterator[dict]:

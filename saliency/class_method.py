@@ -11,11 +11,11 @@ from saliency.basnet.preprocess import resize_map, stretch
 from saliency.class_activation import ClassActivation
 from saliency.class_gradient import class_gradient, segment
 from saliency.classifier import SIZE, check_size, preprocess, to_picture
-from saliency.device import memory_for, memory_layout
+from saliency.device import computing_in, memory_for, memory_layout, sent
 
 
 class ClassMethod:
-    """A classifier on its device, as `saliency.learned.LearnedMethod` asks for it.
+    """A classifier on its device, as `saliency.learned_method.LearnedMethod` asks for it.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class ClassMethod:
         Images to class scores, with a linear head.
     device : torch.device
     precision : torch.dtype or None
-        Autocast to bfloat16 or float16; None computes in float32.
+        Autocast to bfloat16 or float16; None computes in float32, without TF32.
     batch_size : int
     classes : dict, optional
         Class index by folder (`saliency.classifier.folder_classes`); None takes what the network
@@ -66,10 +66,8 @@ class ClassMethod:
         classes = None
         if self.classes is not None:
             indices = [self.classes[key.split("/", 1)[0]] for key in keys]
-            classes = torch.tensor(indices, device=self.device)
-        with torch.autocast(
-            self.device.type, dtype=self.precision, enabled=self.precision is not None
-        ):
+            classes = sent(torch.tensor(indices), self.device)
+        with computing_in(self.precision, self.device):
             return self._map(batch, classes)[0]
 
     def finish(self, result: np.ndarray, prepared: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from data.errors import UserError
 from data.keys import Keys
 from data.labelled import labels_from_folders
+from saliency.device import sent
 from saliency.state_dict import describe, differences, is_state_dict, read_checkpoint
 
 SIZE = 224
@@ -43,7 +44,7 @@ def to_picture(prepared: np.ndarray) -> np.ndarray:
 
 def pixel_scale(like: Tensor) -> Tensor:
     """d(input)/d(pixel) of `preprocess` by channel, (1, 3, 1, 1), for pixels in [0, 1]."""
-    return torch.as_tensor(1 / _STD, dtype=like.dtype, device=like.device).view(1, 3, 1, 1)
+    return sent(torch.as_tensor(1 / _STD, dtype=like.dtype).view(1, 3, 1, 1), like.device)
 
 
 def load_classifier(path: str | os.PathLike, arch: str | None = None) -> tuple[nn.Module, str]:

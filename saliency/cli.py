@@ -10,8 +10,6 @@ import click
 
 from data.errors import UserError
 from data.images import list_images
-from data.keys import printable
-from data.shards import Status
 from saliency.cut_off import expect_cut_off
 from saliency.learned_options import LEARNED, build_method, check_options, learned_options
 
@@ -191,7 +189,9 @@ def _run(
     images, out, methods, max_side, superpixels, remove_frame, follow_edges, jobs, part,
     shard_size, compression, limit, overwrite, max_failures, backend, scheduler, learned,
 ) -> None:  # fmt: skip
-    from saliency.batch import Plan, make_shards
+    from saliency.batch import make_shards
+    from saliency.plan import Plan
+    from saliency.summary import report
     from saliency.workers import Workers
 
     everything = list_images(images)
@@ -235,7 +235,7 @@ def _run(
         summary = make_shards(plan, workers.run, compute_blocks=stage)
     finally:
         workers.close()
-    click.echo(_report(summary, out, time.monotonic() - started))
+    click.echo(report(summary, out, time.monotonic() - started))
     if stage is not None and summary.images:
         click.echo(f"{method.device} waited for images {stage.waiting_share:.0%} of the time.")
     if summary.rows and summary.failed / summary.rows > max_failures:
@@ -276,32 +276,6 @@ def _unsupervised(
         "remove_frame": remove_frame,
         "follow_edges": follow_edges,
     }
-
-
-def _report(summary, out: Path, seconds: float) -> str:
-    """The closing lines: what was made, what failed, what is still missing."""
-    lines = []
-    if summary.shards_kept:
-        lines.append(f"{summary.shards_kept} shards were there already.")
-    if summary.images:
-        each = summary.mask_bytes / max(1, summary.masks) / 1024
-        lines.append(
-            f"{summary.masks} masks in {seconds:.1f} s ({summary.images / seconds:.1f} images/s), "
-            f"{each:.1f} KB a mask, in {printable(str(out))}"
-        )
-    if summary.statuses[Status.FLAT]:
-        lines.append(
-            f"{summary.statuses[Status.FLAT]} images have an empty mask: nothing stands out."
-        )
-    if summary.failed:
-        lines.append(f"{summary.failed} images have no mask; the first of them:")
-        lines += [f"  {key!r}: {reason}" for key, reason in summary.failures]
-    if summary.shards_missing:
-        lines.append(
-            f"{summary.shards_missing} shards of other parts are not there yet; the part that "
-            "finishes last writes index.h5."
-        )
-    return "\n".join(lines)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+from torch import Tensor
 
 from data.errors import UserError
+from saliency.tf32 import without_tf32
 
 _EXHAUSTED = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -88,9 +90,52 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
     return PRECISIONS[name]
 
 
+@contextmanager
+def computing_in(precision: torch.dtype | None, device: torch.device) -> Iterator[None]:
+    """Run a network, forward and backward, in a precision of `pick_precision`.
+
+    Parameters
+    ----------
+    precision : torch.dtype or None
+        Autocast to bfloat16 or float16. None is float32 without TF32 (`saliency.tf32`), and ends
+        an autocast around the block.
+    device : torch.device
+        Where the network is.
+    """
+    exact = without_tf32() if precision is None else nullcontext()
+    with exact, torch.autocast(device.type, dtype=precision, enabled=precision is not None):
+        yield
+
+
+@contextmanager
+def fastest_convolutions(device: torch.device) -> Iterator[None]:
+    """Let cuDNN on a GPU try out its algorithms on every new shape, and keep the fastest.
+
+    For training, which sees one shape all along. Not for masks: another algorithm may be the
+    fastest the next time, and a resumed run would differ from an uninterrupted one in last bits.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def memory_layout(device: torch.device) -> torch.memory_format:
     """Channels last on a GPU, where tensor cores want it; elsewhere PyTorch's own order."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """Values from the CPU's memory on the device, same shape and dtype.
+
+    A plain copy to a GPU waits until it has computed all that it was given before; one from pinned
+    memory does not.
+    """
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def default_batch_size(device: torch.device) -> int:

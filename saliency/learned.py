@@ -7,112 +7,25 @@ and compressed, so that it waits for nothing as long as the workers keep up.
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from data.images import UnreadableImage, capped_size, decode, key_path
 from data.shards import ChunkEncoder, Status, status_of
-from saliency.batch import Block, Plan, RunTasks
+from saliency.batch import RunTasks
 from saliency.device import as_current, memory_for, memory_layout
-from saliency.loading import WorkerLoader, death_of_a_worker
-from saliency.rows import Row, to_uint8, without_mask
+from saliency.learned_method import LearnedMethod
+from saliency.loading import death_of_a_worker
+from saliency.plan import Block, Plan
+from saliency.prepared import Facts, Prepared, prepared_batches
+from saliency.rows import Row, reason_of, to_uint8, without_mask
 
 _QUEUED_BATCHES = 3  # finished batches that may wait for the writer
-
-
-class LearnedMethod(Protocol):
-    """What the pipeline asks of a method.
-
-    Attributes
-    ----------
-    device : torch.device
-    batch_size : int
-        The largest batch.
-    decode_side : int
-        Cap of the decoded image's long side in pixels; 0 for the image as it is.
-    prepare : callable
-        uint8 RGB (h, w, 3) to float32 (3, S, S); picklable, it runs in worker processes.
-    """
-
-    device: torch.device
-    batch_size: int
-    decode_side: int
-    prepare: Callable[[np.ndarray], np.ndarray]
-
-    def compute(self, batch: Tensor, keys: list[str]) -> Tensor:
-        """Prepared images (N, 3, S, S) on the device, and their keys, to (N, h, w) there."""
-
-    def finish(self, result: np.ndarray, prepared: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """One image's result (h, w) to its map of `size`, in [0, 1]."""
-
-
-class Facts(NamedTuple):
-    """What is known of an image besides its pixels."""
-
-    image_size: tuple[int, int]  # (height, width), upright
-    mask_size: tuple[int, int]  # its long side capped
-    error: str = ""  # why it has no mask, or empty
-    status: Status = Status.UNREADABLE  # where there is an error
-
-
-class Prepared(NamedTuple):
-    """A block of images from a worker: the readable ones' inputs (N, 3, S, S), and all facts."""
-
-    block: Block
-    inputs: Tensor
-    facts: list[Facts]
-
-    def split(self, images: int) -> "tuple[Prepared, Prepared]":
-        """The part with so many readable images, and the rest."""
-        rows = [row for row, facts in enumerate(self.facts) if not facts.error]
-        row = rows[images] if images < len(rows) else len(self.facts)
-        return (
-            self._part(slice(row), slice(images)),
-            self._part(slice(row, None), slice(images, None)),
-        )
-
-    def _part(self, rows: slice, images: slice) -> "Prepared":
-        block = self.block._replace(keys=self.block.keys[rows])
-        return Prepared(block, self.inputs[images], self.facts[rows])
-
-
-class _PreparedBlocks(Dataset):
-    """Item i is block i, decoded and prepared."""
-
-    def __init__(self, plan: Plan, blocks: Sequence[Block], method: LearnedMethod) -> None:
-        self.root = plan.root
-        self.blocks = blocks
-        self.max_side = plan.max_side
-        self.decode_side = method.decode_side
-        self.prepare = method.prepare
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def __getitem__(self, index: int) -> Prepared:
-        block = self.blocks[index]
-        inputs, facts = [], []
-        for key in block.keys:
-            try:
-                image, image_size = decode(key_path(self.root, key), self.decode_side)
-            except UnreadableImage as reason:
-                facts.append(Facts((0, 0), (0, 0), str(reason)))
-                continue
-            try:
-                inputs.append(self.prepare(image))
-            except Exception as error:  # one odd image must not end hours of work
-                facts.append(Facts(image_size, (0, 0), _reason(error), Status.FAILED))
-                continue
-            facts.append(Facts(image_size, capped_size(image_size, self.max_side)))
-        stacked = np.stack(inputs) if inputs else np.zeros((0, 3, 1, 1), np.float32)
-        return Prepared(block, torch.from_numpy(stacked), facts)
 
 
 @dataclass
@@ -204,7 +117,7 @@ class LearnedStage:
         before: _Running | None = None
         try:
             with as_current(self.method.device):  # each thread has a current one of its own
-                for group in self._groups(plan, blocks):
+                for group in prepared_batches(plan, blocks, self.method, self.jobs):
                     if stop.is_set():
                         return
                     running = self._launch(group)
@@ -216,35 +129,6 @@ class LearnedStage:
             waiting.put(None)
         except BaseException as error:  # told by the thread that asked
             waiting.put(error)
-
-    def _groups(self, plan: Plan, blocks: Sequence[Block]) -> Iterator[list[Prepared]]:
-        """Blocks and pieces of blocks, together as large as a batch may be, of one shard.
-
-        A network's last bits depend on what else is in the batch; so a shard's masks are the same
-        whichever shards are made before it.
-        """
-        size = self.method.batch_size
-        loader = WorkerLoader(
-            _PreparedBlocks(plan, blocks, self.method),
-            self.jobs if self.jobs > 1 else 0,
-            batch_size=None,
-            collate_fn=_as_it_is,
-        )
-        group: list[Prepared] = []
-        images = 0
-        for prepared in loader:
-            if group and prepared.block.shard != group[0].block.shard:
-                yield group
-                group, images = [], 0
-            while images + len(prepared.inputs) >= size:
-                head, prepared = prepared.split(size - images)
-                yield [*group, head]
-                group, images = [], 0
-            if prepared.facts:
-                group.append(prepared)
-                images += len(prepared.inputs)
-        if group:
-            yield group
 
     def _launch(self, group: list[Prepared]) -> _Running:
         """Send a batch to the device; on a GPU without waiting for it."""
@@ -265,14 +149,14 @@ class LearnedStage:
         with memory_for(self.method.batch_size, device):
             batch = torch.cat(inputs, out=torch.empty(shape, pin_memory=gpu))
             if not gpu:
-                results = self.method.compute(batch.to(device), keys).cpu()
+                results = self.method.compute(batch.to(device), keys).float().cpu()
                 self.busy_seconds += time.perf_counter() - now
                 self.wall_seconds = time.perf_counter() - self._first
                 return _Running(group, results)
             marks = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
             marks[0].record()
             batch = batch.to(device, non_blocking=True, memory_format=memory_layout(device))
-            results = self.method.compute(batch, keys)
+            results = self.method.compute(batch, keys).float()  # NumPy has no bfloat16
             marks[1].record()
             there = torch.empty(results.shape, dtype=results.dtype, pin_memory=True)
             there.copy_(results, non_blocking=True)
@@ -324,23 +208,13 @@ class LearnedStage:
             mask = to_uint8(self.method.finish(result, prepared, facts.mask_size))
             chunk = self._encoder(canvas, plan.compression).encode(mask)
         except Exception as error:  # one odd image must not end hours of work
-            return without_mask(methods, Status.FAILED, _reason(error), facts.image_size)
+            return without_mask(methods, Status.FAILED, reason_of(error), facts.image_size)
         chunks = dict.fromkeys(methods, chunk)
         statuses = dict.fromkeys(methods, status_of(mask))
         return Row(chunks, facts.mask_size, facts.image_size, statuses)
 
     def _encoder(self, canvas: int, compression: str) -> ChunkEncoder:
-        """This thread's encoder."""
-        encoders = self._local.__dict__.setdefault("encoders", {})
-        key = (canvas, compression)
-        if key not in encoders:
-            encoders[key] = ChunkEncoder(canvas, compression)
-        return encoders[key]
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _as_it_is(prepared: Prepared) -> Prepared:
-    return prepared
+        """This thread's encoder; two are kept, for with --max-side 0 each shard has a canvas."""
+        if not hasattr(self._local, "encoder"):
+            self._local.encoder = lru_cache(maxsize=2)(ChunkEncoder)
+        return self._local.encoder(canvas, compression)

@@ -13,7 +13,7 @@ from data.errors import UserError
 from data.keys import Keys
 
 if TYPE_CHECKING:
-    from saliency.learned import LearnedMethod
+    from saliency.learned_method import LearnedMethod
 
 LEARNED = ("basnet", "cam", "gradient")
 

@@ -67,8 +67,7 @@ def _compute_row(
         masks = {name: to_uint8(maps[name]) for name in methods}
         chunks = {name: encoder.encode(mask) for name, mask in masks.items()}
     except Exception as error:  # one odd image must not end hours of work
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return without_mask(methods, Status.FAILED, reason, image_size)
+        return without_mask(methods, Status.FAILED, reason_of(error), image_size)
     statuses = {name: status_of(mask) for name, mask in masks.items()}
     return Row(chunks, image.shape[:2], image_size, statuses)
 
@@ -78,6 +77,11 @@ def without_mask(
 ) -> Row:
     """The row of an image that could not be decoded (UNREADABLE) or computed (FAILED)."""
     return Row({}, (0, 0), image_size, dict.fromkeys(methods, status), reason)
+
+
+def reason_of(error: Exception) -> str:
+    """An exception as the reason in a row: its type and message in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def longest_side(images: str, keys: list[str]) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saliency.basnet.network import BASNet
 from saliency.basnet.preprocess import SIZE, preprocess, resize_map, stretch
-from saliency.device import memory_for, memory_layout
+from saliency.device import computing_in, memory_for, memory_layout
 
 
 class Predictor:
@@ -21,7 +21,7 @@ class Predictor:
         Moved to `device`; on a GPU into the layout channels last.
     device : torch.device
     precision : torch.dtype or None
-        Autocast to bfloat16 or float16; None computes in float32.
+        Autocast to bfloat16 or float16; None computes in float32, without TF32.
     batch_size : int
         The largest batch; named when memory runs out.
     compiled : bool
@@ -60,13 +60,24 @@ class Predictor:
             Probabilities, not yet normalised.
         """
         count = len(batch)
-        if self.compiled and count < self.batch_size:  # one shape, one compilation
-            padding = batch.new_zeros((self.batch_size - count, *batch.shape[1:]))
-            batch = torch.cat([batch, padding])
-        with torch.autocast(
-            self.device.type, dtype=self.precision, enabled=self.precision is not None
-        ):
+        if self.compiled and count < self.batch_size:
+            batch = self._padded(batch)
+        with computing_in(self.precision, self.device):
             return self.network(batch)[0][:count, 0]
+
+    def _padded(self, batch: Tensor) -> Tensor:
+        """The batch with zeros up to `batch_size`, so that one compilation fits all batches.
+
+        Strides, and whether a tensor was made for inference only, count for a compilation as the
+        shape does: they are those of a whole batch.
+        """
+        with torch.inference_mode(False):
+            shape = self.batch_size, *batch.shape[1:]
+            full = torch.empty(
+                shape, dtype=batch.dtype, device=batch.device, memory_format=self.layout
+            ).zero_()
+            full[: len(batch)] = batch
+        return full
 
     def __call__(self, batch: np.ndarray | Tensor) -> np.ndarray:
         """Map a batch from anywhere.

@@ -22,11 +22,18 @@ from saliency.basnet.pictures import plot_history, plot_predictions
 from saliency.basnet.predict import Predictor
 from saliency.basnet.settings import Settings
 from saliency.basnet.validation import validate
-from saliency.device import as_current, memory_for, memory_layout
+from saliency.device import (
+    as_current,
+    computing_in,
+    fastest_convolutions,
+    memory_for,
+    memory_layout,
+)
 from saliency.loading import WorkerLoader, death_of_a_worker
 
 _SHOWN = 8  # photographs in a sheet of predictions
 _VALIDATION_BATCH = 16
+_STEPS_UNREAD = 10  # reading a loss waits for the GPU, which meanwhile gets no further step
 
 
 class Trainer:
@@ -45,7 +52,7 @@ class Trainer:
     settings : Settings
     device : torch.device
     precision : torch.dtype or None
-        Autocast to bfloat16; None trains in float32.
+        Autocast to bfloat16; None trains in float32, without TF32.
     workers : int
         Processes that decode and resize.
     compiled : bool
@@ -79,6 +86,7 @@ class Trainer:
             )
         self.step = 0  # since the start of the run
         self.loss_sum = 0.0  # of the epoch's steps so far
+        self.unread: list[torch.Tensor] = []  # the last steps' losses, not in the sum yet
         self.history: list[dict] = []
         self.best = -math.inf
         self.stop_signal: int | None = None
@@ -100,7 +108,14 @@ class Trainer:
         return True
 
     def save(self) -> None:
-        """Write a checkpoint from which `resume` continues exactly."""
+        """Write a checkpoint from which `resume` continues exactly.
+
+        Raises
+        ------
+        UserError
+            A loss was not finite, so neither may the weights be; or the disk is full.
+        """
+        self._read_losses()
         save(self.out, self.step, self._state())
 
     def _state(self) -> dict[str, object]:
@@ -171,16 +186,17 @@ class Trainer:
             leave=False,
             disable=not sys.stderr.isatty(),
         )
-        with bar:
+        with bar, fastest_convolutions(self.device):
             for inputs, target in self._loader(epoch, done):
-                loss = self._train_step(inputs, target)
+                self.unread.append(self._train_step(inputs, target))
                 self.step += 1
-                self.loss_sum += loss
                 done += 1
                 bar.update()
-                bar.set_postfix(loss=f"{loss:.3f}")
+                if len(self.unread) == _STEPS_UNREAD:
+                    bar.set_postfix(loss=f"{self._read_losses():.3f}")
                 if self.stop_signal is not None:
                     break
+            self._read_losses()  # before anything is made of the weights
         if done < self.steps_per_epoch:
             return False
         images = (done - first) * self.settings.batch_size
@@ -208,29 +224,45 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
         )
 
-    def _train_step(self, inputs: torch.Tensor, target: torch.Tensor) -> float:
-        """One step of Adam on a batch; returns the loss."""
+    def _train_step(self, inputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """One step of Adam on a batch, without waiting for it; the loss, on the device."""
         lr = self._learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         with memory_for(self.settings.batch_size, self.device):
             inputs = inputs.to(self.device, non_blocking=True, memory_format=self.layout)
             target = target.to(self.device, non_blocking=True)
-            with torch.autocast(
-                self.device.type, dtype=self.precision, enabled=self.precision is not None
-            ):
+            with computing_in(self.precision, self.device):
                 logits = self.forward(inputs)
-            loss = hybrid_loss(logits, target)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            value = loss.item()
-        if not math.isfinite(value):
-            raise UserError(
-                f"the loss is {value} at step {self.step + 1}; start again in another --out with a "
-                f"smaller --lr than {self.settings.lr}, or check the photographs."
-            )
-        self.optimizer.step()
-        return value
+            with computing_in(None, self.device):  # backward keeps to the dtypes of forward
+                loss = hybrid_loss(logits, target)
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+            self.optimizer.step()
+        return loss.detach()
+
+    def _read_losses(self) -> float | None:
+        """Add the unread losses to the sum, in order, and return the last; waits for the device.
+
+        Raises
+        ------
+        UserError
+            One is not finite. It stays unread, so that the weights since then are never saved.
+        """
+        if not self.unread:
+            return None
+        with memory_for(self.settings.batch_size, self.device):
+            values = torch.stack(self.unread).tolist()
+        for step, value in enumerate(values, self.step - len(values) + 1):
+            if not math.isfinite(value):
+                raise UserError(
+                    f"the loss is {value} at step {step}; start again in another --out with a "
+                    f"smaller --lr than {self.settings.lr}, or check the photographs."
+                )
+        self.unread.clear()
+        for value in values:
+            self.loss_sum += value
+        return values[-1]
 
     def _learning_rate(self) -> float:
         if self.settings.schedule == "constant":

@@ -15,7 +15,8 @@ from data.index import INDEX_NAME
 from data.mask_shards import MaskShards
 from data.shards import ChunkEncoder, Status, read_header, shard_name, shard_paths
 from saliency import batch, rows
-from saliency.batch import Plan, make_shards
+from saliency.batch import make_shards
+from saliency.plan import Plan
 from saliency.rows import Row, to_uint8
 from saliency.unsupervised import SuperpixelCount, compute
 from saliency.workers import Workers

@@ -57,6 +57,16 @@ def test_mean_of_the_map_and_bias_make_the_score(arch):
     np.testing.assert_allclose(maps.mean(dim=(1, 2)), expected, atol=1e-5)
 
 
+def test_maps_are_summed_in_float32_under_autocast():
+    """A channel's maps may be exact in bfloat16 where their sum is not."""
+    network = Colours()
+    with torch.no_grad():
+        network.fc.weight.copy_(torch.tensor([[256.0, 1.0, 0.0]] * 3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        maps, _ = ClassActivation(network)(torch.ones(1, 3, 4, 4), torch.tensor([0]))
+    assert maps.dtype == torch.float32 and (maps == 257).all()
+
+
 @pytest.mark.parametrize("arch", ["squeezenet1_1", "mobilenet_v3_small"])
 def test_network_without_pooling_before_the_head_is_refused(arch):
     network = torchvision.models.get_model(arch, num_classes=5).eval()

@@ -185,6 +185,22 @@ def test_gradient_makes_masks(images, classifier, tmp_path):
     assert sum(mask.max() == 255 for mask in masks) >= 4
 
 
+@pytest.mark.parametrize("method", ["basnet", "cam", "gradient"])
+def test_bfloat16_makes_nearly_the_masks_of_float32(images, basnet, classifier, tmp_path, method):
+    masks = []
+    for precision in ("float32", "bf16"):
+        done = compute(
+            images, tmp_path / precision, "--method", method, "--precision", precision,
+            "--weights", basnet if method == "basnet" else classifier, "--input-size", 64,
+            "--device", "cpu", "--jobs", 1, "--max-failures", 1,
+        )  # fmt: skip
+        assert done.exit_code == 0, done.output
+        shards = MaskShards(tmp_path / precision)
+        masks.append(np.concatenate([shards.read(k).ravel() for k in shards.keys if ".png" in k]))
+    assert shards.parameters["precision"] == "bfloat16"
+    assert np.corrcoef(*masks)[0, 1] > 0.9
+
+
 def complaint(done) -> str:
     assert done.exit_code == 2, done.output
     lines = done.output.strip().splitlines()

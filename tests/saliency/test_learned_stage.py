@@ -5,6 +5,7 @@ that was recorded behind the copy, on the same GPU, is waited for.
 """
 
 import contextlib
+import weakref
 from collections import defaultdict
 
 import cv2
@@ -14,9 +15,10 @@ import torch
 
 from data.images import list_images
 from data.mask_shards import MaskShards
-from data.shards import Status
-from saliency.batch import Plan, make_shards
+from data.shards import ChunkEncoder, Status
+from saliency.batch import make_shards
 from saliency.learned import LearnedStage
+from saliency.plan import Plan
 from saliency.workers import Workers
 
 SIDE = 8
@@ -59,9 +61,9 @@ def photographs(tmp_path_factory):
     return root
 
 
-def make(images, out, method, shard_size=4096, limit=None):
+def make(images, out, method, shard_size=4096, limit=None, max_side=400):
     keys = list_images(images)[:limit]
-    plan = Plan(images, keys, {"basnet": out}, {}, shard_size=shard_size)
+    plan = Plan(images, keys, {"basnet": out}, {}, max_side=max_side, shard_size=shard_size)
     stage = LearnedStage(method, 1)
     make_shards(plan, Workers(1).run, show_progress=False, compute_blocks=stage)
     return stage
@@ -113,6 +115,41 @@ def test_image_that_cannot_be_prepared_is_a_failed_row(photographs, tmp_path):
     assert shards.error("1.png") == "ValueError: thirteen rows"
     assert tuple(shards.image_size("1.png")) == (13, 10)
     assert (shards.read("0.png") == 99).all() and (shards.read("2.png") == 99).all()
+
+
+def test_encoders_of_earlier_shards_are_let_go(tmp_path, monkeypatch):
+    """Without a cap each shard has a raster of its own size, and each thread an encoder for it."""
+    alive, most = weakref.WeakSet(), []
+
+    class Counted(ChunkEncoder):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            alive.add(self)
+            most.append(len(alive))
+
+    for number in range(9):
+        side = 20 + number
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((side, side, 3), 99, np.uint8))
+    monkeypatch.setattr("saliency.learned.ChunkEncoder", Counted)
+    make(tmp_path, tmp_path / "out", Brightness(4), shard_size=1, max_side=0)
+    shards = MaskShards(tmp_path / "out")
+    assert [shards.read(key).shape[0] for key in shards.keys] == list(range(20, 29))
+    assert len(most) == 9 and max(most) <= 3
+
+
+class Coarse(Brightness):
+    """Answers in bfloat16, which NumPy does not know."""
+
+    def compute(self, batch, keys):
+        return super().compute(batch, keys).bfloat16()
+
+
+def test_results_of_any_floating_dtype_become_masks(photographs, tmp_path):
+    make(photographs, tmp_path, Coarse(16))
+    shards = MaskShards(tmp_path)
+    for number in range(40):
+        gray = torch.tensor(5 * number / 255).bfloat16().item() * 255
+        assert (shards.read(f"{number:02d}.png") == np.floor(gray + 0.5)).all()
 
 
 class PlayedGpu:
@@ -199,6 +236,11 @@ def test_second_gpu_is_waited_for_before_its_masks_are_read(photographs, tmp_pat
     for number in range(40):
         assert (shards.read(f"{number:02d}.png") == 5 * number).all()
     assert not gpu.queue[0]
+
+
+def test_results_of_any_floating_dtype_come_from_a_gpu(photographs, tmp_path, gpu):
+    make(photographs, tmp_path, Coarse(16, "cuda:1", gpu.compute))
+    assert (MaskShards(tmp_path).read("01.png") == 5).all()
 
 
 def test_wall_time_on_a_gpu_begins_with_its_first_batch(photographs, tmp_path, gpu):

@@ -1,0 +1,135 @@
+"""The training loop waits seldom for the device, and yet saves nothing after a loss gone wrong."""
+
+import csv
+import math
+import signal
+from collections import Counter
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from data.checkpoint import checkpoints, load
+from data.errors import UserError
+from saliency.basnet import BASNet
+from saliency.basnet.settings import Settings
+from saliency.basnet.trainer import Trainer
+
+STEPS = 25  # an epoch
+
+
+def trainer_into(out, epochs=1):
+    pairs = [SimpleNamespace(name=str(number)) for number in range(2 * STEPS)]
+    settings = Settings(batch_size=2, crop=32, epochs=epochs)
+    return Trainer(BASNet(width=1 / 32), pairs, [], out, settings, torch.device("cpu"))
+
+
+def played(trainer, losses, stop_after=None):
+    """A trainer whose steps answer with these losses, and whose weights count the steps."""
+    left = iter(losses)
+
+    def step(inputs, target):
+        with torch.no_grad():
+            trainer.network.inconv.bias.fill_(trainer.step + 1)
+        if trainer.step + 1 == stop_after:
+            trainer.stop_signal = signal.SIGTERM
+        return torch.tensor(next(left))
+
+    trainer._train_step = step
+    trainer._loader = lambda epoch, done: [(None, None)] * (STEPS - done)
+    trainer._validate = lambda row: torch.save({}, trainer.out / "last.pth")
+    return trainer
+
+
+class Reads(TorchDispatchMode):
+    """Counts the values that the program takes from tensors, for each of which it waits."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = Counter()
+
+    def __torch_dispatch__(self, function, types, arguments=(), more=None):
+        self.calls[function.name().split(".")[0]] += 1
+        return function(*arguments, **more or {})
+
+
+def test_a_step_is_launched_without_waiting_for_its_loss(tmp_path, monkeypatch):
+    trainer = trainer_into(tmp_path)
+    monkeypatch.setattr(trainer.optimizer, "step", lambda: None)  # reads its counters, on the CPU
+    batch = torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32)
+    with Reads() as reads:
+        trainer._train_step(*batch)
+    assert reads.calls["aten::convolution"] and not reads.calls["aten::_local_scalar_dense"]
+
+
+def test_losses_are_read_every_ten_steps_and_summed_in_order(tmp_path, monkeypatch):
+    losses = [float(torch.tensor(10 / (1 + step))) for step in range(STEPS)]  # exact in float32
+    read, stack = [], torch.stack
+    monkeypatch.setattr(torch, "stack", lambda some: read.append(len(some)) or stack(some))
+    assert played(trainer_into(tmp_path), losses).run()
+    assert read == [10, 10, 5]
+    total = 0.0
+    for loss in losses:
+        total += loss
+    with open(tmp_path / "history.csv") as file:
+        assert [float(row["loss"]) for row in csv.DictReader(file)] == [total / STEPS]
+
+
+def test_stopped_run_has_the_sum_of_its_losses(tmp_path):
+    losses = [float(torch.tensor(0.1 + step)) for step in range(STEPS)]
+    assert not played(trainer_into(tmp_path), losses, stop_after=13).run()
+    [(step, path)] = checkpoints(tmp_path)
+    state = load(path)
+    assert step == state["step"] == 13 and state["network"]["inconv.bias"][0] == 13
+    total = 0.0
+    for loss in losses[:13]:
+        total += loss
+    assert state["loss_sum"] == total
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("bad", [1, 4, 10, 11, 25])
+def test_nothing_is_saved_after_a_loss_that_is_not_finite(tmp_path, bad, value):
+    losses = [1.0] * (bad - 1) + [value] * STEPS
+    with pytest.raises(UserError, match=rf"the loss is {value} at step {bad};"):
+        played(trainer_into(tmp_path), losses).run()
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
+def test_good_checkpoint_before_a_bad_loss_is_kept(tmp_path):
+    losses = [1.0] * (STEPS + 6) + [math.nan] * STEPS
+    with pytest.raises(UserError, match=f"at step {STEPS + 7};"):
+        played(trainer_into(tmp_path, epochs=2), losses).run()
+    [(step, path)] = checkpoints(tmp_path)
+    assert step == STEPS and load(path)["network"]["inconv.bias"][0] == STEPS
+
+
+def test_signal_after_a_bad_loss_saves_nothing(tmp_path):
+    trainer = played(trainer_into(tmp_path), [1.0, 1.0, math.nan, 1.0], stop_after=4)
+    with pytest.raises(UserError, match="the loss is nan at step 3;"):
+        trainer.run()
+    for _ in range(2):  # nor does one who asks for it
+        with pytest.raises(UserError, match="the loss is nan at step 3;"):
+            trainer.save()
+    assert not checkpoints(tmp_path)
+
+
+def test_training_tries_out_algorithms_on_its_gpu_and_validation_does_not(tmp_path, monkeypatch):
+    trainer = played(trainer_into(tmp_path), [1.0] * STEPS)
+    step, seen = trainer._train_step, Counter()
+
+    def watched(name, function):
+        def call(*arguments):
+            seen[name, torch.backends.cudnn.benchmark] += 1
+            return function(*arguments)
+
+        return call
+
+    trainer._train_step = watched("step", step)
+    trainer._validate = watched("validation", trainer._validate)
+    trainer.device = torch.device("cuda:1")
+    monkeypatch.setattr("saliency.basnet.trainer.as_current", lambda device: nullcontext())
+    assert trainer.run()
+    assert seen == {("step", True): STEPS, ("validation", False): 1}
