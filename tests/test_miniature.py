@@ -7,11 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from benchmarks.miniature.__main__ import REDUCED, WHOLE, main
 from benchmarks.miniature.report import Report
 from benchmarks.miniature.steps import Study
+from benchmarks.miniature.supervised import train_supervised
 from benchmarks.miniature.tables import TABLES, Row, choose
 from pretrain.config import build_settings, read_toml
 
@@ -116,6 +118,44 @@ def test_every_gpu_has_its_runs(tmp_path, monkeypatch):
     meet = threading.Barrier(1)
     Study(tmp_path, tmp_path, {}, "cuda:1").pretrain_all([(Row("x", 1.0), 0)], 1)
     assert ran == ["cuda:1"]
+
+
+def test_trainings_at_once_share_the_cores(tmp_path, monkeypatch):
+    """Two at once on each of two GPUs, and 12 cores; a number among the settings wins."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("benchmarks.miniature.steps.usable_cores", lambda: 12)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    seen = []
+
+    def run(*command):
+        seen.append(command[command.index("--workers") + 1])
+        assert "workers=5" in command
+
+    monkeypatch.setattr("benchmarks.miniature.steps.run", run)
+    study = Study(tmp_path, tmp_path, {"workers": 5}, "cuda")
+    study.pretrain_all([(Row("x", 1.0), 0)], 2)
+    study.pretrain_all([(Row("x", 1.0), 0)], 20)
+    Study(tmp_path, tmp_path, {"workers": 5}, "cpu").pretrain_all([(Row("x", 1.0), 0)], 1)
+    assert seen == [3, 1, 12]
+
+
+@pytest.mark.parametrize("device, workers, pinned", [("cpu", 1, False), ("cuda:0", 12, True)])
+def test_the_supervised_network_is_fed(discs, tmp_path, monkeypatch, device, workers, pinned):
+    """On a played GPU with 12 cores: the loader is asked for, and the training ends there."""
+
+    class Asked(Exception):
+        pass
+
+    def build_loader(*_, workers, pin_memory, **__):
+        raise Asked(workers, pin_memory)
+
+    monkeypatch.setattr("benchmarks.miniature.supervised.current_device", torch.device)
+    monkeypatch.setattr("benchmarks.miniature.supervised.usable_cores", lambda: 12)
+    monkeypatch.setattr("benchmarks.miniature.supervised.build_loader", build_loader)
+    sizes = {"arch": "resnet18", "image_size": 32, "batch_size": 8, "epochs": 1, "seed": 0}
+    with pytest.raises(Asked) as asked:
+        train_supervised(discs / "train", tmp_path / "x.pt", **sizes, device=device)
+    assert asked.value.args == (workers, pinned)
 
 
 def test_spread_is_over_seeds():

@@ -89,11 +89,12 @@ class Study:
             # two runs of one thread are a third faster than two of two threads, one after another
             threads = max(1, usable_cores() // places.qsize())
             os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        workers = max(1, usable_cores() // places.qsize())
 
         def train(row: Row, seed: int) -> None:
             device = places.get()
             try:
-                self.pretrain(row, seed, device)
+                self.pretrain(row, seed, device, workers)
             finally:
                 places.put(device)
 
@@ -110,14 +111,15 @@ class Study:
             return [f"cuda:{number}" for number in range(count)]
         return [self.device]
 
-    def pretrain(self, row: Row, seed: int, device: str) -> None:
-        """Train a row on a device, going on where it stopped."""
+    def pretrain(self, row: Row, seed: int, device: str, workers: int) -> None:
+        """Train a row on a device with so many loading processes, going on where it stopped."""
         folder = self.run_folder(row, seed)
         if (folder / "backbone.pt").exists():
             return
         settings = self.settings | row.all_settings()
         arguments = [self.images / "train", "--out", folder, "--resume", "--seed", seed]
-        arguments += ["--device", device, "--set", f"knn_images={self.images / 'val'}"]
+        arguments += ["--device", device, "--workers", workers]  # which settings override
+        arguments += ["--set", f"knn_images={self.images / 'val'}"]
         if row.masks is not None:
             arguments += ["--masks", self.masks_of(row.masks)]
         if settings.get("background") == "texture":

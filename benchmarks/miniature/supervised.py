@@ -8,11 +8,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks.training.device import current_device
 from data.errors import UserError
 from data.images import list_images
 from data.labelled import labels_from_folders
+from data.loading_workers import usable_cores
 from pretrain.augment import DeviceAugment
 from pretrain.backbones import build_backbone, feature_dim
+from pretrain.build import tune_cuda
 from pretrain.loader import build_loader
 from pretrain.schedule import learning_rate
 from pretrain.views import ViewRecipe
@@ -29,14 +32,19 @@ def train_supervised(
     seed: int,
     device: str,
     lr: float = 0.05,  # at any batch size
-    workers: int = 1,
+    workers: int | None = None,
 ) -> None:
     """Train by cross-entropy on random crops and flips; write the backbone's state_dict.
 
     SGD with momentum .9, weight decay 5e-4, a cosine from `lr`; bfloat16.
+
+    workers : loading processes; None: one a core for a GPU, and one beside a network on the CPU.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = current_device(device)
+    cuda = place.type == "cuda"
+    if workers is None:
+        workers = usable_cores() if cuda else 1
+    tune_cuda()
     keys = list_images(images)
     found = labels_from_folders(keys)
     if found is None:
@@ -49,13 +57,14 @@ def train_supervised(
         seed=seed,
         workers=workers,
         labels=found.labels,
+        pin_memory=cuda,
         keys=keys,
     )
     torch.manual_seed(seed)
     backbone = build_backbone(arch)
     model = nn.Sequential(backbone, nn.Linear(feature_dim(arch), len(found.class_names)))
-    model = model.to(device, memory_format=torch.channels_last)
-    augment = DeviceAugment(recipe).to(device)
+    model = model.to(place, memory_format=torch.channels_last)
+    augment = DeviceAugment(recipe).to(place)
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=5e-4)
     try:
         for epoch in tqdm(range(epochs), desc="supervised", unit="epoch", disable=None):
@@ -64,9 +73,13 @@ def train_supervised(
                 rate = learning_rate(step, len(loader), base=lr, epochs=epochs, schedule="cosine")
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                batch = {k: v.to(device) for k, v in batch.items() if isinstance(v, torch.Tensor)}
+                batch = {
+                    name: value.to(place, non_blocking=True)
+                    for name, value in batch.items()
+                    if isinstance(value, torch.Tensor)
+                }
                 (views,) = augment(batch)
-                with torch.autocast(torch.device(device).type, torch.bfloat16):
+                with torch.autocast(place.type, torch.bfloat16):
                     loss = nn.functional.cross_entropy(model(views), batch["label"])
                 optimizer.zero_grad()
                 loss.backward()
