@@ -6,8 +6,9 @@ from pathlib import Path
 
 from torch import nn
 
-from data.checkpoint import damage, load, write_atomically
+from data.checkpoint import write_atomically
 from data.errors import UserError
+from data.weights_file import read_weights
 from pretrain.backbones import CLASSIFIER
 from pretrain.config import Settings
 
@@ -33,27 +34,24 @@ def export_backbone(backbone: nn.Module, settings: Settings, path: Path) -> None
 def load_backbone(backbone: nn.Module, arch: str, path: str | Path) -> None:
     """Load weights into a backbone: a backbone.pt, or a state_dict of torchvision's model.
 
+    The state_dict may be an entry of that name, as trainers write it, and its names may begin with
+    DataParallel's "module.".
+
     Raises
     ------
     UserError
         No such file, damaged, another architecture, names that do not fit.
     """
-    if not Path(path).is_file():
-        raise UserError(f"init {str(path)!r} is not a file; give a backbone.pt or a state_dict.")
-    if (reason := damage(path)) is not None:
-        raise UserError(f"init {str(path)!r} cannot be used: {reason}; give a file of torch.save.")
-    contents = load(path)
-    if not isinstance(contents, dict):
-        raise UserError(f"init {str(path)!r} does not hold a state_dict; give one of {arch}.")
-    if contents.get("format") == FORMAT:
-        if contents["arch"] != arch:
-            raise UserError(
-                f"init {str(path)!r} holds a {contents['arch']}, and arch is {arch!r}; "
-                f"set arch={contents['arch']}."
-            )
-        contents = contents["state_dict"]
+    contents = read_weights(path, "init")
+    if contents.get("format") == FORMAT and contents["arch"] != arch:
+        raise UserError(
+            f"init {str(path)!r} holds a {contents['arch']}, and arch is {arch!r}; "
+            f"set arch={contents['arch']}."
+        )
+    contents = contents.get("state_dict", contents)
     classifier = CLASSIFIER[arch] + "."
-    tensors = {k: v for k, v in contents.items() if not k.startswith(classifier)}
+    tensors = {str(name).removeprefix("module."): value for name, value in contents.items()}
+    tensors = {name: value for name, value in tensors.items() if not name.startswith(classifier)}
     try:
         backbone.load_state_dict(tensors, strict=True)
     except (RuntimeError, TypeError, AttributeError) as error:

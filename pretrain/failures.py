@@ -10,6 +10,7 @@ import torch
 
 from data import checkpoint
 from data.errors import UserError
+from data.exhaustion import is_exhaustion
 from pretrain.run_folder import RunFolder
 
 
@@ -46,7 +47,7 @@ def failures_told(run: RunFolder, batch_size: int, device: torch.device) -> Iter
                 f"a loading process has ended ({text.splitlines()[0].strip(' .')}), often for want "
                 f"of memory; {last_good(run)}; go on with --resume, and fewer workers."
             )
-        elif _is_exhaustion(error):
+        elif is_exhaustion(error):
             failure = UserError(
                 f"batch_size is {batch_size}, and needs more memory than {device} has; give a "
                 "smaller one, or compute it in parts by accumulate = 2."
@@ -54,13 +55,6 @@ def failures_told(run: RunFolder, batch_size: int, device: torch.device) -> Iter
         else:
             raise
     raise failure  # here, outside the handlers, no frame holds on to tensors
-
-
-def _is_exhaustion(error: Exception) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # the CPU's allocator has no exception of its own
-    return "can't allocate" in str(error) or "not enough memory" in str(error)
 
 
 def last_good(run: RunFolder) -> str:

@@ -51,10 +51,12 @@ def test_a_folder_that_cannot_be_made(photographs, tmp_path, out):
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported elsewhere"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
         MemoryError(),
     ],
-    ids=["cuda", "cpu", "python"],
+    ids=["cuda", "driver", "cudnn", "cpu", "python"],
 )
 def test_exhausted_memory(photographs, tmp_path, monkeypatch, error):
     def augment(*arguments):
