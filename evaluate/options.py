@@ -11,11 +11,16 @@ from pathlib import Path
 import click
 
 from evaluate.choices import MASK_THRESHOLD, PENULTIMATE
+from evaluate.processes import speaks
 
 
 def say(text: str) -> None:
-    """Tell the user something that is not the result: on stderr, so that `--json` stays JSON."""
-    click.echo(text, err=True)
+    """Tell the user something that is not the result: on stderr, so that `--json` stays JSON.
+
+    Of several processes the first says it.
+    """
+    if speaks():
+        click.echo(text, err=True)
 
 
 def say_unreadable(unreadable: dict[str, str]) -> None:
