@@ -18,6 +18,7 @@ from data.crop import whole_image
 from data.errors import UserError
 from data.plain_loader import normalise
 from evaluate.accuracy import top_k
+from evaluate.captions import add_legend
 from evaluate.classifiers import train_classifier
 from evaluate.labelled import Labelled, has_split, open_labelled, open_split
 from evaluate.loading import readable
@@ -238,7 +239,7 @@ def _plot(rows: list[dict], path: Path) -> None:
         axes.bar_label(bars, fmt="%.0f", fontsize=7)
     axes.set_xticks(np.arange(len(names)), names, fontsize=9)
     axes.set(ylabel="top-1 %", ylim=(0, 105))
-    axes.legend(fontsize=8, title="background gap = mixed_same - mixed_rand", title_fontsize=8)
+    add_legend(axes, 8, title="background gap = mixed_same - mixed_rand", title_fontsize=8)
     figure.savefig(path, dpi=150, format="png")
 
 
