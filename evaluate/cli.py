@@ -19,6 +19,7 @@ from evaluate.saliency_command import saliency
 @click.pass_context
 def main(context: click.Context) -> None:
     """Judge masks and pretrained networks: scores on the terminal, JSON and pictures in files."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # keys may hold what a terminal cannot show
     if context.invoked_subcommand != linear.name:
         refuse_several(str(context.invoked_subcommand))
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # tidy up then, as after Ctrl-C
