@@ -87,6 +87,36 @@ def test_to_host_keeps_order():
     assert list(to_host([])) == []
 
 
+def test_to_host_waits_one_tensor_late(monkeypatch):
+    """With stand-ins for CUDA: what is asked of it, and in which order."""
+    log = []
+
+    class Event:
+        def record(self, stream):
+            log.append(f"copy {stream}")
+
+        def synchronize(self):
+            log.append("wait")
+
+    class OnDevice:
+        device = torch.device("cuda", 1)
+
+        def __init__(self, number):
+            log.append(f"compute {number}")
+            self.number = number
+
+        def to(self, device, non_blocking):
+            assert device == "cpu" and non_blocking
+            return torch.tensor(self.number)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: device.index)
+    assert [int(one) for one in to_host(OnDevice(number) for number in range(3))] == [0, 1, 2]
+    assert log == [
+        "compute 0", "copy 1", "compute 1", "copy 1", "wait", "compute 2", "copy 1", "wait", "wait",
+    ]  # fmt: skip
+
+
 @needs_cuda
 def test_to_host_from_cuda_is_whole_and_pageable():
     tensors = [torch.full((1000, 1000), float(i), device="cuda") for i in range(5)]
