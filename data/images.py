@@ -16,6 +16,8 @@ from PIL import Image, UnidentifiedImageError
 from data.errors import UserError
 from data.image_modes import to_rgb
 from data.keys import Keys
+from data.orientation import TURN, orientation, upright_size
+from data.plain_jpeg import decode_plain_jpeg, is_baseline, is_plain_jpeg
 
 EXTENSIONS = frozenset(
     f".{ending}"
@@ -144,7 +146,7 @@ def read_size(path: str | os.PathLike) -> tuple[int, int]:
     Raises UnreadableImage as `decode` does, for what the header tells.
     """
     with open_image(path) as image:
-        return _upright_size(image)
+        return upright_size(image)
 
 
 @contextmanager
@@ -207,12 +209,12 @@ def _decode(
         with open(path, "rb") as file:
             data = file.read()
         image = _open(BytesIO(data))
-        size = _upright_size(image)
+        size = upright_size(image)
         target = capped_size(size, max_side)
         factor = reduction(size)
-        if keep and factor == 1 and _is_plain_jpeg(image, data) and _is_baseline(image):
+        if keep and factor == 1 and is_plain_jpeg(image, data) and is_baseline(image):
             return Reduced(np.frombuffer(data, np.uint8), size, factor)
-        pixels = _decode_plain_jpeg(image, data, target, factor)
+        pixels = decode_plain_jpeg(image, data, target, factor)
         if pixels is None:
             factor = 1
             del data
@@ -272,94 +274,12 @@ def _open(file: BinaryIO) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1..8; 1 is upright."""
-    try:
-        value = int(image.getexif().get(0x0112, 1))
-    except Exception:  # damaged EXIF data: shown as it is stored
-        return 1
-    return value if value in _TURN else 1
-
-
-_TURN = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    sideways = _orientation(image) in (5, 6, 7, 8)
-    return (image.width, image.height) if sideways else (image.height, image.width)
-
-
 def capped_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
     """Return (height, width) with the long side at most `max_side`; 0: no cap."""
     if max_side <= 0 or max(size) <= max_side:
         return size
     scale = max_side / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _is_plain_jpeg(image: Image.Image, data: bytes) -> bool:
-    """Tell a whole, upright, three-channel JPEG from everything else.
-
-    A file that does not end with the end-of-image marker is left to Pillow, which tells a truncated
-    image from a whole one.
-    """
-    return (
-        image.format == "JPEG"
-        and image.mode == "RGB"
-        and data.endswith(b"\xff\xd9")
-        and _orientation(image) == 1
-    )
-
-
-def _is_baseline(image: Image.Image) -> bool:
-    """Whether a plain JPEG is YCbCr, not progressive, its chroma subsampled in a common way."""
-    names, across, down, _ = zip(*image.layer, strict=True)
-    return (
-        names == (1, 2, 3)
-        and image.info.get("adobe_transform", 1) == 1  # 0: RGB
-        and "progressive" not in image.info
-        and (across[0], down[0]) in {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)}
-        and across[1:] == down[1:] == (1, 1)
-    )
-
-
-_REDUCED = {
-    1: cv2.IMREAD_COLOR_RGB,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-}
-
-
-def _decode_plain_jpeg(
-    image: Image.Image, data: bytes, target: tuple[int, int], reduction: int = 1
-) -> np.ndarray | None:
-    """Decode a plain JPEG by OpenCV: Pillow's pixels in 2/3 of its time.
-
-    `reduction` divides its sides by 1, 2, 4 or 8, rounding up. Both use libjpeg-turbo. None where
-    it does not apply.
-    """
-    # beyond four times the target, decoding at a smaller scale is faster
-    if max(image.size) >= 4 * max(target) or not _is_plain_jpeg(image, data):
-        return None
-    try:
-        flags = _REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        return None
-    size = (-(-image.height // reduction), -(-image.width // reduction), 3)
-    if pixels is None or pixels.shape != size:
-        return None
-    # OpenCV knows reduced decoding in BGR alone
-    return pixels if reduction == 1 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 def _decode_any(image: Image.Image, target: tuple[int, int]) -> np.ndarray:
@@ -371,10 +291,10 @@ def _decode_any(image: Image.Image, target: tuple[int, int]) -> np.ndarray:
     enough = 2 * max(target)
     if image.format in ("JPEG", "MPO") and max(image.size) >= 2 * enough:
         image.draft(None, (enough, enough))
-    orientation = _orientation(image)
+    turn = TURN.get(orientation(image))
     image.load()
     factor = max(1, max(image.size) // enough)
     pixels = to_rgb(image, factor)
-    if orientation != 1:
-        pixels = np.asarray(Image.fromarray(pixels).transpose(_TURN[orientation]))
+    if turn is not None:
+        pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
     return np.require(pixels, requirements=["C", "W"])

@@ -10,9 +10,10 @@ import numpy as np
 
 from data.chunk_decoder import ChunkDecoder, filters_of
 from data.errors import UserError
-from data.index import Index, load_index, scan
+from data.index import load_index
 from data.key_table import find_row
 from data.keys import Keys
+from data.scan import Index, scan
 from data.shard_format import Status, open_shard, read_header
 
 

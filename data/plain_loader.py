@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,24 @@ def normalise(
 ) -> torch.Tensor:
     """Turn uint8 (B, S, S, 3) into a network's input, float32 (B, 3, S, S), channels_last."""
     pixels = images.permute(0, 3, 1, 2) / 255
-    shape = (1, 3, 1, 1)
-    return (pixels - pixels.new_tensor(mean).view(shape)) / pixels.new_tensor(std).view(shape)
+    return (pixels - of_channels(mean, pixels)) / of_channels(std, pixels)
+
+
+def of_channels(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    """Return one value a channel, (3, 1, 1), of the dtype and on the device of `like`.
+
+    It is made once and kept, and not to be written to: each copy from Python's numbers would make
+    the host wait for the GPU.
+    """
+    return _of_channels(tuple(values), like.device, like.dtype)
+
+
+@lru_cache(maxsize=64)
+def _of_channels(
+    values: tuple[float, ...], device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    with torch.inference_mode(False):  # else autograd would refuse what is kept from there
+        return torch.tensor(values, device=device, dtype=dtype)[:, None, None]
 
 
 def unreadable_of(batch: Batch) -> dict[str, str]:

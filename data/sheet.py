@@ -1,22 +1,34 @@
 """Many masks as one picture: image | mask | foreground on grey, headings and captions."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data.keys import printable
-from data.panels import Panel, Row
+from data.lettering import load_font, wrap
+from data.panels import Row
 
 _PAPER, _INK, _FAINT, _CELL = (255, 255, 255), (30, 30, 30), (110, 110, 110), (236, 236, 238)
 _GAP, _MARGIN = 8, 20
+_LINE, _HEAD_LINE = 17, 18  # of text
+
+
+@dataclass
+class _Cell:
+    """One picture, or in its place the lines that say why there is none; and lines below it."""
+
+    picture: np.ndarray | None
+    inside: list[str]
+    key: list[str]
+    note: list[str]
 
 
 def draw_sheet(
     rows: Sequence[Row], methods: Sequence[str], side: int = 240, columns: int = 0
 ) -> Image.Image:
-    """Draw rows as a grid of pictures.
+    """Draw rows as a grid of pictures; text is broken into lines, and whole.
 
     Parameters
     ----------
@@ -30,48 +42,31 @@ def draw_sheet(
     columns
         How many rows stand beside each other; 0: two for one method, one for several.
     """
-    bold, plain = _font("DejaVuSans-Bold.ttf", 15), _font("DejaVuSans.ttf", 13)
+    bold, plain = load_font(15, bold=True), load_font(13)
     columns = min(columns or (2 if len(methods) == 1 else 1), len(rows))
-    cells = 1 + 2 * len(methods)
     tallest = max([picture.shape[0] for row in rows for picture in _pictures(row)], default=side)
     height = tallest if len(rows) == 1 else min(tallest, side * 3 // 4)
-    block_width = cells * (side + _GAP) - _GAP
-    head, caption = 28, 44
-    block_height = height + caption
-    lines = -(-len(rows) // columns)
-    sheet = Image.new(
-        "RGB",
-        (
-            2 * _MARGIN + columns * (block_width + 3 * _GAP) - 3 * _GAP,
-            2 * _MARGIN + head + lines * block_height,
-        ),
-        _PAPER,
-    )
+    block_width = (1 + 2 * len(methods)) * (side + _GAP) - _GAP
+    titles = [wrap(printable(title), side, bold) for title in _titles(methods)]
+    head = max(map(len, titles)) * _HEAD_LINE + 10
+    cells = [_cells(row, side, plain) for row in rows]
+    lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    heights = [_heights(line, height) for line in lines]
+    tops = np.cumsum([_MARGIN + head, *map(sum, heights)]).tolist()
+    width = 2 * _MARGIN + columns * (block_width + 3 * _GAP) - 3 * _GAP
+    sheet = Image.new("RGB", (width, tops[-1] + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    for column in range(columns):
-        left = _MARGIN + column * (block_width + 3 * _GAP)
-        for cell, text in enumerate(_titles(methods)):
-            place = (left + cell * (side + _GAP), _MARGIN)
-            draw.text(place, _fitting(draw, text, bold, side), _INK, bold)
-    for number, row in enumerate(rows):
-        line, column = divmod(number, columns)
-        left = _MARGIN + column * (block_width + 3 * _GAP)
-        top = _MARGIN + head + line * block_height
-        pictures = [(row.image, row.note)]
-        for panel in row.panels:
-            pictures += [(panel.mask, panel.note), (panel.foreground, _no_foreground(row, panel))]
-        for cell, (picture, note) in enumerate(pictures):
-            x = left + cell * (side + _GAP)
-            _paste(sheet, draw, picture, note, (x, top, side, height), plain)
-        below = top + height + 3
-        name = _fitting(draw, printable(row.key), plain, side, keep_end=True)
-        draw.text((left, below), name, _INK, plain)
-        if row.image is not None:
-            draw.text((left, below + 17), _fitting(draw, row.note, plain, side), _FAINT, plain)
-        for cell, panel in enumerate(row.panels):
-            if panel.mask is not None:
-                x = left + (1 + 2 * cell) * (side + _GAP)
-                draw.text((x, below), _fitting(draw, panel.note, plain, side), _FAINT, plain)
+    lefts = [_MARGIN + column * (block_width + 3 * _GAP) for column in range(columns)]
+    for left in lefts:
+        for number, title in enumerate(titles):
+            _write(draw, (left + number * (side + _GAP), _MARGIN), title, _INK, bold, _HEAD_LINE)
+    for line, top, (tall, _) in zip(lines, tops[:-1], heights, strict=True):
+        for left, block in zip(lefts, line, strict=False):
+            for number, cell in enumerate(block):
+                x, below = left + number * (side + _GAP), top + tall + 3
+                _paste(sheet, draw, cell, (x, top, side, tall), plain)
+                _write(draw, (x, below), cell.key, _INK, plain)
+                _write(draw, (x, below + len(cell.key) * _LINE), cell.note, _FAINT, plain)
     return sheet
 
 
@@ -87,52 +82,49 @@ def _titles(methods: Sequence[str]) -> list[str]:
     return titles
 
 
-def _no_foreground(row: Row, panel: Panel) -> str:
-    """Say why a foreground is missing, where its mask does not say so already."""
-    return "no image to cut out" if panel.mask is not None and row.image is None else ""
+def _cells(row: Row, side: int, font: ImageFont.FreeTypeFont) -> list[_Cell]:
+    """Return the image's cell, and two for each panel."""
+
+    def cell(picture: np.ndarray | None, note: str, key: str = "") -> _Cell:
+        name = wrap(printable(key), side, font)
+        if picture is None:
+            return _Cell(None, wrap(printable(note), side - 2 * _GAP, font), name, [])
+        return _Cell(picture, [], name, wrap(printable(note), side, font))
+
+    cells = [cell(row.image, row.note, row.key)]
+    for panel in row.panels:
+        cells.append(cell(panel.mask, panel.note))
+        # a mask that is missing says so already
+        lost = panel.mask is not None and panel.foreground is None and row.image is None
+        cells.append(cell(panel.foreground, "no image to cut out" if lost else ""))
+    return cells
+
+
+def _heights(line: list[list[_Cell]], height: int) -> tuple[int, int]:
+    """Return how tall the pictures of a line are and the text below them, in pixels."""
+    inside = max(len(cell.inside) for block in line for cell in block) * _HEAD_LINE + 2 * _GAP
+    below = max(len(cell.key) + len(cell.note) for block in line for cell in block)
+    return max(height, inside), 10 + _LINE * max(below, 2)
+
+
+def _write(draw, place: tuple[int, int], lines: list[str], ink, font, step: int = _LINE) -> None:
+    for number, line in enumerate(lines):
+        draw.text((place[0], place[1] + number * step), line, ink, font)
 
 
 def _paste(
     sheet: Image.Image,
     draw: ImageDraw.ImageDraw,
-    picture: np.ndarray | None,
-    note: str,
+    cell: _Cell,
     box: tuple[int, int, int, int],
     font: ImageFont.FreeTypeFont,
 ) -> None:
     """Paste a picture into the middle of a cell, or write why it is not there."""
     x, y, width, height = box
     draw.rectangle((x, y, x + width - 1, y + height - 1), _CELL)
-    if picture is None:
-        for number, text in enumerate(_wrapped(draw, note, font, width - 2 * _GAP)[: height // 18]):
-            draw.text((x + _GAP, y + _GAP + 18 * number), text, _FAINT, font)
+    if cell.picture is None:
+        _write(draw, (x + _GAP, y + _GAP), cell.inside, _FAINT, font, _HEAD_LINE)
         return
-    image = Image.fromarray(picture)
+    image = Image.fromarray(cell.picture)
     image.thumbnail((width, height))
     sheet.paste(image, (x + (width - image.width) // 2, y + (height - image.height) // 2))
-
-
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    """Return one of the fonts that matplotlib carries, which know most of the world's letters."""
-    import matplotlib  # a fifth of the command's start, were it at the top
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
-
-
-def _fitting(draw, text: str, font, width: int, keep_end: bool = False) -> str:
-    """Shorten a text to a width; a key keeps its end, the file's name."""
-    if draw.textlength(text, font) <= width:
-        return text
-    while text and draw.textlength(text + "…", font) > width:
-        text = text[1:] if keep_end else text[:-1]
-    return "…" + text if keep_end else text + "…"
-
-
-def _wrapped(draw, text: str, font, width: int) -> list[str]:
-    lines: list[str] = []
-    for word in text.split():
-        if lines and draw.textlength(f"{lines[-1]} {word}", font) <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(_fitting(draw, word, font, width))
-    return lines

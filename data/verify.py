@@ -13,8 +13,9 @@ import numpy as np
 
 from data.errors import UserError
 from data.images import list_images
-from data.index import load_index, scan
+from data.index import load_index
 from data.keys import Keys, decode_key
+from data.scan import scan
 from data.shard_format import (
     INDEX_NAME,
     ShardHeader,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from data.keys import Keys
 from data.plain_loader import Crop, build_plain_loader, normalise, unreadable_of
 from evaluate.checkpoints import Checkpoint
 from evaluate.choices import PENULTIMATE
+from evaluate.to_host import to_host
 
 
 class Backbone(nn.Module):
@@ -89,15 +90,19 @@ def extract(
     total : how many images there are, for the progress bar
     """
     backbone.to(device, memory_format=torch.channels_last)
-    features, rows, unreadable = [], [], {}
-    with tqdm(total=total, desc=description, unit="image", disable=None) as bar:
+    rows, unreadable = [], {}
+
+    def computed() -> Iterator[Tensor]:
         for batch in batches:
-            unreadable |= unreadable_of(batch)
+            unreadable.update(unreadable_of(batch))
             if len(batch["index"]):
-                images = normalise(batch["image"].to(device, non_blocking=True))
-                features.append(backbone(images).float().cpu())
                 rows.append(batch["index"].numpy())
+                images = normalise(batch["image"].to(device, non_blocking=True))
+                yield backbone(images).float()
             bar.update(len(batch["index"]) + len(batch["unreadable"]))
+
+    with tqdm(total=total, desc=description, unit="image", disable=None) as bar:
+        features = list(to_host(computed()))
     if not features:
         key, reason = next(iter(unreadable.items()))
         raise UserError(f"IMAGES: not one image can be read; '{key}': {reason}.")

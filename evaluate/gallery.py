@@ -12,8 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from data.keys import printable
+from data.lettering import load_font, wrap
+
 RIGHT, WRONG = (31, 138, 61), (201, 42, 42)  # green and red, told apart in gray, too
-TILE, GAP, BORDER, LINE = 96, 6, 3, 14  # pixels of the PNG
+TILE, GAP, BORDER = 96, 6, 3  # pixels of the PNG
+HEAD_LINE, LINE = 16, 12  # of its lines of text
 
 
 @dataclass
@@ -45,34 +49,43 @@ class Gallery:
     plots: list[tuple[str, bytes]] = field(default_factory=list)  # (alternative text, PNG)
 
     def save_png(self, path: Path, rows: int) -> None:
-        """Draw the first `rows` rows."""
+        """Draw the first `rows` rows; heads and captions are broken into lines, and whole."""
         shown = self.rows[:rows]
         widths = [max(len(row.cells[i]) for row in shown) for i in range(len(self.columns))]
         step = TILE + 2 * BORDER + 2
         lefts = np.cumsum([GAP, *(width * step + 2 * GAP for width in widths)])
-        height = TILE + 2 * BORDER + LINE + GAP
-        head, small = ImageFont.load_default(13), ImageFont.load_default(10)
+        head, small = load_font(13), load_font(10)
         heads = [
-            _wrap(column, width * step, head)
+            wrap(printable(column), width * step, head)
             for column, width in zip(self.columns, widths, strict=True)
         ]
-        above = (max(len(lines) for lines in heads) + 1) * LINE
-        sheet = Image.new("RGB", (int(lefts[-1]), above + len(shown) * height + GAP), "white")
+        above = (max(len(lines) for lines in heads) + 1) * HEAD_LINE
+        captions = [_captions(row, small) for row in shown]
+        heights = [
+            TILE + 2 * BORDER + max(map(len, lines.values()), default=0) * LINE + 2 * GAP
+            for lines in captions
+        ]
+        tops = np.cumsum([above, *heights])
+        sheet = Image.new("RGB", (int(lefts[-1]), int(tops[-1])), "white")
         draw = ImageDraw.Draw(sheet)
         for left, lines in zip(lefts[:-1], heads, strict=True):
             for number, line in enumerate(lines):
-                draw.text((left, 6 + number * LINE), line, fill="black", font=head)
-        for number, row in enumerate(shown):
-            top = above + number * height
-            for left, cell in zip(lefts[:-1], row.cells, strict=True):
+                draw.text((left, 6 + number * HEAD_LINE), line, fill="black", font=head)
+        for top, row, lines in zip(tops[:-1], shown, captions, strict=True):
+            for column, cell in enumerate(row.cells):
                 for place, picture in enumerate(cell):
-                    corner = (int(left) + place * step, top)
-                    _draw(sheet, draw, picture, corner, small)
+                    corner = (int(lefts[column]) + place * step, int(top))
+                    _draw(sheet, draw, picture, corner)
+                    below = (corner[0] + BORDER, corner[1] + TILE + 2 * BORDER)
+                    for number, line in enumerate(lines[column, place]):
+                        place_of_line = (below[0], below[1] + number * LINE)
+                        draw.text(place_of_line, line, fill="black", font=small)
         sheet.save(path, format="PNG")
 
     def save_html(self, path: Path) -> None:
         """Write one page with every picture inside it; it needs no other file and no network."""
-        path.write_text(self.html(), encoding="utf-8")
+        # a folder's name may be bytes that are no UTF-8
+        path.write_text(self.html(), encoding="utf-8", errors="backslashreplace")
 
     def html(self) -> str:
         """The page's text."""
@@ -93,34 +106,22 @@ class Gallery:
         )
 
 
-def _draw(sheet, draw, picture: Picture, corner: tuple[int, int], font) -> None:
+def _captions(row: Row, font: ImageFont.FreeTypeFont) -> dict[tuple[int, int], list[str]]:
+    """The lines below each picture: (column, place in it) -> lines."""
+    return {
+        (column, place): wrap(printable(picture.caption), TILE, font)
+        for column, cell in enumerate(row.cells)
+        for place, picture in enumerate(cell)
+    }
+
+
+def _draw(sheet, draw, picture: Picture, corner: tuple[int, int]) -> None:
     left, top = corner
     if picture.right is not None:
         box = (left, top, left + TILE + 2 * BORDER - 1, top + TILE + 2 * BORDER - 1)
         draw.rectangle(box, outline=RIGHT if picture.right else WRONG, width=BORDER)
     tile = Image.fromarray(picture.pixels).convert("RGB").resize((TILE, TILE), Image.LANCZOS)
     sheet.paste(tile, (left + BORDER, top + BORDER))
-    below = (left + BORDER, top + TILE + 2 * BORDER)
-    draw.text(below, _fit(picture.caption, TILE, font), fill="black", font=font)
-
-
-def _wrap(text: str, width: int, font) -> list[str]:
-    """The text in lines of at most `width` pixels, broken anywhere: names differ at their ends."""
-    lines = [""]
-    for character in text:
-        if lines[-1] and font.getlength(lines[-1] + character) > width:
-            lines.append("")
-        lines[-1] += character
-    return lines
-
-
-def _fit(text: str, width: int, font) -> str:
-    """The text, cut short where it is wider than `width` pixels."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text + "..."
 
 
 def _html_row(row: Row) -> str:

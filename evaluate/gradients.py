@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.plain_loader import IMAGENET_STD, normalise
+from data.plain_loader import IMAGENET_STD, normalise, of_channels
 
 POINTING_SIGMA = 0.02  # of the image's side: the map is smoothed before its maximum is sought
 
@@ -40,7 +40,7 @@ def pixel_gradients(
     with torch.enable_grad():
         seen = features(inputs)
         (gradient,) = torch.autograd.grad((seen * weight[labels]).sum(), inputs)
-    return gradient / gradient.new_tensor(IMAGENET_STD)[:, None, None], seen.detach()
+    return gradient / of_channels(IMAGENET_STD, gradient), seen.detach()
 
 
 def energy(gradient: Tensor) -> Tensor:

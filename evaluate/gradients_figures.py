@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from data.crop import centre_crop
 from data.images import decode, key_path
+from evaluate.captions import add_legend
 from evaluate.gallery import Gallery, Picture, Row
 from evaluate.gradients import compare
 from evaluate.labelled import Labelled
@@ -156,7 +157,7 @@ def plot_shares(seen: list[Seen], sets: list[MaskSet], path: Path) -> None:
         axes.axvline(area, color="black", linestyle=":", label=f"share of the area: {area:.3f}")
         axes.set(xlabel=f"share of gradient energy inside {masks.title}", ylabel="images")
         axes.set_xlim(0, 1)
-        axes.legend(fontsize=8)
+        add_legend(axes, 8)
     figure.savefig(path, dpi=150, format="png")
 
 

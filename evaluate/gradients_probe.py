@@ -166,6 +166,7 @@ def _gradients(model: Model, regression, images: Labelled, settings: Settings, d
         image_size=model.size,
         batch_size=min(settings.batch_size, BACKWARD_BATCH),
         workers=settings.workers,
+        pin_memory=settings.device.type == "cuda",
     )
     weight = regression.weight.to(settings.device)
     model.backbone.to(settings.device)
@@ -175,8 +176,8 @@ def _gradients(model: Model, regression, images: Labelled, settings: Settings, d
         for batch in loader:
             if not len(batch["index"]):
                 continue
-            pixels = batch["image"].to(settings.device)
-            labels = batch["label"].to(settings.device)
+            pixels = batch["image"].to(settings.device, non_blocking=True)
+            labels = batch["label"].to(settings.device, non_blocking=True)
             gradient, features = pixel_gradients(model.backbone, weight, pixels, labels)
             yield batch["index"].tolist(), features.cpu(), gradient
             bar.update(len(batch["index"]))

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from evaluate.features import Backbone
 from evaluate.labelled import Split
 from evaluate.linear_settings import LinearSettings
 from evaluate.loading import EpochBatches, TrainingImages, train_loader
+from evaluate.to_host import to_host
 from pretrain.distributed import World
 
 
@@ -151,29 +153,31 @@ class LinearProbe:
     def _train(self, model: nn.Module, epoch: int) -> tuple[float, float]:
         model.train()
         self.batches.epoch = epoch
-        sums = torch.zeros(3, device=self.world.device, dtype=torch.float64)
+        device, count = self.world.device, 0
+        sums = torch.zeros(2, device=device, dtype=torch.float64)  # read at the epoch's end only
         for batch in self._bar(self.train_loader, f"epoch {epoch + 1}"):
             self.unreadable |= unreadable_of(batch)
-            target = batch["label"].to(self.world.device)
+            target = batch["label"].to(device, non_blocking=True)
             if len(target) < 2 and self.settings.batch_norm and self.world.size == 1:
                 continue  # batch norm has no statistics of a single image
             if len(target):
                 logits = model(self.features(batch["image"]))
             else:  # every image of this process was unreadable, and the others wait for it
-                dim = self.head.fc.in_features
-                logits = model(torch.zeros(0, dim, device=self.world.device))
+                logits = model(torch.zeros(0, self.head.fc.in_features, device=device))
             loss = F.cross_entropy(logits, target, reduction="sum") / max(len(target), 1)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
             hits = (logits.argmax(1) == target).sum()
-            sums += torch.stack([loss.detach() * len(target), hits, hits.new_tensor(len(target))])
+            sums += torch.stack([loss.detach() * len(target), hits])
+            count += len(target)
+        sums = torch.cat([sums, sums.new_tensor([count])])
         if self.world.size > 1:
             torch.distributed.all_reduce(sums)
-        loss, hits, count = (float(value) for value in sums)
+        loss, hits, count = sums.tolist()
         if not count:
             raise UserError(f"IMAGES: no training image can be read; {_first(self.unreadable)}.")
-        if not torch.isfinite(sums[0]):
+        if not math.isfinite(loss):
             raise UserError(
                 f"the loss is not finite in epoch {epoch + 1} at --lr {self.settings.lr:g}; these "
                 "features need a smaller one."
@@ -183,13 +187,17 @@ class LinearProbe:
     def _validate(self) -> tuple[float, float | None]:
         """Top-1 and top-5 over the validation images; every process does all of it alike."""
         self.head.eval()
-        scores, labels = [], []
-        for batch in self._bar(self.val_loader, "validate"):
-            self.unreadable |= unreadable_of(batch)
-            if len(batch["index"]):
-                with torch.no_grad():
-                    scores.append(self.head(self.features(batch["image"])).cpu())
-                labels.append(batch["label"])
+        labels = []
+
+        def computed() -> Iterator[Tensor]:
+            for batch in self._bar(self.val_loader, "validate"):
+                self.unreadable |= unreadable_of(batch)
+                if len(batch["index"]):
+                    labels.append(batch["label"])
+                    yield self.head(self.features(batch["image"]))
+
+        with torch.no_grad():
+            scores = list(to_host(computed()))
         if not scores:
             raise UserError(f"IMAGES: no validation image can be read; {_first(self.unreadable)}.")
         logits, target = torch.cat(scores), torch.cat(labels)

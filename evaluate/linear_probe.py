@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,8 +23,9 @@ from evaluate.linear import Epoch, LinearProbe, LinearResult, ResumeFolder
 from evaluate.linear_settings import PRESETS, LinearSettings
 from evaluate.models import Model, Settings, load_models
 from evaluate.options import say, say_unreadable
+from evaluate.processes import refuse_several
 from evaluate.results import RESULTS, Results, next_folder
-from pretrain.distributed import World, world
+from pretrain.distributed import World, choose_device, world
 
 
 def run(
@@ -31,12 +33,15 @@ def run(
     settings, out, overwrite, as_json,
 ):  # fmt: skip
     """Do `probe linear`; the arguments are its options."""
+    if fast:
+        refuse_several("linear --fast")
     chosen = _settings(preset, lr, weight_decay, epochs, milestones, seed, settings.batch_size)
     if fast:
         report, text, folder = _run_fast(
             checkpoint, images, seed, arch, settings, Results("linear", out, overwrite)
         )
     else:
+        _check_gpus(str(settings.device))
         with world(str(settings.device)) as processes:
             settings = replace(settings, device=processes.device)
             done = _run_sgd(
@@ -49,6 +54,12 @@ def run(
     say(f"the backbone is unchanged: sha256 {report['backbone_sha256'][:16]}...")
     click.echo(text if as_json else _table(report))
     say(f"{report['split']}; written to {folder}")
+
+
+def _check_gpus(device: str) -> None:
+    """Let every process of a host complain alike where the last has no GPU; see `OneVoice`."""
+    count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    choose_device(device, count - 1, count)
 
 
 def _settings(

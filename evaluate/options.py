@@ -11,11 +11,16 @@ from pathlib import Path
 import click
 
 from evaluate.choices import MASK_THRESHOLD, PENULTIMATE
+from evaluate.processes import speaks
 
 
 def say(text: str) -> None:
-    """Tell the user something that is not the result: on stderr, so that `--json` stays JSON."""
-    click.echo(text, err=True)
+    """Tell the user something that is not the result: on stderr, so that `--json` stays JSON.
+
+    Of several processes the first says it.
+    """
+    if speaks():
+        click.echo(text, err=True)
 
 
 def say_unreadable(unreadable: dict[str, str]) -> None:
@@ -62,16 +67,21 @@ def json_option(command: Callable) -> Callable:
 
 
 def network_options(command: Callable) -> Callable:
-    """Options on how images go through networks, given to the command as one `Settings`."""
+    """Options on how images go through networks, given to the command as one `Settings`.
+
+    The command runs in full float32: see `evaluate.precision`.
+    """
 
     def wrapped(*args, layer, image_size, batch_size, workers, device, **kwargs):
         from data.loading_workers import usable_cores
         from evaluate.models import Settings, choose_device  # takes seconds to import
+        from evaluate.precision import full_float32
 
         if workers is None:
             workers = min(usable_cores(), 16)
         settings = Settings(layer, image_size, batch_size, workers, choose_device(device))
-        return command(*args, settings=settings, **kwargs)
+        with full_float32():
+            return command(*args, settings=settings, **kwargs)
 
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
     wrapped.__click_params__ = getattr(command, "__click_params__", [])

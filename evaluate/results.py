@@ -92,8 +92,8 @@ class Results:
         return path
 
     def write_text(self, name: str, text: str) -> None:
-        """Add a text file, UTF-8."""
-        self.path(name).write_text(text, encoding="utf-8")
+        """Add a text file, UTF-8; bytes of a file's name that are none are escaped, as in JSON."""
+        self.path(name).write_text(text, encoding="utf-8", errors="backslashreplace")
 
     def write_json(self, content: dict) -> str:
         """Add `results.json`: the command, the versions of the software, and `content`."""

@@ -185,10 +185,18 @@ def _collate(samples: list[tuple[int, dict[str, np.ndarray]]]) -> dict[str, torc
 
 
 def variant_batches(
-    images: VariantImages, batch_size: int, workers: int
+    images: VariantImages, batch_size: int, workers: int, pin_memory: bool = False
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Batches over all images, in order."""
-    return iter(DataLoader(images, batch_size=batch_size, num_workers=workers, collate_fn=_collate))
+    return iter(
+        DataLoader(
+            images,
+            batch_size=batch_size,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=pin_memory,
+        )
+    )
 
 
 @dataclass(frozen=True)

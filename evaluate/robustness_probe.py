@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -17,6 +18,7 @@ from data.crop import whole_image
 from data.errors import UserError
 from data.plain_loader import normalise
 from evaluate.accuracy import top_k
+from evaluate.captions import add_legend
 from evaluate.classifiers import train_classifier
 from evaluate.labelled import Labelled, has_split, open_labelled, open_split
 from evaluate.loading import readable
@@ -32,6 +34,7 @@ from evaluate.robustness import (
     usable_images,
     variant_batches,
 )
+from evaluate.to_host import to_host
 from evaluate.variants import VARIANTS
 
 SHOWN = 6  # rows of variants.png
@@ -161,14 +164,21 @@ def _score_made(model: Model, judge, tested: _Tested, settings: Settings) -> dic
     images = tested.variants
     labels = torch.from_numpy(images.images.labels)
     scores: dict[str, list] = {name: [] for name in VARIANTS}
-    share = max(1, settings.batch_size // len(VARIANTS))
-    with tqdm(total=len(images), desc=model.label, unit="image", disable=None) as bar:
-        for batch in variant_batches(images, share, settings.workers):
-            for name in VARIANTS:
-                pixels = normalise(batch[name].to(settings.device))
-                with torch.no_grad():
-                    scores[name].append(judge(model.backbone(pixels).float().cpu()))
+    share, device = max(1, settings.batch_size // len(VARIANTS)), settings.device
+
+    def computed() -> Iterator[torch.Tensor]:  # (variants, B, D)
+        for batch in variant_batches(images, share, settings.workers, device.type == "cuda"):
+            pixels = (normalise(batch[name].to(device, non_blocking=True)) for name in VARIANTS)
+            yield torch.stack([model.backbone(one).float() for one in pixels])
             bar.update(len(batch["row"]))
+
+    with (
+        torch.no_grad(),
+        tqdm(total=len(images), desc=model.label, unit="image", disable=None) as bar,
+    ):
+        for found in to_host(computed()):
+            for name, features in zip(VARIANTS, found, strict=True):
+                scores[name].append(judge(features))
     return {name: top_k(torch.cat(parts), labels, 1) for name, parts in scores.items()}
 
 
@@ -229,7 +239,7 @@ def _plot(rows: list[dict], path: Path) -> None:
         axes.bar_label(bars, fmt="%.0f", fontsize=7)
     axes.set_xticks(np.arange(len(names)), names, fontsize=9)
     axes.set(ylabel="top-1 %", ylim=(0, 105))
-    axes.legend(fontsize=8, title="background gap = mixed_same - mixed_rand", title_fontsize=8)
+    add_legend(axes, 8, title="background gap = mixed_same - mixed_rand", title_fontsize=8)
     figure.savefig(path, dpi=150, format="png")
 
 

@@ -11,10 +11,12 @@ from matplotlib.figure import Figure
 from data.errors import UserError
 from data.images import UnreadableImage, decode, key_path, list_images
 from data.precision_recall import BETA2
+from evaluate.captions import add_legend, in_lines
 from evaluate.masks import Masks, stem
 from evaluate.saliency_scores import Scores, load_pair
 
 TILE = 160  # pixels of an example's longer side
+COLUMN, MARGIN, LINE = 1.9, 0.1, 0.15  # inches: an example's width, between two, a line of text
 
 
 def plot_curves(scores: list[Scores], path: Path) -> None:
@@ -36,7 +38,7 @@ def plot_curves(scores: list[Scores], path: Path) -> None:
     right.set_title("F against the threshold", fontsize=10)
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    left.legend(loc="lower left", fontsize=9)
+    add_legend(left, 9, loc="lower left")
     figure.savefig(path, dpi=150, format="png")
 
 
@@ -63,20 +65,25 @@ def plot_examples(
     places = np.linspace(0, len(ranked) - 1, min(rows, len(ranked))).round().astype(int)
     chosen = [ranked[place] for place in places]
     columns = ["image", "ground truth", *(one.label for one, _ in sets)]
-    figure = Figure(figsize=(1.9 * len(columns), 1.5 * len(chosen) + 0.3), layout="constrained")
+    titles = [in_lines(column, COLUMN - MARGIN, 9) for column in columns]
+    captions = [in_lines(Path(name).name, COLUMN - MARGIN, 7) for name in chosen]
+    more = max(title.count("\n") for title in titles) + "".join(captions).count("\n")
+    figure = Figure(
+        figsize=(COLUMN * len(columns), 1.5 * len(chosen) + 0.3 + LINE * more), layout="constrained"
+    )
     grid = figure.subplots(len(chosen), len(columns), squeeze=False)
-    for line, name in zip(grid, chosen, strict=True):
+    for line, name, caption in zip(grid, chosen, captions, strict=True):
         tiles = _tiles(images, photographs[name], name, truths, sets, resize)
         for axes, picture in zip(line, tiles, strict=True):
             axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
         for axes, (one, _) in zip(line[2:], sets, strict=True):
             score = one.per_image[one.names.index(name)]
             axes.set_xlabel(f"MAE {score.mae:.3f}", fontsize=7, labelpad=2)
-        line[0].set_xlabel(Path(name).name, fontsize=7, labelpad=2)
+        line[0].set_xlabel(caption, fontsize=7, labelpad=2, parse_math=False)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
-    for axes, title in zip(grid[0], columns, strict=True):
-        axes.set_title(title, fontsize=9)
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=9, parse_math=False)
     figure.savefig(path, dpi=150, format="png")
 
 

@@ -44,9 +44,11 @@ def test_fletcher_is_hdf5s():
         return high << 16 | low
 
     rng = np.random.default_rng(0)
-    for size in (1, 2, 7, 64, 4097, 100_000):
-        for data in (rng.bytes(size), bytes(size), b"\xff" * size):
-            assert fletcher32(data) == plain(data)
+    for size in (0, 1, 2, 7, 64, 4097, 16383, 16384, 16385, 16386, 32768, 100_000):
+        for data in (rng.bytes(size), bytes(size), b"\xff" * size, b"\0" * size + b"\1"):
+            assert fletcher32(data) == fletcher32(memoryview(data)) == plain(data)
+    data = rng.bytes(3_000_001)  # the sums of so many words are beyond float64's whole numbers
+    assert fletcher32(data) == plain(data)
 
 
 def test_masks_as_dilo_writes_them_do_not_pass_through_hdf5(datasets):

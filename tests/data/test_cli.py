@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from data import cli
+from data import pictures_cli
 from data.cli import main
+from data.mask_shards import MaskShards
 from data.shards import shard_name
 
 ODD = os.fsdecode(b"\xff \n'x.png")
@@ -167,14 +168,18 @@ def test_gallery_chooses(tmp_path, write_shards):
     masks = {f"{i:02d}.jpg": np.ones((3, 3), np.uint8) for i in range(30)}
     masks["05.jpg"] = masks["17.jpg"] = "empty file"
     keys = write_shards(tmp_path, masks, size=50)
-    sets = [cli.MaskShards(tmp_path)]
-    assert cli._choose(sets, 4, None, False, ()) == [keys[0], keys[9], keys[19], keys[29]]
-    drawn = cli._choose(sets, 4, 1, False, ())
-    assert drawn == cli._choose(sets, 4, 1, False, ()) != cli._choose(sets, 4, 2, False, ())
+    sets = [MaskShards(tmp_path)]
+    assert pictures_cli._choose(sets, 4, None, False, ()) == [keys[0], keys[9], keys[19], keys[29]]
+    drawn = pictures_cli._choose(sets, 4, 1, False, ())
+    assert (
+        drawn
+        == pictures_cli._choose(sets, 4, 1, False, ())
+        != pictures_cli._choose(sets, 4, 2, False, ())
+    )
     assert len(set(drawn)) == 4 and drawn == sorted(drawn)
-    assert cli._choose(sets, 9, None, True, ()) == ["05.jpg", "17.jpg"]
-    assert cli._choose(sets, 1, None, False, ("17.jpg", "03.jpg")) == ["17.jpg", "03.jpg"]
-    assert cli._choose(sets, 99, None, False, ()) == list(keys)
+    assert pictures_cli._choose(sets, 9, None, True, ()) == ["05.jpg", "17.jpg"]
+    assert pictures_cli._choose(sets, 1, None, False, ("17.jpg", "03.jpg")) == ["17.jpg", "03.jpg"]
+    assert pictures_cli._choose(sets, 99, None, False, ()) == list(keys)
 
 
 def test_gallery_refuses(run, out, tmp_path, write_shards):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
-from data.index import build_index, load_index, read_headers, scan
+from data.index import build_index, load_index
 from data.keys import Keys
+from data.scan import read_headers, scan
 from data.shards import shard_name
 
 

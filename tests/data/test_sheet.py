@@ -1,6 +1,7 @@
 """A sheet shows each picture once, where its heading says."""
 
 import numpy as np
+from PIL import ImageDraw
 
 from data.panels import Panel, Row
 from data.sheet import draw_sheet
@@ -42,3 +43,32 @@ def test_what_is_missing_is_said():
 def test_extreme_shapes():
     line = np.zeros((300, 1, 3), np.uint8)
     assert draw_sheet([Row("a", line, "", [Panel(line[..., 0], line, "")])] * 2, ["m"]).width > 700
+
+
+def test_long_names_and_reasons_are_whole(monkeypatch):
+    """All that is given is drawn, and on the sheet."""
+    drawn = []
+    write = ImageDraw.ImageDraw.text
+
+    def note(self, place, text, *arguments, **options):
+        box = self.textbbox(place, text, arguments[1])
+        assert box[0] >= 0 and box[2] <= self.im.size[0] and box[3] <= self.im.size[1]
+        drawn.append(text)
+        return write(self, place, text, *arguments, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", note)
+    key = "n02093428_American_Staffordshire_terrier/" * 3 + "1.jpg"
+    reason = "the file ends before its last line " * 20
+    row = Row(key, RED, "80 x 60", [Panel(None, None, reason)])
+    method = "a-method-of-a-very-long-name (its-folder-of-a-long-name)"
+    draw_sheet([row, Row("b.jpg", RED, "", [Panel(MASK, GREEN, "")])], [method], side=100)
+    text = "".join(drawn).replace(" ", "")
+    assert all(part.replace(" ", "") in text for part in (key, reason, f"{method}: mask"))
+
+
+def test_rows_beside_each_other_have_room_for_both():
+    """One has a long name, the other a long reason."""
+    named = Row("name/" * 60, RED, "", [Panel(MASK, GREEN, "")])
+    lost = Row("b.jpg", RED, "", [Panel(None, None, "no reason " * 90)])
+    alone = [draw_sheet([row], ["rbd"], side=100).height for row in (named, lost)]
+    assert draw_sheet([named, lost], ["rbd"], side=100).height > max(alone)

@@ -1,5 +1,6 @@
 """The command group: its help, and a job that is stopped."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -67,3 +70,26 @@ def test_two_models_of_one_name(probe, split_folder, resnet18_file):
 )
 def test_values_without_meaning(probe, split_folder, command, option, value):
     assert option in probe(command, split_folder, split_folder, option, value, code=2).stderr
+
+
+def test_folders_whose_names_are_no_text(tmp_path):
+    """A name is what the system gives; JSON and page tell it by escapes."""
+    rng = np.random.default_rng(0)
+    for name in (b"b\xffar", b"cat"):
+        folder = os.path.join(os.fsencode(tmp_path), b"images", name)
+        os.makedirs(folder)
+        for number in range(4):
+            picture = rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)
+            (Path(os.fsdecode(folder)) / f"{number}.png").write_bytes(
+                cv2.imencode(".png", picture)[1].tobytes()
+            )
+    options = ["--image-size", "16", "--workers", "0", "--device", "cpu", "--out", "out", "--json"]
+    command = ["neighbors", "random:resnet18", "images", "--neighbors", "2", *options]
+    done = subprocess.run(
+        [sys.executable, "-m", "evaluate", *command],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for text in (done.stdout, (tmp_path / "out/results.json").read_text(encoding="utf-8")):
+        assert {row["label"] for row in json.loads(text)["rows"]} == {"b\udcffar", "cat"}
