@@ -10,3 +10,4 @@ class UserError(click.ClickException):
     """
 
     exit_code = 2
+    of_one_process = False  # torchrun's other processes may not meet it: not only the first says so

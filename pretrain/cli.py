@@ -21,7 +21,7 @@ Examples:
 
 
 class _Command(click.Command):
-    """Options under headings; in torchrun's other processes errors without a word."""
+    """Options under headings; torchrun's other processes do not repeat what the first one says."""
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {"Run": []}
@@ -38,7 +38,7 @@ class _Command(click.Command):
         try:
             return super().invoke(context)
         except click.ClickException as error:
-            if os.environ.get("RANK", "0") == "0":
+            if os.environ.get("RANK", "0") == "0" or getattr(error, "of_one_process", False):
                 raise
             sys.exit(error.exit_code)
 

@@ -7,13 +7,13 @@ what leaves here is the batch that they would have made alone, but for what deco
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import torch
 from torch.nn import functional
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from data.errors import UserError
 from pretrain.dataset import Batch, Request, ViewDataset
@@ -90,7 +90,7 @@ class DeviceDecoder:
             # still use what lay there (pytorch/vision#9606).
             self._stream.synchronize()
         try:
-            return decode_jpeg(list(files), ImageReadMode.RGB, self._device)
+            return decode_jpeg(list(files), self._device)
         except RuntimeError as error:
             if self._stream is not None:
                 torch.cuda.synchronize(self._device)  # raises if the device itself is at fault
@@ -116,6 +116,17 @@ class DeviceDecoder:
         batch["replaced"] = torch.cat([batch["replaced"], again["replaced"][new]])
         batch["replaced_reasons"] = batch["replaced_reasons"] + [reasons[n] for n in new]
         return batch
+
+
+def decode_jpeg(files: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+    """Decode files, uint8 (bytes,) on the CPU, to uint8 (3, H, W) on the device."""
+    # Not imported above: torchvision has announced that a later version will lack it.
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return decode_jpeg(files, ImageReadMode.RGB, device)
 
 
 def cut_views(image: torch.Tensor, boxes: Sequence[Sequence[int]], size: int) -> torch.Tensor:
@@ -151,8 +162,8 @@ def _check(device: torch.device) -> None:
     try:
         if device.type not in ("cpu", "cuda"):
             raise RuntimeError("only on CUDA and the CPU")
-        decode_jpeg([file], ImageReadMode.RGB, device)
-    except RuntimeError as error:
+        decode_jpeg([file], device)
+    except (ImportError, RuntimeError) as error:
         raise UserError(
             f"decode is 'device', and torchvision cannot decode JPEGs on {device} "
             f"({str(error).splitlines()[0]}); set it to 'workers'."

@@ -68,7 +68,7 @@ def choose_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.
     if number and local_size > 1:
         raise UserError(f"device is {name!r} for {local_size} processes; give cuda, one GPU each.")
     index = int(number or local_rank)
-    if index >= gpus:
+    if index >= gpus or local_size > gpus:  # in every process alike: only the first one speaks
         found = f"only {gpus} GPUs" if gpus > 1 else "only one GPU" if gpus else "no GPU"
         many = local_size > 1 and gpus > 0
         remedy = f"start {gpus} processes" if many else "give auto or cpu"

@@ -54,6 +54,7 @@ def failures_told(run: RunFolder, batch_size: int, device: torch.device) -> Iter
             )
         else:
             raise
+    failure.of_one_process = True
     raise failure  # here, outside the handlers, no frame holds on to tensors
 
 

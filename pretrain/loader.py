@@ -123,7 +123,9 @@ class Loader:
                 batch = self._decoder(batch)
             if "error" in batch:
                 self.close()
-                raise UserError(batch["error"][0])
+                error = UserError(batch["error"][0])
+                error.of_one_process = True
+                raise error
             yield batch
 
     def close(self) -> None:

@@ -82,13 +82,14 @@ class OnlineKnn:
             keys=side.keys,
             labels=side.labels,
             indices=side.rows,
+            pin_memory=device.type == "cuda",
         )
         features, labels = [], []
         for batch in loader:
             if len(batch["index"]):
-                images = normalise(batch["image"].to(device))
+                images = normalise(batch["image"].to(device, non_blocking=True))
                 features.append(backbone(images).float())
-                labels.append(batch["label"].to(device))
+                labels.append(batch["label"].to(device, non_blocking=True))
         if not features:
             raise UserError(f"none of the images in {side.root!r} can be read for the kNN.")
         return torch.cat(features), torch.cat(labels)

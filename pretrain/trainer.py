@@ -7,6 +7,7 @@ generator's state, and a run that goes on from it has the same losses as one tha
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -46,6 +47,7 @@ from pretrain.schedule import learning_rate
 from pretrain.step_log import LossNotFinite, StepLog
 from pretrain.stop import StopRequest, stop_on_signals
 
+DRAW_EVERY = 20  # seconds between pictures of the loss
 _STATE = ("keys", "method", "optimizer")  # what a checkpoint needs to be gone on from
 
 
@@ -179,6 +181,7 @@ def _train(
     # ---- what happens now and then ----
     log = StepLog(metrics, settings.batch_size)
     saved_at = time.monotonic()
+    drawn_at = -math.inf
 
     def flush() -> None:
         try:
@@ -333,8 +336,11 @@ def _train(
                 say(f"  {len(replaced)} unreadable images were replaced: {_some(replaced)}")
             if here.first:
                 metrics.flush()
-                chance = chance_loss(settings, len(keys))
-                draw_curve(run.metrics, run.curve, title(settings), chance)
+                # Not after each of many short epochs: it would take as long as they.
+                if step == last_step or stopping or time.monotonic() - drawn_at > DRAW_EVERY:
+                    chance = chance_loss(settings, len(keys))
+                    draw_curve(run.metrics, run.curve, title(settings), chance)
+                    drawn_at = time.monotonic()
             log.resume_clock()
             if stopping:
                 return _stopped(stop, run, step, say)

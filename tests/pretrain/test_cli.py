@@ -7,6 +7,8 @@ from click.testing import CliRunner
 
 from pretrain.cli import main
 from pretrain.config import Settings
+from pretrain.failures import failures_told
+from pretrain.run_folder import RunFolder
 
 SMALL = ("--batch-size", "4", "--negatives", "8", "--arch", "resnet18", "--image-size", "32")
 
@@ -99,6 +101,18 @@ def test_other_processes_are_silent(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     done = run(tmp_path, "--out", tmp_path / "run", "--set", "nonsense=1")
     assert done.exit_code == 2 and done.output == ""
+
+
+def test_a_process_tells_what_it_alone_met(photographs, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+
+    def train(*arguments, **options):
+        with failures_told(RunFolder(tmp_path / "run"), 4, "cuda:1"):
+            raise MemoryError
+
+    monkeypatch.setattr("pretrain.trainer.train", train)
+    done = run(photographs.images, "--out", tmp_path / "run")
+    assert done.exit_code == 2 and "needs more memory than cuda:1 has" in done.output
 
 
 def test_config_then_options_then_set(photographs, tmp_path, monkeypatch):

@@ -33,6 +33,7 @@ def test_devices(monkeypatch, name, gpus, place, device):
         ("cuda", 0, (0, 1), "device is 'cuda', and PyTorch finds no GPU here; give auto or cpu"),
         ("cuda:7", 1, (0, 1), "device is 'cuda:7', and PyTorch finds only one GPU"),
         ("cuda", 2, (2, 4), "finds only 2 GPUs here; start 2 processes"),
+        ("cuda", 2, (0, 4), "finds only 2 GPUs here; start 2 processes"),
         ("cuda:1", 2, (0, 2), "device is 'cuda:1' for 2 processes; give cuda"),
     ],
 )
