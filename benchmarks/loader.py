@@ -32,7 +32,8 @@ from data.images import decode, key_path
 from pretrain.augment import DeviceAugment
 from pretrain.dataset import Request, ViewDataset
 from pretrain.loader import build_loader
-from pretrain.views import PasteSettings, ViewRecipe, draw_view, instdisc, uniforms
+from pretrain.recipes import PasteSettings, ViewRecipe, instdisc
+from pretrain.views import draw_view, uniforms
 
 BATCH = 32
 

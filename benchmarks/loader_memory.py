@@ -21,7 +21,7 @@ from tabulate import tabulate
 from data.images import list_images
 from data.shards import ChunkEncoder, ShardWriter, Status, shard_name
 from pretrain.loader import build_loader
-from pretrain.views import PasteSettings, ViewRecipe
+from pretrain.recipes import PasteSettings, ViewRecipe
 
 COUNTS = (1_000, 10_000, 100_000)
 SIDE, CANVAS, FIRST = 96, 96, 10

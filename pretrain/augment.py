@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn import functional
 
 from pretrain.copy_paste import composite
-from pretrain.views import COLUMN, JITTER_ORDERS, ViewRecipe
+from pretrain.recipes import ViewRecipe
+from pretrain.views import COLUMN, JITTER_ORDERS
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, torchvision's digits
 _PIXELS = ("image", "mask", "background", "parameters")  # of a batch, what views are made of

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from data.errors import UserError
 from data.keys import is_utf8
-from pretrain.views import BLEND_SIGMA_MOST, PasteSettings, ViewRecipe, instdisc, moco_v2
+from pretrain.recipes import BLEND_SIGMA_MOST, PasteSettings, ViewRecipe, instdisc, moco_v2
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]

@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 from data.backgrounds import BackgroundSource, choose, cover_box, gray_level
 from data.crop import sample_box
 from data.errors import UserError
-from pretrain.views import PasteSettings
+from pretrain.recipes import PasteSettings
 
 
 def composite(

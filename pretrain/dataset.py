@@ -25,7 +25,8 @@ from data.mask_shards import MaskShards
 from data.shared_memory import as_tensor, new_tensor
 from pretrain.copy_paste import blur_mask
 from pretrain.mask_rows import MISSING, MaskRows
-from pretrain.views import COLUMN, PARAMETERS, Draw, PasteSettings, ViewRecipe, draw_view, uniforms
+from pretrain.recipes import PasteSettings, ViewRecipe
+from pretrain.views import COLUMN, PARAMETERS, Draw, draw_view, uniforms
 
 Batch = dict[str, torch.Tensor | list[str] | int]
 

@@ -18,7 +18,7 @@ from data.mask_shards import MaskShards
 from pretrain.dataset import Batch, Request, ViewDataset
 from pretrain.device_decode import DeviceDecoder
 from pretrain.mask_rows import MaskRows, match_masks
-from pretrain.views import PasteSettings, ViewRecipe
+from pretrain.recipes import PasteSettings, ViewRecipe
 
 _ORDER_STREAM = 1  # of the seed; 0 is the views', 2 the replacements'
 

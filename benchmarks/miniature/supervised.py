@@ -17,8 +17,8 @@ from pretrain.augment import DeviceAugment
 from pretrain.backbones import build_backbone, feature_dim
 from pretrain.build import tune_cuda
 from pretrain.loader import build_loader
+from pretrain.recipes import ViewRecipe
 from pretrain.schedule import learning_rate
-from pretrain.views import ViewRecipe
 
 
 def train_supervised(

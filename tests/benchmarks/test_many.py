@@ -13,7 +13,7 @@ from data.index import build_index
 from data.mask_shards import MaskShards
 from data.shards import ChunkEncoder, ShardWriter, shard_name
 from pretrain.loader import build_loader
-from pretrain.views import PasteSettings, ViewRecipe
+from pretrain.recipes import PasteSettings, ViewRecipe
 
 ATTRIBUTES = {"method": "made", "parameters": {}, "software": {}}
 

@@ -10,7 +10,8 @@ from torchvision.transforms.v2 import functional
 
 from pretrain import augment
 from pretrain.augment import DeviceAugment
-from pretrain.views import COLUMN, JITTER_ORDERS, PARAMETERS, ViewRecipe, instdisc, moco_v2
+from pretrain.recipes import ViewRecipe, instdisc, moco_v2
+from pretrain.views import COLUMN, JITTER_ORDERS, PARAMETERS
 
 SIZE = 48
 COUNT = 30

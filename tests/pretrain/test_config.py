@@ -2,13 +2,14 @@
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data.errors import UserError
 from pretrain.config import Settings, build_settings, parse_assignment, read_toml
-from pretrain.views import TABLE1, instdisc, moco_v1, moco_v2, table1
+from pretrain.recipes import TABLE1, instdisc, moco_v2, table1
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
 PUBLISHED = [path for path in CONFIGS if path.stem.startswith(("table", "moco"))]
@@ -33,7 +34,7 @@ def test_defaults_are_the_papers():
 
 
 def test_recipes_and_their_switches():
-    assert build_settings({"method": "moco"}).view_recipe() == moco_v1()
+    assert build_settings({"method": "moco"}).view_recipe() == replace(instdisc(), views=2)
     v2 = {"method": "moco", "recipe": "moco-v2"}
     assert build_settings(v2).view_recipe() == moco_v2()
     changed = build_settings(v2, {"blur": 0.0, "image_size": 64}).view_recipe()

@@ -18,7 +18,8 @@ from data.errors import UserError
 from pretrain.augment import DeviceAugment
 from pretrain.copy_paste import CopyPaste, blur_mask, composite
 from pretrain.loader import build_loader
-from pretrain.views import COLUMN, PasteSettings, ViewRecipe, draw_view, uniforms
+from pretrain.recipes import PasteSettings, ViewRecipe
+from pretrain.views import COLUMN, draw_view, uniforms
 from tests.pretrain.mask_samples import soft_mask, write_masks
 
 

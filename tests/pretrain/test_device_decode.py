@@ -15,8 +15,8 @@ from data.images import decode, decode_or_keep, list_images
 from pretrain import device_decode
 from pretrain.device_decode import DeviceDecoder, cut_views
 from pretrain.loader import build_loader
+from pretrain.recipes import PasteSettings, ViewRecipe
 from pretrain.trainer import train
-from pretrain.views import PasteSettings, ViewRecipe
 from tests.pretrain.runs import losses, tiny
 from tests.pretrain.test_loader import assert_same, batches
 

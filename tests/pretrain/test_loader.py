@@ -13,7 +13,8 @@ from data.errors import UserError
 from data.images import list_images
 from data.shards import Status
 from pretrain.loader import build_loader, epoch_order
-from pretrain.views import COLUMN, PasteSettings, ViewRecipe, moco_v1
+from pretrain.recipes import PasteSettings, ViewRecipe
+from pretrain.views import COLUMN
 from tests.pretrain.mask_samples import soft_mask, write_masks
 
 RECIPE = ViewRecipe(views=2, image_size=32)
@@ -306,7 +307,7 @@ def test_worker_memory_is_flat(photographs):
     """A worker holds no image beyond the batch it makes: many epochs add nothing."""
     import psutil
 
-    loader = make(photographs, recipe=moco_v1(32), workers=1)
+    loader = make(photographs, recipe=ViewRecipe(views=2, image_size=32), workers=1)
     sizes = []
     for epoch in range(12):
         loader.set_epoch(epoch)
@@ -351,7 +352,7 @@ def test_a_program_that_never_closes_its_loader_ends(photographs):
     program = f"""
 import sys
 from pretrain.loader import build_loader
-from pretrain.views import ViewRecipe
+from pretrain.recipes import ViewRecipe
 recipe = ViewRecipe(image_size=16)
 loader = build_loader({str(photographs.images)!r}, recipe=recipe, batch_size=2, workers=1)
 steps = iter(loader)

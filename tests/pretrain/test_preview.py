@@ -10,7 +10,7 @@ from data.errors import UserError
 from pretrain.augment import DeviceAugment
 from pretrain.loader import build_loader
 from pretrain.preview import save_views
-from pretrain.views import PasteSettings, ViewRecipe
+from pretrain.recipes import PasteSettings, ViewRecipe
 
 
 @pytest.mark.parametrize("views", [1, 2])

@@ -12,19 +12,8 @@ from scipy.stats import kstest
 from torchvision.transforms import v2
 
 from data.errors import UserError
-from pretrain.views import (
-    COLUMN,
-    TABLE1,
-    UNIFORMS,
-    PasteSettings,
-    ViewRecipe,
-    draw_view,
-    instdisc,
-    moco_v1,
-    moco_v2,
-    table1,
-    uniforms,
-)
+from pretrain.recipes import TABLE1, PasteSettings, ViewRecipe, instdisc, moco_v2, table1
+from pretrain.views import COLUMN, UNIFORMS, draw_view, uniforms
 
 IMAGE_SIZE = (375, 500)
 
@@ -98,9 +87,8 @@ def test_parameters_have_the_recipes_ranges_and_frequencies():
     assert set(column(views, "order")) == set(range(24))
 
 
-def test_instdisc_jitters_always_and_moco_v1_is_its_two_views():
+def test_instdisc_jitters_always():
     assert (column(draws(instdisc()), "jitter") == 1).all()
-    assert moco_v1() == dataclasses.replace(instdisc(), views=2)
     assert instdisc().gray_first and not moco_v2().gray_first
 
 
