@@ -17,8 +17,6 @@ import torch
 from data.checkpoint import damage
 from data.errors import UserError
 
-_PROTOCOL_2 = b"\x80\x02"  # how torch.save's files began before 1.6
-
 
 def read_weights(path: str | os.PathLike, argument: str) -> dict[str, Any]:
     """Read what `torch.save` wrote, old or new, or a .safetensors file, onto the CPU.
@@ -40,12 +38,12 @@ def read_weights(path: str | os.PathLike, argument: str) -> dict[str, Any]:
     """
     path, name = Path(path), f"{argument} {os.fspath(path)!r}"
     if not path.is_file():
-        raise UserError(f"{name} is not a file; give a file of weights.")
+        raise UserError(f"{name}: there is no such file; give a file of weights.")
     if path.suffix == ".safetensors":
         return _read_safetensors(path, name)
     try:
         is_zip = zipfile.is_zipfile(path)
-        if not is_zip and not _begins_as_old(path):
+        if not is_zip and not _is_pickle(path):
             raise UserError(
                 f"{name} is not a file that torch.save wrote, or is cut short; give one that is, "
                 "or a .safetensors file."
@@ -64,7 +62,7 @@ def read_weights(path: str | os.PathLike, argument: str) -> dict[str, Any]:
         raise _unreadable(name, error) from None
     if not isinstance(content, Mapping):
         raise UserError(
-            f"{name} holds a {type(content).__name__} and not a state_dict; save one by "
+            f"{name} holds a {type(content).__name__}, not a state_dict; save one by "
             "torch.save(model.state_dict(), FILE)."
         )
     return dict(content)
@@ -79,9 +77,10 @@ def _read_safetensors(path: Path, name: str) -> dict[str, Any]:
         raise _unreadable(name, error) from None
 
 
-def _begins_as_old(path: Path) -> bool:
+def _is_pickle(path: Path) -> bool:
+    """Whether a file begins as torch.save's did before 1.6, and as any pickle does."""
     with path.open("rb") as file:
-        return file.read(2) == _PROTOCOL_2
+        return file.read(1) == pickle.PROTO
 
 
 def _unreadable(name: str, error: Exception) -> UserError:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from data.errors import UserError
 from data.keys import Keys
 from data.labelled import labels_from_folders
+from data.weights_file import read_weights
 from saliency.device import sent
-from saliency.state_dict import describe, differences, is_state_dict, read_checkpoint
+from saliency.state_dict import describe, differences, is_state_dict
 
 SIZE = 224
 """Side of the square that ImageNet classifiers are trained on, in pixels."""
@@ -68,7 +69,7 @@ def load_classifier(path: str | os.PathLike, arch: str | None = None) -> tuple[n
     UserError
         No such file, not a state_dict, an unknown name, or keys that do not fit.
     """
-    found = _unwrap(read_checkpoint(path), path)
+    found = _unwrap(read_weights(path, "--weights"), path)
     known = torchvision.models.list_models(module=torchvision.models)
     if arch is not None:
         if arch not in known:

@@ -1,68 +1,28 @@
-"""Read a file of weights without trusting it."""
+"""What a file of weights holds: a state_dict, or what differs from the one that is wanted."""
 
 import os
-import pickle
-import warnings
-import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from data.errors import UserError
+from data.weights_file import read_weights
 
 
-def read_checkpoint(path: str | os.PathLike) -> object:
-    """Load what `torch.save` wrote, onto the CPU, without running code that is hidden in it.
-
-    Raises
-    ------
-    UserError
-        No such file, not a PyTorch file, or a pickle of something else than tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"--weights {path}: there is no such file; give the path of a checkpoint.")
-    try:
-        with warnings.catch_warnings():  # of a pickle protocol, before the same file is refused
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or _is_pickle(path):
-            raise UserError(
-                f"--weights {path} holds Python objects, not only tensors, and unpickling those "
-                "could run code; save it again as torch.save(model.state_dict(), FILE)."
-            ) from None
-        raise UserError(_not_pytorch(path)) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError):
-        raise UserError(_not_pytorch(path)) from None
-
-
-def _is_pickle(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(1) == pickle.PROTO
-
-
-def _not_pytorch(path: Path) -> str:
-    return (
-        f"--weights {path} is not a PyTorch checkpoint or is damaged; "
-        "give a file written by torch.save, or copy it again."
-    )
-
-
-def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Load a plain state_dict: names and tensors, nothing else.
+def read_state_dict(path: str | os.PathLike, argument: str = "--weights") -> dict[str, Tensor]:
+    """Load a state_dict: names and tensors, nothing else. A .safetensors file will do.
 
     Raises
     ------
     UserError
-        As `read_checkpoint`, or the file holds something else than a state_dict.
+        As `data.weights_file.read_weights`, or the file holds something else than a state_dict.
     """
-    content = read_checkpoint(path)
+    content = read_weights(path, argument)
+    if os.fspath(path).endswith(".safetensors"):
+        content = content["state_dict"]
     if not is_state_dict(content):
         raise UserError(
-            f"--weights {path} holds {describe(content)}, not a state_dict; "
+            f"{argument} {os.fspath(path)!r} holds {describe(content)}, not a state_dict; "
             "save it as torch.save(model.state_dict(), FILE)."
         )
     return dict(content)

@@ -28,7 +28,7 @@ def load_encoder(network: BASNet, path: str | os.PathLike | None = None) -> None
     UserError
         The download fails, or the file holds no ResNet-34.
     """
-    source = read_state_dict(path) if path is not None else _download()
+    source = read_state_dict(path, "--encoder-weights") if path is not None else _download()
     wanted = {
         f"layer{key.removeprefix('encoder')}": value
         for key, value in network.state_dict().items()

@@ -74,7 +74,7 @@ def test_a_whole_model_is_not_unpickled(tmp_path):
     with pytest.raises(UserError, match=r"holds Python objects, .*torch.save\(model.state_dict"):
         read_weights(path, "init")
     torch.save(torch.zeros(3), path)
-    with pytest.raises(UserError, match="holds a Tensor and not a state_dict"):
+    with pytest.raises(UserError, match="holds a Tensor, not a state_dict"):
         read_weights(path, "init")
-    with pytest.raises(UserError, match="is not a file; give a file of weights"):
+    with pytest.raises(UserError, match="there is no such file; give a file of weights"):
         read_weights(tmp_path, "init")

@@ -51,7 +51,7 @@ def test_weights_that_do_not_fit(exported, tmp_path):
     with pytest.raises(UserError, match="does not fit resnet18"):
         load_backbone(build_backbone("resnet18"), "resnet18", tmp_path / "part.pth")
     torch.save(torch.zeros(3), tmp_path / "tensor.pth")
-    with pytest.raises(UserError, match="not a state_dict"):
+    with pytest.raises(UserError, match="holds a Tensor, not a state_dict"):
         load_backbone(build_backbone("resnet18"), "resnet18", tmp_path / "tensor.pth")
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match="cut short"):
