@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import tomllib
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 import torchvision
 from torch import Tensor, nn
 
 from data.checkpoint import checkpoints
 from data.errors import UserError
+from data.weights_file import read_weights
 from evaluate import networks
 
 FORMAT = "dilo-backbone"
@@ -84,7 +81,7 @@ def load_checkpoint(checkpoint: str | Path, arch: str | None = None) -> Checkpoi
         path, arch = _torchvision_file(name), name
     else:
         path = find_file(Path(checkpoint))
-    content = read_file(path)
+    content = read_weights(path, "CHECKPOINT")
     source = Source(checkpoint, str(path), sha256_of(path))
     state = _state_dict(content, path)
     if isinstance(content.get("arch"), str) and _is_ours(content):
@@ -137,52 +134,6 @@ def find_file(path: Path) -> Path:
     if not path.is_file():
         raise UserError(f"CHECKPOINT {path} does not exist; name a file or a run's folder.")
     return path
-
-
-def read_file(path: Path) -> dict:
-    """Read a checkpoint file without running anything that is in it."""
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        if not (zipfile.is_zipfile(path) or _is_old_pickle(path)):
-            raise UserError(
-                f"CHECKPOINT {path} is not a file that torch.save wrote, or it is cut short; name "
-                "one that is, or a .safetensors file."
-            )
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"CHECKPOINT {path} is not a plain state_dict: reading it would run code from the "
-            "file; save it anew where it was made, by torch.save(model.state_dict(), FILE)."
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
-        raise _unreadable(path, error) from None
-    if not isinstance(content, Mapping):
-        raise UserError(
-            f"CHECKPOINT {path} holds a {type(content).__name__} and not a state_dict; save one by "
-            "torch.save(model.state_dict(), FILE)."
-        )
-    return dict(content)
-
-
-def _read_safetensors(path: Path) -> dict:
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        return {**metadata, "state_dict": safetensors.torch.load_file(path)}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _is_old_pickle(path: Path) -> bool:
-    """Whether a file begins like those of torch.save before 1.6: pickle protocol 2."""
-    with path.open("rb") as file:
-        return file.read(2) == b"\x80\x02"
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
-    return UserError(f"CHECKPOINT {path} cannot be read: {reason}.")
 
 
 def _is_ours(content: Mapping) -> bool:

@@ -139,7 +139,7 @@ class TouchFile:
 
 def test_nothing_is_unpickled(tmp_path):
     torch.save({"state_dict": TouchFile(tmp_path / "touched")}, tmp_path / "bad.pt")
-    with pytest.raises(UserError, match="would run code"):
+    with pytest.raises(UserError, match="could run code"):
         load_checkpoint(tmp_path / "bad.pt")
     assert not (tmp_path / "touched").exists()
 
@@ -167,7 +167,7 @@ def test_other_mistakes_are_one_sentence(tmp_path, resnet):
         "not a file that torch.save wrote": tmp_path / "empty.pt",
         "without backbone.pt": tmp_path / "folder",
         "no state_dict": save("numbers.pt", {"epoch": 3}),
-        "and not a state_dict": save("list.pt", [1, 2]),
+        "holds a list, not a state_dict": save("list.pt", [1, 2]),
         "layer4.1.conv1.weight": save("missing.pt", missing),
         "conv1.weight has the shape": save("wide.pt", wide),
         "no such network": "torchvision:resnet17",
@@ -179,7 +179,7 @@ def test_other_mistakes_are_one_sentence(tmp_path, resnet):
         assert "\n" not in caught.value.message
     (tmp_path / "text.safetensors").write_text("hello")
     for name in ("text.pt", "cut.pt", "text.safetensors"):
-        with pytest.raises(UserError, match=f"{name} (is not|cannot be read)"):
+        with pytest.raises(UserError, match=f"{name}' (is not|cannot be read)"):
             load_checkpoint(tmp_path / name)
 
 
