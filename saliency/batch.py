@@ -30,6 +30,7 @@ from data.shards import (
 from data.software import software_versions
 from saliency.plan import Block, Plan
 from saliency.rows import Row, compute_rows, longest_side
+from saliency.stopping import raise_if_stopped
 from saliency.summary import Summary
 
 _BLOCK = 16  # images a task: about a tenth of a second, small beside a shard, large beside overhead
@@ -215,6 +216,7 @@ def _canvases(
     )
     with closing(run_tasks(tasks)) as results, bar(desc="image sizes") as progress:
         for number, longest, images in results:
+            raise_if_stopped()
             canvases[number] = max(canvases[number], longest)
             progress.update(images)
     return canvases
@@ -252,6 +254,7 @@ def _write_shard(
         }
         row = 0
         while row < len(keys):
+            raise_if_stopped()
             for result in next(results):
                 for method, writer in writers.items():
                     chunk, status = result.chunks.get(method), result.statuses[method]
