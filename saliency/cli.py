@@ -115,7 +115,11 @@ def parse_superpixels(context: click.Context, parameter: click.Parameter, text: 
 @click.option(
     "--limit", type=click.IntRange(min=1), help="Only the first so many images, in order of keys."
 )
-@click.option("--overwrite", is_flag=True, help="Replace shards that OUT already holds.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace shards that OUT already holds, each when its new one is whole.",
+)
 @click.option(
     "--max-failures",
     type=click.FloatRange(0, 1),
