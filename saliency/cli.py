@@ -10,6 +10,7 @@ import click
 from data.errors import UserError
 from data.images import list_images
 from saliency.learned_options import LEARNED, build_method, check_options, learned_options
+from saliency.side_limit import MAX_SIDE
 from saliency.stopping import stop_by_signals
 
 UNSUPERVISED = ("rbd", "mc", "gs")
@@ -67,10 +68,11 @@ def parse_superpixels(context: click.Context, parameter: click.Parameter, text: 
 )
 @click.option(
     "--max-side",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, MAX_SIDE),
     default=400,
     show_default=True,
-    help="Working resolution: larger images are scaled down to this long side; 0 scales none.",
+    help="Working resolution: larger images are scaled down to this long side; 0 scales none, and "
+    f"those of a side above {MAX_SIDE:,} get no mask.",
 )
 @click.option(
     "--superpixels",
