@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.errors import UserError
-from data.index import build_index
+from data.index import INDEX_NAME, build_index
 from data.shards import (
     ShardWriter,
     Status,
@@ -28,8 +28,10 @@ from data.shards import (
     shard_paths,
 )
 from data.software import software_versions
+from saliency.overwriting import forget, old_shards
 from saliency.plan import Block, Plan
 from saliency.rows import Row, compute_rows, longest_side
+from saliency.stopping import raise_if_stopped
 from saliency.summary import Summary
 
 _BLOCK = 16  # images a task: about a tenth of a second, small beside a shard, large beside overhead
@@ -69,13 +71,15 @@ def make_shards(
         An output folder holds something else, or cannot be written.
     """
     digest = plan.keys.digest()
-    for method, folder in plan.folders.items():
-        _prepare(plan, method, folder, digest)
+    old = {
+        method: _prepare(plan, method, folder, digest) for method, folder in plan.folders.items()
+    }
     summary = Summary()
-    missing = []
+    missing: dict[int, list[str]] = {}
     for number in plan.own_shards:
-        if _missing_methods(plan, number):
-            missing.append(number)
+        methods = _missing_methods(plan, number, old)
+        if methods:
+            missing[number] = methods
         else:
             _count_kept(plan, number, summary)
     attributes = {
@@ -90,7 +94,7 @@ def make_shards(
         smoothing=0.05,
         disable=None if show_progress is None else not show_progress,
     )
-    canvases = _canvases(plan, missing, run_tasks, bar)
+    canvases = _canvases(plan, list(missing), run_tasks, bar)
     blocks = (
         Block(plan.keys[rows], canvases[number], number)
         for number in missing
@@ -98,9 +102,14 @@ def make_shards(
     )
     results = (compute_blocks or compute_on_workers)(plan, blocks, run_tasks)
     with closing(results), bar() as progress:
-        for number in missing:
-            _write_shard(plan, number, canvases[number], attributes, results, summary, progress)
+        for number, methods in missing.items():
+            _write_shard(
+                plan, number, methods, canvases[number], attributes, results, summary, progress
+            )
     for method, folder in plan.folders.items():
+        if plan.overwrite:
+            _remove_surplus(plan, folder)
+        forget(folder, plan.part, plan.parts)
         there = shard_paths(folder)
         if plan.overwrite and plan.parts > 1:  # the others may not have overwritten theirs yet
             there = [path for path in there if not _difference(plan, method, digest, path)]
@@ -130,8 +139,11 @@ def compute_on_workers(
     )
 
 
-def _prepare(plan: Plan, method: str, folder: Path, digest: str) -> None:
-    """Make the folder ready: nothing of another set in it, no left-overs of a killed run."""
+def _prepare(plan: Plan, method: str, folder: Path, digest: str) -> set[int]:
+    """Make the folder ready: nothing of another set in it, no left-overs of a killed run.
+
+    Returns the shards that are there and to be overwritten.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -140,21 +152,32 @@ def _prepare(plan: Plan, method: str, folder: Path, digest: str) -> None:
             f"({(error.strerror or str(error)).lower()}); choose another OUT."
         ) from None
     remove_stale_files(folder, plan.own_shards)
-    own = set(plan.own_shards)
+    if plan.overwrite:
+        settings = {
+            "method": method,
+            "parameters": plan.parameters,
+            "software": software_versions(),
+            "listing_digest": digest,
+            "shard_size": plan.shard_size,
+            "compression": plan.compression,
+        }
+        return old_shards(folder, plan.own_shards, settings, plan.part, plan.parts)
     for path in shard_paths(folder):
-        number = int(path.stem.rpartition("-")[2])
-        if plan.overwrite and (number in own or number >= plan.shard_count):
-            path.unlink()
-            (folder / "index.h5").unlink(missing_ok=True)
-            continue
-        if plan.overwrite and plan.parts > 1:
-            continue  # another part's to overwrite
         difference = _difference(plan, method, digest, path)
         if difference:
             raise UserError(
                 f"{str(folder)!r} already holds shards {difference}; choose another OUT, "
                 "or replace them by --overwrite."
             )
+    return set()
+
+
+def _remove_surplus(plan: Plan, folder: Path) -> None:
+    """Remove shards that a set of more images had, or of smaller shards."""
+    for path in shard_paths(folder):
+        if int(path.stem.rpartition("-")[2]) >= plan.shard_count:
+            path.unlink(missing_ok=True)
+            (folder / INDEX_NAME).unlink(missing_ok=True)
 
 
 def _difference(plan: Plan, method: str, digest: str, path: Path) -> str | None:
@@ -175,10 +198,14 @@ def _difference(plan: Plan, method: str, digest: str, path: Path) -> str | None:
     return None
 
 
-def _missing_methods(plan: Plan, number: int) -> list[str]:
-    """The methods whose shard of this number is not there."""
+def _missing_methods(plan: Plan, number: int, old: dict[str, set[int]]) -> list[str]:
+    """The methods whose shard of this number is not there, or is to be overwritten."""
     name = shard_name(number)
-    return [method for method, folder in plan.folders.items() if not (folder / name).exists()]
+    return [
+        method
+        for method, folder in plan.folders.items()
+        if number in old[method] or not (folder / name).exists()
+    ]
 
 
 def _count_kept(plan: Plan, number: int, summary: Summary) -> None:
@@ -215,6 +242,7 @@ def _canvases(
     )
     with closing(run_tasks(tasks)) as results, bar(desc="image sizes") as progress:
         for number, longest, images in results:
+            raise_if_stopped()
             canvases[number] = max(canvases[number], longest)
             progress.update(images)
     return canvases
@@ -227,13 +255,14 @@ def _longest_side(images: str, number: int, keys: list[str]) -> tuple[int, int, 
 def _write_shard(
     plan: Plan,
     number: int,
+    methods: list[str],
     canvas: int,
     attributes: dict[str, Any],
     results: Iterator[list[Row]],
     summary: Summary,
     progress: tqdm,
 ) -> None:
-    """Write one shard of each method that lacks it from the next results."""
+    """Write one shard of each of these methods from the next results."""
     keys = plan.keys[plan.rows(number)]
     with ExitStack() as writing:
         writers = {
@@ -248,10 +277,11 @@ def _write_shard(
                     {**attributes, "method": method},
                 )
             )
-            for method in _missing_methods(plan, number)
+            for method in methods
         }
         row = 0
         while row < len(keys):
+            raise_if_stopped()
             for result in next(results):
                 for method, writer in writers.items():
                     chunk, status = result.chunks.get(method), result.statuses[method]

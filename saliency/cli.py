@@ -1,6 +1,5 @@
 """The command `saliency-compute`."""
 
-import signal
 import sys
 import time
 from functools import partial
@@ -10,8 +9,9 @@ import click
 
 from data.errors import UserError
 from data.images import list_images
-from saliency.cut_off import expect_cut_off
 from saliency.learned_options import LEARNED, build_method, check_options, learned_options
+from saliency.side_limit import MAX_SIDE
+from saliency.stopping import stop_by_signals
 
 UNSUPERVISED = ("rbd", "mc", "gs")
 
@@ -68,10 +68,11 @@ def parse_superpixels(context: click.Context, parameter: click.Parameter, text: 
 )
 @click.option(
     "--max-side",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, MAX_SIDE),
     default=400,
     show_default=True,
-    help="Working resolution: larger images are scaled down to this long side; 0 scales none.",
+    help="Working resolution: larger images are scaled down to this long side; 0 scales none, and "
+    f"those of a side above {MAX_SIDE:,} get no mask.",
 )
 @click.option(
     "--superpixels",
@@ -116,7 +117,11 @@ def parse_superpixels(context: click.Context, parameter: click.Parameter, text: 
 @click.option(
     "--limit", type=click.IntRange(min=1), help="Only the first so many images, in order of keys."
 )
-@click.option("--overwrite", is_flag=True, help="Replace shards that OUT already holds.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace shards that OUT already holds, each when its new one is whole.",
+)
 @click.option(
     "--max-failures",
     type=click.FloatRange(0, 1),
@@ -170,9 +175,7 @@ def main(
         raise UserError("--jobs 0: give the number of processes, or -1 for one a core.")
     if not check_options(context, methods):
         learned = None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup, or & in a script, set it
-            signal.signal(number, _interrupt)
+    stop_by_signals()
     try:
         _run(
             images, out, methods, max_side, superpixels, remove_frame, follow_edges, jobs, part,
@@ -276,11 +279,3 @@ def _unsupervised(
         "remove_frame": remove_frame,
         "follow_edges": follow_edges,
     }
-
-
-def _interrupt(number: int, frame: object) -> None:
-    """Stop by an exception, once: a second Ctrl-C must not disturb the cleaning up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    expect_cut_off()
-    raise KeyboardInterrupt(number)

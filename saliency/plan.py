@@ -32,6 +32,7 @@ class Plan:
     part, parts : int
         This process makes shards part - 1, part - 1 + parts, ... of the set.
     overwrite : bool
+        Replace shards that are there (`saliency.overwriting`).
     """
 
     images: Path

@@ -14,6 +14,7 @@ from saliency.learned_method import LearnedMethod
 from saliency.loading import WorkerLoader
 from saliency.plan import Block, Plan
 from saliency.rows import reason_of
+from saliency.side_limit import too_long
 
 
 class Facts(NamedTuple):
@@ -68,12 +69,16 @@ class _PreparedBlocks(Dataset):
             except UnreadableImage as reason:
                 facts.append(Facts((0, 0), (0, 0), str(reason)))
                 continue
+            mask_size = capped_size(image_size, self.max_side)
+            if reason := too_long(mask_size):
+                facts.append(Facts(image_size, (0, 0), reason, Status.FAILED))
+                continue
             try:
                 inputs.append(self.prepare(image))
             except Exception as error:  # one odd image must not end hours of work
                 facts.append(Facts(image_size, (0, 0), reason_of(error), Status.FAILED))
                 continue
-            facts.append(Facts(image_size, capped_size(image_size, self.max_side)))
+            facts.append(Facts(image_size, mask_size))
         stacked = np.stack(inputs) if inputs else np.zeros((0, 3, 1, 1), np.float32)
         return Prepared(block, torch.from_numpy(stacked), facts)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from data.images import UnreadableImage, decode, key_path, read_size
 from data.shards import Chunk, ChunkEncoder, Status, status_of
+from saliency.side_limit import too_long
 
 MapFunction = Callable[[np.ndarray], dict[str, np.ndarray]]
 """An image, uint8 (h, w, 3), to float maps (h, w) in [0, 1] by method."""
@@ -62,6 +63,9 @@ def _compute_row(
         image, image_size = decode(path, max_side)
     except UnreadableImage as reason:
         return without_mask(methods, Status.UNREADABLE, str(reason))
+    reason = too_long(image.shape[:2])
+    if reason:
+        return without_mask(methods, Status.FAILED, reason, image_size)
     try:
         maps = map_function(image)
         masks = {name: to_uint8(maps[name]) for name in methods}
@@ -85,13 +89,18 @@ def reason_of(error: Exception) -> str:
 
 
 def longest_side(images: str, keys: list[str]) -> int:
-    """The longest side among some images, from their headers; unreadable ones count as 1."""
+    """The longest side among some images, from their headers.
+
+    Those that get no mask, because they are unreadable or too long, count as 1.
+    """
     longest = 1
     for key in keys:
         try:
-            longest = max(longest, *read_size(key_path(images, key)))
+            size = read_size(key_path(images, key))
         except UnreadableImage:
             continue
+        if not too_long(size):
+            longest = max(longest, *size)
     return longest
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.interrupts import uninterrupted
 from saliency import geodesic, markov_chain, regions, robust_background
 from saliency.frame import inside_frame
 from saliency.refine import refine
@@ -119,7 +120,23 @@ def saliency_maps(
     ------
     ValueError
         The array is no uint8 RGB image, or a method is unknown.
+
+    Notes
+    -----
+    Ctrl-C takes effect after the image. What numba compiles loads the types of its results by
+    Python code, in which a signal's handler may run, and crashes the process where that raises.
     """
+    with uninterrupted():
+        return _saliency_maps(image, methods, superpixels, remove_frame, follow_edges)
+
+
+def _saliency_maps(
+    image: np.ndarray,
+    methods: Sequence[str],
+    superpixels: SuperpixelCount | None = None,
+    remove_frame: bool = False,
+    follow_edges: bool = False,
+) -> Maps:
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"need a uint8 (H, W, 3) RGB image, got {image.dtype} {image.shape}")
@@ -128,7 +145,7 @@ def saliency_maps(
         raise ValueError(f"unknown method {sorted(unknown)[0]!r}: choose from {METHODS}")
     if remove_frame:
         within = inside_frame(image)
-        inner = saliency_maps(image[within], methods, superpixels, follow_edges=follow_edges)
+        inner = _saliency_maps(image[within], methods, superpixels, follow_edges=follow_edges)
         whole = {}
         for name, part in inner.by_method.items():
             whole[name] = np.zeros(image.shape[:2], np.float32)
@@ -180,4 +197,6 @@ def kernels_are_compiled() -> bool:
 def compile_kernels(methods: Sequence[str]) -> None:
     """Compile what the methods need, or load it, before many processes all do so at once."""
     sample = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
-    saliency_maps(sample, methods)
+    # Compiling takes long and is Python code nearly all the time: Ctrl-C may end it.
+    make = saliency_maps if kernels_are_compiled() else _saliency_maps
+    make(sample, methods)

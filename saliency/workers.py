@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from data.errors import UserError
 from data.loading_workers import usable_cores
-from saliency.cut_off import expect_cut_off
+from saliency.cut_off import expect_cut_off, join_threads
 
 BACKENDS = ("processes", "dask", "ray")
 
@@ -214,6 +214,7 @@ def _kill_processes() -> None:
             with contextlib.suppress(OSError):
                 os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
     get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
+    join_threads()
 
 
 def _call(task: Task) -> tuple:

@@ -225,6 +225,82 @@ def test_overwriting_replaces_own_shards_only(photographs, tmp_path):
     assert len(shard_paths(tmp_path)) == 1
 
 
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Ctrl-C after so many images."""
+
+    def stop(images):
+        done = 0
+
+        def count(path, max_side):
+            nonlocal done
+            done += 1
+            if done > images:
+                raise KeyboardInterrupt
+            return decode(path, max_side)
+
+        monkeypatch.setattr(rows, "decode", count)
+
+    return stop
+
+
+def mtimes(folder: Path) -> list[int]:
+    return [path.stat().st_mtime_ns for path in shard_paths(folder)]
+
+
+@pytest.mark.parametrize("max_side", [128, 64])
+def test_overwriting_goes_on_where_it_was_stopped(photographs, tmp_path, stop_after, max_side):
+    make(photographs, tmp_path)
+    before = mtimes(tmp_path)
+    stop_after(4)
+    with pytest.raises(KeyboardInterrupt):
+        make(photographs, tmp_path, max_side=max_side, overwrite=True)
+    stopped = mtimes(tmp_path)
+    assert stopped[0] > before[0] and stopped[1:] == before[1:]  # the rest is still there
+    stop_after(8)
+    summary = make(photographs, tmp_path, max_side=max_side, overwrite=True)
+    assert (summary.shards_kept, summary.shards_written, summary.images) == (1, 2, 5)
+    after = mtimes(tmp_path)
+    assert after[0] == stopped[0] and after[1] > before[1] and after[2] > before[2]
+    assert {read_header(path).parameters["max_side"] for path in shard_paths(tmp_path)} == {
+        max_side
+    }
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    stop_after(8)
+    assert make(photographs, tmp_path, max_side=max_side, overwrite=True).images == 8
+
+
+@pytest.mark.parametrize("change", [{"max_side": 96}, {"compression": "gzip"}, {"shard_size": 4}])
+def test_overwriting_with_other_settings_begins_again(photographs, tmp_path, stop_after, change):
+    make(photographs, tmp_path)
+    stop_after(4)
+    with pytest.raises(KeyboardInterrupt):
+        make(photographs, tmp_path, max_side=64, overwrite=True)
+    stop_after(8)
+    assert make(photographs, tmp_path, **{"max_side": 64, **change}, overwrite=True).images == 8
+
+
+def test_a_finished_run_ends_an_overwriting_that_was_stopped(photographs, tmp_path, stop_after):
+    make(photographs, tmp_path)
+    stop_after(4)
+    with pytest.raises(KeyboardInterrupt):
+        make(photographs, tmp_path, overwrite=True)
+    assert make(photographs, tmp_path).images == 0  # the old shards are like the new ones
+    stop_after(8)
+    assert make(photographs, tmp_path, overwrite=True).images == 8
+
+
+def test_fewer_shards_than_before_leave_no_old_ones(photographs, tmp_path, stop_after):
+    make(photographs, tmp_path)
+    stop_after(0)
+    with pytest.raises(KeyboardInterrupt):
+        make(photographs, tmp_path, limit=2, overwrite=True)
+    assert len(shard_paths(tmp_path)) == 3
+    stop_after(8)
+    make(photographs, tmp_path, limit=2, overwrite=True)
+    assert len(shard_paths(tmp_path)) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -15,7 +15,7 @@ from PIL import Image
 import saliency
 from data.images import decode
 from data.mask_shards import MaskShards
-from data.shards import Status, shard_name
+from data.shards import Status, read_header, shard_name
 from data.verify import verify
 from saliency.cli import main
 from saliency.rows import to_uint8
@@ -184,6 +184,25 @@ def _forbid(name, opener):
     return guarded
 
 
+@pytest.mark.parametrize("width", [17_000, 66_000])
+def test_a_strip_too_long_to_store_harms_no_other_image(tmp_path, draw_disc, width):
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.fromarray(draw_disc(60, 60, 0)).save(images / "a.png")
+    Image.new("RGB", (width, 2)).save(images / "strip.png")
+    arguments = [images, tmp_path / "out", "--jobs", 1, "--max-failures", 1]
+    assert call(*arguments, "--max-side", 0).exit_code == 0
+    shards = MaskShards(tmp_path / "out")
+    assert shards.status("a.png") == OK and shards.status("strip.png") == Status.FAILED
+    assert shards.image_size("strip.png") == (2, width)
+    assert shards.error("strip.png") == (
+        f"{width}x2 pixels, longer than 16,384: give it --max-side"
+    )
+    assert read_header(tmp_path / "out" / shard_name(0)).canvas == 60
+    assert call(*arguments, "--overwrite").exit_code == 0
+    assert MaskShards(tmp_path / "out").status("strip.png") == FLAT
+
+
 # One sentence -------------------------------------------------------------------------------------
 
 
@@ -201,6 +220,7 @@ def _forbid(name, opener):
         (["--jobs", "0"], "--jobs 0: give"),
         (["--jobs", "-2"], "--jobs"),
         (["--max-side", "-1"], "--max-side"),
+        (["--max-side", "16385"], "--max-side"),
         (["--shard-size", "0"], "--shard-size"),
         (["--limit", "0"], "--limit"),
         (["--max-failures", "2"], "--max-failures"),

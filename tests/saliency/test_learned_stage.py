@@ -117,6 +117,16 @@ def test_image_that_cannot_be_prepared_is_a_failed_row(photographs, tmp_path):
     assert (shards.read("0.png") == 99).all() and (shards.read("2.png") == 99).all()
 
 
+def test_strip_too_long_to_store_is_a_failed_row(tmp_path):
+    for name, width in (("a", 10), ("b", 17_000)):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((2, width, 3), 99, np.uint8))
+    make(tmp_path, tmp_path / "out", Brightness(8), max_side=0)
+    shards = MaskShards(tmp_path / "out")
+    assert shards.status("b.png") == Status.FAILED and "longer than 16,384" in shards.error("b.png")
+    assert tuple(shards.image_size("b.png")) == (2, 17_000)
+    assert (shards.read("a.png") == 99).all()
+
+
 def test_encoders_of_earlier_shards_are_let_go(tmp_path, monkeypatch):
     """Without a cap each shard has a raster of its own size, and each thread an encoder for it."""
     alive, most = weakref.WeakSet(), []

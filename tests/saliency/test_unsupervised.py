@@ -1,3 +1,10 @@
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -95,3 +102,39 @@ def test_more_superpixels_make_a_finer_map(disc):
         return len(np.unique(saliency_maps(disc[0], ("rbd",), count).by_method["rbd"]))
 
     assert levels(SuperpixelCount.parse("150")) > levels(SuperpixelCount.parse("20"))
+
+
+# Ctrl-C ---------------------------------------------------------------------------------------
+
+_INTERRUPTED = """
+import numpy as np
+from saliency.unsupervised import METHODS, saliency_maps
+
+image = np.random.default_rng(0).integers(0, 256, (150, 200, 3)).astype(np.uint8)
+saliency_maps(image, METHODS)
+for time in range(40):
+    try:
+        print(time, flush=True)
+        while True:
+            saliency_maps(image, METHODS)
+    except KeyboardInterrupt:
+        pass
+print("as expected")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_an_interruption_is_an_exception_and_not_a_crash():
+    """Compiled kernels cannot bear an exception where they hand over their results."""
+    moments = random.Random(0)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _INTERRUPTED],
+        cwd=Path(__file__).resolve().parents[2], stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line == "as expected\n":
+            break
+        time.sleep(moments.uniform(0.02, 0.06))
+        process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and line == "as expected\n"

@@ -240,6 +240,31 @@ def test_workers_end_with_a_parent_that_was_killed():
     assert not any(map(_lives, pids))
 
 
+_GIVEN_UP = """
+import threading, time
+from functools import partial
+from saliency.workers import Workers
+
+if __name__ == "__main__":
+    for _ in range(8):
+        workers = Workers(2)
+        results = workers.run(partial(time.sleep, 0.02) for _ in range(100_000))
+        for _ in range(20):
+            next(results)
+        try:
+            results.throw(KeyboardInterrupt)
+        except KeyboardInterrupt:
+            workers.close()
+            print(*[thread.name for thread in threading.enumerate()])
+"""
+
+
+def test_workers_that_are_given_up_leave_no_thread_behind():
+    """One that the interpreter cuts off leaves semaphores, of which loky would warn."""
+    done = _python("-c", _GIVEN_UP)
+    assert (done.stdout, done.stderr) == (8 * "MainThread\n", "")
+
+
 def _lives(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
