@@ -148,6 +148,14 @@ def test_a_killed_command_ends_it_as_a_shell_would(tmp_path, monkeypatch):
     assert stopped.value.code == 128 + 15
 
 
+def test_a_folder_of_other_settings_is_refused(tmp_path):
+    Journey(tmp_path, epochs=1)._remember()
+    Journey(tmp_path, epochs=1)._remember()
+    with pytest.raises(SystemExit) as stopped:
+        Journey(tmp_path, epochs=2)._remember()
+    assert "other settings" in stopped.value.code and "epochs = 1, not 2" in stopped.value.code
+
+
 @pytest.mark.timeout(300)
 def test_the_whole_journey_and_again(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
