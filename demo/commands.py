@@ -81,4 +81,5 @@ def _finish(running: Mapping[str, subprocess.Popen], logs: Path | None = None) -
     if log is not None and log.exists():
         print("\n".join(log.read_text("utf-8", "replace").splitlines()[-5:]))
     print("\nStopped. The same command goes on; an empty folder starts anew.")
-    sys.exit(abs(code))
+    # below 0 it is the signal that killed it, which a shell tells by 128 and the signal
+    sys.exit(code if code > 0 else 128 - code)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from demo.commands import run, run_side_by_side
+from demo.made_with import note
 from demo.photographs import write_photographs
 from demo.report import write_report
 from demo.scenes import write_scenes
@@ -54,13 +54,11 @@ class Journey:
     def _remember(self) -> None:
         """Note the settings in the folder; stop where it was made with others."""
         settings = {name: value for name, value in asdict(self).items() if name != "out"}
-        noted = self.out / "settings.json"
-        if not noted.exists():
-            self.out.mkdir(parents=True, exist_ok=True)
-            noted.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
-        elif json.loads(noted.read_text("utf-8")) != settings:
+        differs = note(self.out / "settings.json", settings)
+        if differs is not None:
             sys.exit(
-                f"{self.out} is of a demo with other settings; remove it or name another folder."
+                f"{self.out} is of a demo with other settings ({differs}); remove it or name "
+                "another folder."
             )
 
     @property

@@ -140,6 +140,22 @@ def test_a_failure_stops_the_other_and_is_shown(tmp_path, monkeypatch, capfd, fa
     assert "no such masks" in said.out + said.err and "The same command goes on" in said.out
 
 
+def test_a_killed_command_ends_it_as_a_shell_would(tmp_path, monkeypatch):
+    monkeypatch.setattr("demo.commands._words", lambda command: _python(command))
+    killed = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+    with pytest.raises(SystemExit) as stopped:
+        run_side_by_side({"a": killed}, tmp_path)
+    assert stopped.value.code == 128 + 15
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path):
+    Journey(tmp_path, epochs=1)._remember()
+    Journey(tmp_path, epochs=1)._remember()
+    with pytest.raises(SystemExit) as stopped:
+        Journey(tmp_path, epochs=2)._remember()
+    assert "other settings" in stopped.value.code and "epochs = 1, not 2" in stopped.value.code
+
+
 @pytest.mark.timeout(300)
 def test_the_whole_journey_and_again(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -101,6 +101,76 @@ def test_whole_machinery(discs, tmp_path, in_process):
     assert all(words[0] == "saliency-compute" for words in again)  # which finds all shards there
 
 
+class Began(Exception):
+    """The first public command was about to run."""
+
+
+@pytest.fixture
+def begin(discs, tmp_path, monkeypatch):
+    """Call the miniature with more arguments, up to its first command; return the result."""
+
+    def run(*command):
+        raise Began
+
+    monkeypatch.setattr("benchmarks.miniature.steps.run", run)
+    always = ["--out", str(tmp_path / "report"), "--only", "table2b", "--reduced"]
+    (tmp_path / "link").symlink_to(discs)
+
+    def call(*arguments: str):
+        images = [] if "--images" in arguments else ["--images", str(tmp_path / "link")]
+        return CliRunner().invoke(main, [*images, *always, *arguments])
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--set", "epochs=7"], "epochs = 6, not 7"),
+        (["--set", "scale=[0.5,1]"], "scale = [0.2, 1.0], not [0.5, 1.0]"),
+        (["--set", "masks=elsewhere"], "masks = null, not "),
+        (["--whole", "--judged-train", "300", "--judged-val", "100"], "negatives = 1024, not 4096"),
+        (["--judged-train", "6"], "--judged-train = 300, not 6"),
+        (["--judged-val", "0"], "--judged-val = 100, not 0"),
+        (["--supervised-epochs", "3"], "--supervised-epochs = 6, not 3"),
+        (["--basnet", "other"], "--basnet = "),
+        (["--images", "{tmp_path}/others"], "--images = "),
+    ],
+)
+def test_a_folder_keeps_to_what_it_was_made_with(begin, tmp_path, arguments, message):
+    for part in ("train", "val"):
+        (tmp_path / "others" / part).mkdir(parents=True)
+    assert isinstance(begin("--basnet", "shards").exception, Began)
+    result = begin(*(word.format(tmp_path=tmp_path) for word in arguments))
+    assert result.exit_code == 2, result.exception
+    assert message in result.output and "name another folder" in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_a_folder_goes_on_faster_and_with_more_rows(begin, discs):
+    for arguments in (
+        [],
+        ["--jobs", "1", "--device", "cpu", "--set", "workers=0", "--set", "compile=true"],
+        ["--set", "epochs=6", "--set", "weight_decay=1e-4"],  # as they are anyway
+        ["--seeds", "2", "--only", "table2a", "--images", str(discs)],
+        ["--basnet", "shards"],
+        [],
+    ):
+        assert isinstance(begin(*arguments).exception, Began), arguments
+
+
+def test_a_folder_of_which_nothing_is_noted(begin, tmp_path):
+    (tmp_path / "report" / "runs").mkdir(parents=True)
+    result = begin()
+    assert result.exit_code == 2 and "name another folder" in result.output
+
+
+def test_a_folder_that_cannot_be_made(begin, tmp_path):
+    (tmp_path / "report").write_text("a file")
+    result = begin()
+    assert result.exit_code == 2 and "name another folder" in result.output
+
+
 def test_every_gpu_has_its_runs(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

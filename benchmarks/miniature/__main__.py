@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import torch
 
+from benchmarks.miniature.made_with import keep_to
 from benchmarks.miniature.report import Report
 from benchmarks.miniature.steps import Study
 from benchmarks.miniature.tables import TABLES, choose
@@ -57,7 +58,8 @@ def main(
     """Run small versions of the paper's ablations, and write a report beside the paper's figures.
 
     IMAGES holds train/ and val/ with a folder for each class. What is done is kept in OUT; the same
-    command goes on where it stopped. Everything is done by the public commands, which are printed.
+    command goes on where it stopped, also with other tables, more seeds, another device or more
+    jobs. Everything is done by the public commands, which are printed.
     """
     for part in ("train", "val"):
         if not (images / part).is_dir():
@@ -69,7 +71,7 @@ def main(
         read_toml(REDUCED if reduced else WHOLE),
         *(parse_assignment(text) for text in assignments),
     ]
-    build_settings(*layers)  # complain before the first long work
+    resolved = build_settings(*layers)  # complain before the first long work
     settings = {key: value for layer in layers for key, value in layer.items()}
     given = {"basnet": basnet} if basnet else {}
     tables, left_out = choose(
@@ -99,7 +101,7 @@ def main(
     )
     rows = {row.run: row for table in tables.values() for row in table.rows}
     started = time.monotonic()
-    out.mkdir(parents=True, exist_ok=True)
+    keep_to(study, resolved)
     study.link_judged()
     study.compute_masks({row.masks for row in rows.values() if row.masks})
     report.references["untrained"] = {
