@@ -8,7 +8,6 @@ import click
 from tabulate import tabulate
 
 from data.backgrounds_cli import backgrounds
-from data.errors import UserError
 from data.index import build_index
 from data.keys import printable
 from data.mask_shards import MaskShards
@@ -114,7 +113,10 @@ def export_command(out: Path, folder: Path, full_size: bool, overwrite: bool) ->
 @click.option("--images", type=FOLDER, required=True, help="The images that the masks are of.")
 @click.option("--method", default="import", show_default=True, help="The name to record.")
 @click.option(
-    "--max-side", default=400, show_default=True, help="Cap of a mask's long side; 0: none."
+    "--max-side",
+    default=400,
+    show_default=True,
+    help="Cap of a mask's long side, 1 to 65535; 0: none.",
 )
 @click.option("--shard-size", default=4096, show_default=True, help="Images in a shard.")
 @click.option(
@@ -126,11 +128,6 @@ def import_command(folder: Path, out: Path, **options) -> None:
 
     The mask of the image a/b.jpg is DIR/a/b.jpg.png or DIR/a/b.png: gray, white the foreground.
     """
-    for name in ("max_side", "shard_size"):
-        if options[name] < (name == "shard_size"):
-            raise UserError(
-                f"--{name.replace('_', '-')} {options[name]} is too small; give a larger number."
-            )
     masks = import_masks(folder, out, progress=progress_bar("import"), **options)
     failed = int((masks.statuses() > Status.FLAT).sum())
     but = f"; {failed:,} images have no mask (`mask-shards info {out}` says why)" if failed else ""

@@ -21,6 +21,7 @@ from data.errors import UserError
 FORMAT = "dilo-mask-shard"
 VERSION = 1
 INDEX_NAME = "index.h5"
+MAX_CANVAS = 65535  # the largest raster whose pixels fit a chunk of HDF5, which has below 4 GiB
 LIBVER = ("v110", "v110")  # readable by every HDF5 since 1.10 (2016); virtual datasets need 1.10
 
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data import transfer
 from data.errors import UserError
 from data.images import UnreadableImage
+from data.index import load_index
 from data.keys import Keys
 from data.mask_shards import MaskShards
 from data.shards import ChunkEncoder, ShardWriter, Status, shard_name
@@ -159,6 +161,44 @@ def test_shards_that_are_there_stay_unless_asked(tmp_path, images, write_shards,
     import_masks(tmp_path / "masks", tmp_path / "out", images, overwrite=True)
     assert len(MaskShards(tmp_path / "out")) == 4
     assert verify(tmp_path / "out", images).sound
+
+
+def test_the_old_shards_stay_until_the_new_ones_are_complete(
+    tmp_path, images, write_shards, masks, monkeypatch
+):
+    save(tmp_path / "masks" / "a.png", a_mask())
+    out = tmp_path / "out"
+    write_shards(out, masks, size=3)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    arguments = (tmp_path / "masks", out, images)
+    for name, value in (("max_side", 65536), ("max_side", -1), ("shard_size", 0)):
+        with pytest.raises(UserError, match=f"--{name.replace('_', '-')} {value} is"):
+            import_masks(*arguments, overwrite=True, **{name: value})
+
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer, "read_mask", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            import_masks(*arguments, overwrite=True, shard_size=2)
+        with pytest.raises(KeyboardInterrupt):
+            import_masks(*arguments[:1], tmp_path / "new", images)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert not (tmp_path / "new").exists()
+    import_masks(*arguments, overwrite=True, shard_size=2)
+    assert sorted(os.listdir(out)) == ["index.h5", "shard-00000.h5", "shard-00001.h5"]
+    assert load_index(out) is not None  # it went along
+
+
+def test_a_cap_that_needs_more_memory_than_there_is(tmp_path, images, monkeypatch):
+    def none_left(canvas, compression):
+        raise MemoryError
+
+    monkeypatch.setattr(transfer, "ChunkEncoder", none_left)
+    save(tmp_path / "masks" / "a.png", a_mask())
+    with pytest.raises(UserError, match=r"--max-side 60000 .* memory"):
+        import_masks(tmp_path / "masks", tmp_path / "out", images, max_side=60000)
 
 
 def test_masks_of_every_kind(tmp_path):
