@@ -126,7 +126,9 @@ def export_command(out: Path, folder: Path, full_size: bool, overwrite: bool) ->
 def import_command(folder: Path, out: Path, **options) -> None:
     """Make shards in OUT of another tool's masks in DIR.
 
-    The mask of the image a/b.jpg is DIR/a/b.jpg.png or DIR/a/b.png: gray, white the foreground.
+    The mask of the image a/b.jpg is DIR/a/b.jpg.png or DIR/a/b.png: gray, white the foreground; or
+    0 and 1; or labels with a colour palette, as VOC has them, where all but black is foreground; or
+    a cut-out, of which the transparency counts. It has its image's shape, at any size.
     """
     masks = import_masks(folder, out, progress=progress_bar("import"), **options)
     failed = int((masks.statuses() > Status.FLAT).sum())

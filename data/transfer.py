@@ -11,11 +11,11 @@ from PIL import Image
 
 from data.draft_folder import draft_folder
 from data.errors import UserError
-from data.image_modes import to_rgb
-from data.images import UnreadableImage, capped_size, key_path, list_images, open_image, read_size
+from data.images import UnreadableImage, capped_size, key_path, list_images, read_size
 from data.index import build_index
 from data.interrupts import uninterrupted
 from data.keys import Keys
+from data.mask_pictures import read_mask
 from data.mask_shards import MaskShards
 from data.panels import scale_mask
 from data.pending_file import sync_folder
@@ -118,10 +118,8 @@ def import_masks(
     """Make shards of another tool's masks.
 
     A mask belongs to the image `a/b.jpg` if it is `a/b.jpg.png` or else `a/b.png` below `folder`
-    (other extensions serve too). It is read as 8-bit gray, 255 foreground: 16 bits are scaled, a
-    mask of only zeros and ones counts as zeros and 255, of a cut-out with transparency the alpha
-    is the mask. It must have its image's shape; larger than the cap, it is scaled down by area
-    averages.
+    (other extensions serve too). It is read as `data.mask_pictures.read_mask` says, must have its
+    image's shape, and is scaled down to the cap by area averages.
 
     Parameters
     ----------
@@ -249,25 +247,13 @@ def _first(masks: Keys, name: str) -> int:
     return -1
 
 
-def read_mask(path: str | os.PathLike) -> np.ndarray:
-    """Read a mask of any image format as uint8 (h, w); see `import_masks`. UnreadableImage."""
-    with open_image(path) as image:
-        image.load()
-        if image.has_transparency_data:
-            alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-            if alpha.min() != alpha.max():
-                return alpha
-        mask = np.asarray(Image.fromarray(to_rgb(image)).convert("L"))
-        if image.mode in ("L", "I", "I;16") and image.getextrema() == (0, 1):
-            mask = np.where(np.asarray(image) > 0, 255, 0).astype(np.uint8)
-    return mask
-
-
 def _fit(mask: np.ndarray, size: tuple[int, int], max_side: int) -> np.ndarray:
     """Check a mask's shape against its image's size, and scale it down to the cap."""
     height, width = mask.shape
-    # the same shape: each side as the image's, scaled by one factor, give or take a pixel
-    if abs(height * size[1] - width * size[0]) > max(size):
+    # The same shape: each side as the image's, scaled by one factor, give or take a pixel. That is
+    # too much to give or take for a mask of very few: any image's could be rounded to 1 x 1.
+    tolerance = min(1, max(mask.shape) / 16)
+    if abs(height * size[1] - width * size[0]) > tolerance * max(size):
         raise UnreadableImage(
             f"it is {width} x {height}, its image {size[1]} x {size[0]}, another shape"
         )
