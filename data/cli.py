@@ -8,6 +8,7 @@ import click
 from tabulate import tabulate
 
 from data.backgrounds_cli import backgrounds
+from data.errors import UserError
 from data.index import build_index
 from data.keys import printable
 from data.mask_shards import MaskShards
@@ -56,7 +57,13 @@ def info(out: Path, as_json: bool) -> None:
 @main.command("verify")
 @click.argument("out", type=FOLDER)
 @images_option
-@click.option("--jobs", default=1, show_default=True, help="Processes; -1: one per core.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=-1),
+    default=1,
+    show_default=True,
+    help="Processes; -1: one per core.",
+)
 @click.pass_context
 def verify_command(context: click.Context, out: Path, images: Path | None, jobs: int) -> None:
     """Check every checksum, count and key in OUT.
@@ -64,6 +71,8 @@ def verify_command(context: click.Context, out: Path, images: Path | None, jobs:
     With --images also find images without a mask and masks without an image. Exits with 0 when the
     shards are sound, also where they record images that failed; with 1 when something is wrong.
     """
+    if jobs == 0:
+        raise UserError("--jobs 0: give the number of processes, or -1 for one a core.")
     report = verify(out, images, jobs, progress_bar("verify"))
     for sentence in report.problems:
         click.echo(f"problem: {sentence}")
