@@ -191,9 +191,6 @@ def _sentence(path: Path, error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return (
             f"the disk that holds {str(path.parent)!r} is full ({reason}); "
-            "make room and run the same command again, it goes on where it stopped."
+            "make room and run the same command again."
         )
-    return (
-        f"{str(path)!r} cannot be written ({reason}); "
-        "mend that and run the same command again, it goes on where it stopped."
-    )
+    return f"{str(path)!r} cannot be written ({reason}); mend that and run the same command again."

@@ -137,8 +137,14 @@ def open_shard(path: str | os.PathLike) -> h5py.File:
     except FileNotFoundError:
         raise UserError(f"there is no file {os.fspath(path)!r}.") from None
     except OSError as error:
+        if error.errno:  # the system's, which says nothing of what is in the file
+            raise UserError(
+                f"{os.fspath(path)!r} cannot be opened ({os.strerror(error.errno).lower()}); "
+                "make it readable."
+            ) from None
         raise UserError(
-            f"{os.fspath(path)!r} cannot be opened as HDF5 ({' '.join(str(error).split())})."
+            f"{os.fspath(path)!r} cannot be opened as HDF5 ({' '.join(str(error).split())}); "
+            "delete it and run the command that wrote it again."
         ) from None
 
 
