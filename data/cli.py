@@ -57,7 +57,13 @@ def info(out: Path, as_json: bool) -> None:
 @main.command("verify")
 @click.argument("out", type=FOLDER)
 @images_option
-@click.option("--jobs", default=1, show_default=True, help="Processes; -1: one per core.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=-1),
+    default=1,
+    show_default=True,
+    help="Processes; -1: one per core.",
+)
 @click.pass_context
 def verify_command(context: click.Context, out: Path, images: Path | None, jobs: int) -> None:
     """Check every checksum, count and key in OUT.
@@ -65,6 +71,8 @@ def verify_command(context: click.Context, out: Path, images: Path | None, jobs:
     With --images also find images without a mask and masks without an image. Exits with 0 when the
     shards are sound, also where they record images that failed; with 1 when something is wrong.
     """
+    if jobs == 0:
+        raise UserError("--jobs 0: give the number of processes, or -1 for one a core.")
     report = verify(out, images, jobs, progress_bar("verify"))
     for sentence in report.problems:
         click.echo(f"problem: {sentence}")
@@ -114,7 +122,10 @@ def export_command(out: Path, folder: Path, full_size: bool, overwrite: bool) ->
 @click.option("--images", type=FOLDER, required=True, help="The images that the masks are of.")
 @click.option("--method", default="import", show_default=True, help="The name to record.")
 @click.option(
-    "--max-side", default=400, show_default=True, help="Cap of a mask's long side; 0: none."
+    "--max-side",
+    default=400,
+    show_default=True,
+    help="Cap of a mask's long side, 1 to 65535; 0: none.",
 )
 @click.option("--shard-size", default=4096, show_default=True, help="Images in a shard.")
 @click.option(
@@ -124,13 +135,10 @@ def export_command(out: Path, folder: Path, full_size: bool, overwrite: bool) ->
 def import_command(folder: Path, out: Path, **options) -> None:
     """Make shards in OUT of another tool's masks in DIR.
 
-    The mask of the image a/b.jpg is DIR/a/b.jpg.png or DIR/a/b.png: gray, white the foreground.
+    The mask of the image a/b.jpg is DIR/a/b.jpg.png or DIR/a/b.png: gray, white the foreground; or
+    0 and 1; or labels with a colour palette, as VOC has them, where all but black is foreground; or
+    a cut-out, of which the transparency counts. It has its image's shape, at any size.
     """
-    for name in ("max_side", "shard_size"):
-        if options[name] < (name == "shard_size"):
-            raise UserError(
-                f"--{name.replace('_', '-')} {options[name]} is too small; give a larger number."
-            )
     masks = import_masks(folder, out, progress=progress_bar("import"), **options)
     failed = int((masks.statuses() > Status.FLAT).sum())
     but = f"; {failed:,} images have no mask (`mask-shards info {out}` says why)" if failed else ""

@@ -8,8 +8,12 @@ import multiprocessing.util  # registers its clean-up at exit, which is to run a
 import os
 import signal
 import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import cv2
+
+from data.errors import UserError
 
 _open: weakref.WeakSet[LoadingWorkers] = weakref.WeakSet()
 
@@ -64,3 +68,16 @@ def _unpickled(closing) -> LoadingWorkers:
     workers = LoadingWorkers.__new__(LoadingWorkers)
     workers._closing = closing
     return workers
+
+
+def user_errors_of_workers(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield a DataLoader's batches; a worker's UserError is raised as the worker raised it.
+
+    PyTorch raises it again with the worker's traceback as its text.
+    """
+    try:
+        yield from batches
+    except UserError as error:
+        if not error.message.startswith("Caught UserError in "):
+            raise
+        raise UserError(error.message.rpartition("UserError: ")[2].strip()) from None

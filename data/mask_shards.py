@@ -228,7 +228,9 @@ class MaskShards:
         try:
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except OSError as error:
-            raise UserError(f"{str(path)!r} cannot be opened ({error.strerror}).") from None
+            raise UserError(
+                f"{str(path)!r} cannot be opened ({str(error.strerror).lower()}); make it readable."
+            ) from None
         self._open_shards[number] = descriptor
         return descriptor
 

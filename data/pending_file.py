@@ -141,7 +141,7 @@ def remove_if_stale(path: Path, certain: bool = False) -> bool:
     except OSError:
         return False
     try:
-        locked = _lock(descriptor)
+        locked = lock(descriptor)
         if locked is False or (locked is None and certain):
             return False
         path.unlink(missing_ok=True)
@@ -158,12 +158,12 @@ def _create_locked(path: Path) -> tuple[Path, int]:
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         descriptor = os.open(temporary, flags, 0o666)
-        if _lock(descriptor) is not False and os.fstat(descriptor).st_nlink:
+        if lock(descriptor) is not False and os.fstat(descriptor).st_nlink:
             return temporary, descriptor
         os.close(descriptor)  # another command has just taken it for a left-over
 
 
-def _lock(descriptor: int) -> bool | None:
+def lock(descriptor: int) -> bool | None:
     """Lock a file for this process; False: another one has it; None: there are no locks here."""
     if fcntl is None:
         return None
@@ -191,9 +191,6 @@ def _sentence(path: Path, error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return (
             f"the disk that holds {str(path.parent)!r} is full ({reason}); "
-            "make room and run the same command again, it goes on where it stopped."
+            "make room and run the same command again."
         )
-    return (
-        f"{str(path)!r} cannot be written ({reason}); "
-        "mend that and run the same command again, it goes on where it stopped."
-    )
+    return f"{str(path)!r} cannot be written ({reason}); mend that and run the same command again."

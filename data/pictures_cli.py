@@ -29,6 +29,7 @@ from data.terminal import half_blocks
 @overwrite_option
 def show(out: Path, key: str, images: Path | None, output: Path | None, overwrite: bool) -> None:
     """Show the mask of KEY beside its image: in a PNG file, a window, or the terminal."""
+    _check_images(images)
     masks = MaskShards(out, partial=True)
     if key not in masks:
         raise UserError(f"there is no mask of {key!r} in {str(out)!r}; KEY is relative to IMAGES.")
@@ -70,7 +71,9 @@ def _side_by_side(row: Row) -> np.ndarray:
 @click.option("-o", "--output", type=FOLDER, required=True, help="PAGE.html or SHEET.png.")
 @click.option("--count", default=24, show_default=True, help="How many images.")
 @click.option("--random", "at_random", is_flag=True, help="Draw them; else evenly spread.")
-@click.option("--seed", default=0, show_default=True, help="Of --random.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of --random."
+)
 @click.option("--failures", is_flag=True, help="Only images without a mask.")
 @click.option("--key", "keys", multiple=True, help="This image; can be given again.")
 @overwrite_option
@@ -94,6 +97,7 @@ def gallery(
         raise UserError(f"--output {str(output)!r} ends neither in .html nor in .png; name it so.")
     if count < 1:
         raise UserError(f"--count {count} is no number of images; give 1 or more.")
+    _check_images(images)
     _refuse(output, overwrite)
     sets = [MaskShards(folder, partial=True) for folder in out]
     chosen = _choose(sets, count, seed if at_random else None, failures, keys)
@@ -136,6 +140,11 @@ def _choose(
     else:
         picked = rows[np.linspace(0, len(rows) - 1, count, dtype=int)]
     return [first.keys[row] for row in picked.tolist()]
+
+
+def _check_images(images: Path | None) -> None:
+    if images is not None and not images.is_dir():
+        raise UserError(f"--images {str(images)!r} is not a folder; give the masks' images.")
 
 
 def _refuse(path: Path, overwrite: bool) -> None:

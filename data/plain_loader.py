@@ -15,9 +15,10 @@ from data.crop import centre_crop
 from data.errors import UserError
 from data.images import UnreadableImage, decode, key_path, list_images
 from data.keys import Keys
-from data.loading_workers import LoadingWorkers
+from data.loading_workers import LoadingWorkers, user_errors_of_workers
+from data.shared_memory import as_tensor, new_tensor
 
-Batch = dict[str, torch.Tensor | list[str]]
+Batch = dict[str, torch.Tensor | list[tuple[str, str]]]
 Crop = Callable[[np.ndarray, int], np.ndarray]  # uint8 (H, W, 3), S -> uint8 (S, S, 3)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -53,7 +54,7 @@ def _of_channels(
 
 def unreadable_of(batch: Batch) -> dict[str, str]:
     """The images that a batch leaves out: key -> reason."""
-    return dict(text.split(": ", 1) for text in batch["unreadable"])
+    return dict(batch["unreadable"])
 
 
 class PlainDataset(Dataset):
@@ -80,26 +81,31 @@ class PlainDataset(Dataset):
         )
 
     def load(self, indices: np.ndarray, read: Callable[[int, str], np.ndarray]) -> Batch:
-        """Return the batch of these images, each made by `read(index, path)`."""
-        images = np.empty((len(indices), self.image_size, self.image_size, 3), np.uint8)
+        """Return the batch of these images, each made by `read(index, path)`.
+
+        UserError where the shared memory has no room for it.
+        """
+        # written where the process that asked for the batch reads it
+        batch: Batch = {
+            "image": new_tensor((len(indices), self.image_size, self.image_size, 3), torch.uint8)
+        }
+        images = batch["image"].numpy()
         shown: list[int] = []
-        unreadable: list[str] = []
+        unreadable: list[tuple[str, str]] = []
         for index in indices.tolist():
             key = self.keys[index]
             try:
                 images[len(shown)] = read(index, key_path(self.root, key))
             except UnreadableImage as error:
-                unreadable.append(f"{key}: {error}")
+                unreadable.append((key, str(error)))
                 continue
             shown.append(index)
         rows = np.array(shown, np.int64)
-        batch: Batch = {
-            "index": torch.from_numpy(rows),
-            "image": torch.from_numpy(images[: len(shown)]),
-            "unreadable": unreadable,
-        }
+        batch["index"] = as_tensor(rows)
+        batch["image"] = batch["image"][: len(shown)]
+        batch["unreadable"] = unreadable
         if self.labels is not None:
-            batch["label"] = torch.from_numpy(self.labels[rows])
+            batch["label"] = as_tensor(self.labels[rows])
         return batch
 
 
@@ -111,7 +117,12 @@ class PlainLoader:
     index       int64 (B,)            places in `keys`; B is smaller by the unreadable images
     label       int64 (B,)            only when labels were given
     image       uint8 (B, S, S, 3)    RGB; `normalise` makes a network's input of it
-    unreadable  list of str           "key: reason" of images of this batch that are left out
+    unreadable  list of (key, reason) of this batch's images that are left out; `unreadable_of`
+
+    Raises
+    ------
+    UserError
+        A loading process has no room in the shared memory for a batch.
     """
 
     def __init__(self, dataset: PlainDataset, batches: list[np.ndarray], options: dict) -> None:
@@ -122,7 +133,7 @@ class PlainLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self._loader)
+        return user_errors_of_workers(self._loader)
 
 
 def build_plain_loader(

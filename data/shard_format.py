@@ -21,6 +21,7 @@ from data.errors import UserError
 FORMAT = "dilo-mask-shard"
 VERSION = 1
 INDEX_NAME = "index.h5"
+MAX_CANVAS = 65535  # the largest raster whose pixels fit a chunk of HDF5, which has below 4 GiB
 LIBVER = ("v110", "v110")  # readable by every HDF5 since 1.10 (2016); virtual datasets need 1.10
 
 
@@ -136,8 +137,14 @@ def open_shard(path: str | os.PathLike) -> h5py.File:
     except FileNotFoundError:
         raise UserError(f"there is no file {os.fspath(path)!r}.") from None
     except OSError as error:
+        if error.errno:  # the system's, which says nothing of what is in the file
+            raise UserError(
+                f"{os.fspath(path)!r} cannot be opened ({os.strerror(error.errno).lower()}); "
+                "make it readable."
+            ) from None
         raise UserError(
-            f"{os.fspath(path)!r} cannot be opened as HDF5 ({' '.join(str(error).split())})."
+            f"{os.fspath(path)!r} cannot be opened as HDF5 ({' '.join(str(error).split())}); "
+            "delete it and run the command that wrote it again."
         ) from None
 
 

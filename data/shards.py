@@ -95,7 +95,12 @@ class ChunkEncoder:
         raster[0, :height, :width] = mask
         raster[0, height:] = 0
         raster[0, :height, width:] = 0
-        self._masks.write(h5py.h5s.ALL, h5py.h5s.ALL, raster)
+        try:
+            self._masks.write(h5py.h5s.ALL, h5py.h5s.ALL, raster)
+        except OSError as error:
+            if "memory allocation failed" not in str(error):
+                raise
+            raise MemoryError(f"a raster of {self.canvas} x {self.canvas} pixels") from None
         filter_mask, data = self._masks.read_direct_chunk((0, 0, 0))
         return Chunk(data, filter_mask)
 

@@ -9,13 +9,17 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from data.draft_folder import draft_folder
 from data.errors import UserError
-from data.image_modes import to_rgb
-from data.images import UnreadableImage, capped_size, key_path, list_images, open_image, read_size
+from data.images import UnreadableImage, capped_size, key_path, list_images, read_size
 from data.index import build_index
+from data.interrupts import uninterrupted
 from data.keys import Keys
+from data.mask_pictures import read_mask
 from data.mask_shards import MaskShards
 from data.panels import scale_mask
+from data.pending_file import sync_folder
+from data.shard_format import INDEX_NAME, MAX_CANVAS
 from data.shards import (
     ChunkEncoder,
     ShardWriter,
@@ -114,28 +118,36 @@ def import_masks(
     """Make shards of another tool's masks.
 
     A mask belongs to the image `a/b.jpg` if it is `a/b.jpg.png` or else `a/b.png` below `folder`
-    (other extensions serve too). It is read as 8-bit gray, 255 foreground: 16 bits are scaled, a
-    mask of only zeros and ones counts as zeros and 255, of a cut-out with transparency the alpha
-    is the mask. It must have its image's shape; larger than the cap, it is scaled down by area
-    averages.
+    (other extensions serve too). It is read as `data.mask_pictures.read_mask` says, must have its
+    image's shape, and is scaled down to the cap by area averages.
 
     Parameters
     ----------
     folder
         The folder of masks.
     out
-        Where the shards go; UserError if there are shards, but for `overwrite`, which removes them.
+        Where the shards go; UserError if there are shards, but for `overwrite`: then they are
+        replaced when the new ones are complete, and stay as they are if anything goes wrong before.
     images
         The image folder. Every image gets a row; one without a sound mask has status FAILED (or
         UNREADABLE, if the image is the reason) and says why.
-    method, max_side, shard_size, compression
+    method, compression
         As recorded in the shards.
+    max_side
+        Cap of a mask's long side, at most 65535; 0: none below that.
+    shard_size
+        Images in a shard.
 
     Raises
     ------
     UserError
-        Not one mask belongs to an image; two images have one mask; the disk is full.
+        `max_side` or `shard_size` is out of range; not one mask belongs to an image; two images
+        have one mask; the disk is full.
     """
+    if not 0 <= max_side <= MAX_CANVAS:
+        raise UserError(f"--max-side {max_side} is not a cap; give 1 to {MAX_CANVAS}, or 0: none.")
+    if shard_size < 1:
+        raise UserError(f"--shard-size {shard_size} is too small; give 1 or more.")
     keys = list_images(images)
     found = list_images(folder)
     partners = _match(keys, found)
@@ -144,7 +156,8 @@ def import_masks(
             f"no mask in {os.fspath(folder)!r} has the name of an image in {os.fspath(images)!r} "
             f"(such as {keys[0] + '.png'!r}); check both folders."
         )
-    _make_room(out, overwrite)
+    _refuse_old(out, overwrite)
+    cap = max_side or MAX_CANVAS
     sizes = [_size(key_path(images, key)) for key in keys] if max_side == 0 else []
     count = -(-len(keys) // shard_size)
     attributes = {
@@ -154,24 +167,36 @@ def import_masks(
         "listing_digest": keys.digest(),
     }
     rows = iter(progress(range(len(keys)), len(keys)))
-    for number in range(count):
+
+    def write_shard(number: int, folder_of_shards: Path) -> None:
         start = number * shard_size
         part = keys[start : start + shard_size]
-        canvas = max_side or max(
-            [1, *(side for size in sizes[start:][: len(part)] for side in size)]
+        canvas = max_side or min(
+            max([1, *(side for size in sizes[start:][: len(part)] for side in size)]), cap
         )
-        encoder = ChunkEncoder(canvas, compression)
-        path = Path(out) / shard_name(number)
-        with ShardWriter(path, number, count, part, canvas, compression, attributes) as writer:
-            for inner, key in enumerate(part):
-                next(rows)
-                partner = int(partners[start + inner])
-                mask_path = key_path(folder, found[partner]) if partner >= 0 else None
-                _import_row(writer, encoder, inner, key_path(images, key), mask_path, max_side)
-            writer.commit()
-    for _ in rows:  # let a progress bar finish
-        pass
-    build_index(out)
+        try:
+            encoder = ChunkEncoder(canvas, compression)
+            path = folder_of_shards / shard_name(number)
+            with ShardWriter(path, number, count, part, canvas, compression, attributes) as writer:
+                for inner, key in enumerate(part):
+                    next(rows)
+                    partner = int(partners[start + inner])
+                    mask_path = key_path(folder, found[partner]) if partner >= 0 else None
+                    _import_row(writer, encoder, inner, key_path(images, key), mask_path, cap)
+                writer.commit()
+        except MemoryError:
+            raise UserError(
+                f"--max-side {max_side} makes rasters of {canvas} x {canvas} pixels, more than "
+                "there is memory for; give a smaller cap."
+            ) from None
+
+    with draft_folder(out, "import") as draft:
+        for number in range(count):
+            write_shard(number, draft)
+        for _ in rows:  # let a progress bar finish
+            pass
+        build_index(draft)
+        _replace_shards(draft, Path(out))
     return MaskShards(out)
 
 
@@ -222,25 +247,13 @@ def _first(masks: Keys, name: str) -> int:
     return -1
 
 
-def read_mask(path: str | os.PathLike) -> np.ndarray:
-    """Read a mask of any image format as uint8 (h, w); see `import_masks`. UnreadableImage."""
-    with open_image(path) as image:
-        image.load()
-        if image.has_transparency_data:
-            alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-            if alpha.min() != alpha.max():
-                return alpha
-        mask = np.asarray(Image.fromarray(to_rgb(image)).convert("L"))
-        if image.mode in ("L", "I", "I;16") and image.getextrema() == (0, 1):
-            mask = np.where(np.asarray(image) > 0, 255, 0).astype(np.uint8)
-    return mask
-
-
 def _fit(mask: np.ndarray, size: tuple[int, int], max_side: int) -> np.ndarray:
     """Check a mask's shape against its image's size, and scale it down to the cap."""
     height, width = mask.shape
-    # the same shape: each side as the image's, scaled by one factor, give or take a pixel
-    if abs(height * size[1] - width * size[0]) > max(size):
+    # The same shape: each side as the image's, scaled by one factor, give or take a pixel. That is
+    # too much to give or take for a mask of very few: any image's could be rounded to 1 x 1.
+    tolerance = min(1, max(mask.shape) / 16)
+    if abs(height * size[1] - width * size[0]) > tolerance * max(size):
         raise UnreadableImage(
             f"it is {width} x {height}, its image {size[1]} x {size[0]}, another shape"
         )
@@ -257,15 +270,29 @@ def _size(path: str) -> tuple[int, int]:
         return 0, 0
 
 
-def _make_room(out: str | os.PathLike, overwrite: bool) -> None:
-    if not os.path.isdir(out):
-        return
-    old = shard_paths(out)
-    if old and not overwrite:
+def _refuse_old(out: str | os.PathLike, overwrite: bool) -> None:
+    if os.path.isdir(out) and shard_paths(out) and not overwrite:
         raise UserError(
             f"there are mask shards in {os.fspath(out)!r} already; choose another folder, or "
             "replace them by --overwrite."
         )
-    for path in old:
-        path.unlink()
+
+
+@uninterrupted()
+def _replace_shards(draft: Path, out: Path) -> None:
+    """Move a whole set of shards and its index from `draft` to `out`; older ones there go."""
+    new = shard_paths(draft)
+    try:
+        (out / INDEX_NAME).unlink(missing_ok=True)  # it describes the shards of before
+        for path in new:
+            os.replace(path, out / path.name)
+        for path in set(shard_paths(out)) - {out / path.name for path in new}:
+            path.unlink()
+        os.replace(draft / INDEX_NAME, out / INDEX_NAME)
+        sync_folder(out)
+    except OSError as error:
+        raise UserError(
+            f"the shards in {str(out)!r} cannot be replaced "
+            f"({str(error.strerror or error).lower()}); mend that and import again."
+        ) from None
     remove_stale_files(out)

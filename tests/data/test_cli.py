@@ -94,6 +94,11 @@ def test_verify(run, out):
     assert "cannot be opened as HDF5" in run("verify", out / "rbd", code=1)
 
 
+@pytest.mark.parametrize("jobs", [0, -2])
+def test_verify_refuses_a_number_of_processes(run, out, jobs):
+    assert f"{jobs}" in run("verify", out / "rbd", "--jobs", str(jobs), code=2)
+
+
 def test_index(run, out):
     (out / "rbd" / "index.h5").unlink()
     assert "note: There is no index.h5" in run("verify", out / "rbd")
@@ -185,10 +190,20 @@ def test_gallery_chooses(tmp_path, write_shards):
 def test_gallery_refuses(run, out, tmp_path, write_shards):
     assert "neither in .html nor in .png" in run("gallery", out / "rbd", "-o", "x.pdf", code=2)
     assert "--count 0" in run("gallery", out / "rbd", "-o", "x.png", "--count", "0", code=2)
+    assert "-1" in run("gallery", out / "rbd", "-o", "x.png", "--random", "--seed", "-1", code=2)
     assert "--key 'q'" in run("gallery", out / "rbd", "-o", "x.png", "--key", "q", code=2)
     write_shards(tmp_path / "good", {"a.jpg": np.ones((3, 3), np.uint8)})
     text = run("gallery", tmp_path / "good", "-o", "x.png", "--failures", code=2)
     assert "every image in" in text
+
+
+@pytest.mark.parametrize("command", ["gallery", "show"])
+def test_images_that_are_no_folder(run, out, command):
+    key = ["b.jpg"] if command == "show" else []
+    picture = out / "x.png"
+    arguments = [out / "rbd", *key, "--images", out / "typo", "-o", picture]
+    assert "typo' is not a folder" in run(command, *arguments, code=2)
+    assert not picture.exists()
 
 
 def test_export_and_import(run, out):

@@ -19,7 +19,7 @@ from data.errors import UserError
 from data.images import list_images
 from data.keys import Keys
 from data.labelled import labels_from_folders
-from data.plain_loader import build_plain_loader, normalise
+from data.plain_loader import build_plain_loader, normalise, unreadable_of
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +48,33 @@ def test_crops_are_torchvisions(folder, workers):
     assert seen == list(range(5))
 
 
-def test_unreadable_images_are_left_out_and_told(folder, tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_images_are_left_out_and_told(folder, tmp_path, workers):
     (tmp_path / "a").mkdir()
-    for name in ("0.png", "1.png", "2.png"):
+    for name in ("0.png", "1: .png", "2.png"):
         (tmp_path / "a" / name).write_bytes((folder / "cat" / "0.png").read_bytes())
-    (tmp_path / "a" / "1.png").write_bytes(b"")
-    (batch,) = build_plain_loader(tmp_path, image_size=8, labels=[5, 6, 7])
+    (tmp_path / "a" / "1: .png").write_bytes(b"")
+    (batch,) = build_plain_loader(tmp_path, image_size=8, labels=[5, 6, 7], workers=workers)
     assert batch["index"].tolist() == [0, 2] and batch["label"].tolist() == [5, 7]
     assert batch["image"].shape == (2, 8, 8, 3)
-    assert batch["unreadable"] == ["a/1.png: empty file"]
+    assert unreadable_of(batch) == {"a/1: .png": "empty file"}
+
+
+def test_full_shared_memory_is_a_sentence(folder, monkeypatch):
+    """PyTorch alone would wait for ever: the thread that sends a batch fails unheard."""
+
+    def full(size):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </x>: No space left")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
+    with pytest.raises(UserError, match=r"^the shared memory of the .* smaller batch\.$"):
+        next(iter(build_plain_loader(folder, image_size=8, workers=1)))
+
+
+def test_a_batch_is_made_in_shared_memory(folder):
+    for batch in build_plain_loader(folder, image_size=8, workers=1, labels=range(5)):
+        for name in ("image", "index", "label"):
+            assert batch[name].is_shared()
 
 
 def test_indices_choose_and_order(folder):

@@ -48,10 +48,16 @@ def test_foreign_and_incomplete_files(tmp_path, write_shards, masks, attribute, 
 
 def test_a_file_that_is_no_hdf5(tmp_path):
     (tmp_path / "a.h5").write_text("hello")
-    with pytest.raises(UserError, match=r"a.h5' cannot be opened as HDF5"):
+    with pytest.raises(UserError, match=r"a.h5' cannot be opened as HDF5 .*; delete it and run"):
         open_shard(tmp_path / "a.h5")
     with pytest.raises(UserError, match="there is no file"):
         open_shard(tmp_path / "b.h5")
+
+
+def test_what_the_system_refuses_is_not_to_be_deleted(tmp_path):
+    (tmp_path / "a.h5").symlink_to("a.h5")
+    with pytest.raises(UserError, match=r"cannot be opened \(.*symbolic links\); make it readable"):
+        open_shard(tmp_path / "a.h5")
 
 
 def test_a_shard_is_read_without_locks(tmp_path, write_shards, masks):

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data import transfer
 from data.errors import UserError
-from data.images import UnreadableImage
+from data.index import load_index
 from data.keys import Keys
 from data.mask_shards import MaskShards
 from data.shards import ChunkEncoder, ShardWriter, Status, shard_name
-from data.transfer import export_masks, import_masks, read_mask
+from data.transfer import export_masks, import_masks
 from data.verify import verify
 
 
@@ -161,22 +162,49 @@ def test_shards_that_are_there_stay_unless_asked(tmp_path, images, write_shards,
     assert verify(tmp_path / "out", images).sound
 
 
-def test_masks_of_every_kind(tmp_path):
-    def read(image, **options):
-        image.save(tmp_path / "m.png", **options)
-        return read_mask(tmp_path / "m.png").tolist()
+def test_the_old_shards_stay_until_the_new_ones_are_complete(
+    tmp_path, images, write_shards, masks, monkeypatch
+):
+    save(tmp_path / "masks" / "a.png", a_mask())
+    out = tmp_path / "out"
+    write_shards(out, masks, size=3)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    arguments = (tmp_path / "masks", out, images)
+    for name, value in (("max_side", 65536), ("max_side", -1), ("shard_size", 0)):
+        with pytest.raises(UserError, match=f"--{name.replace('_', '-')} {value} is"):
+            import_masks(*arguments, overwrite=True, **{name: value})
 
-    gray = np.array([[0, 100, 255]], np.uint8)
-    assert read(Image.fromarray(gray)) == gray.tolist()
-    assert read(Image.fromarray(np.dstack([gray] * 3))) == gray.tolist()
-    assert read(Image.fromarray(gray.astype(np.uint16) * 257)) == gray.tolist()
-    assert read(Image.fromarray(gray > 99)) == [[0, 255, 255]]
-    assert read(Image.fromarray((gray > 99).astype(np.uint8))) == [[0, 255, 255]]
-    assert read(Image.fromarray(np.zeros((1, 3), np.uint8))) == [[0, 0, 0]]
-    cut_out = np.dstack([np.full((1, 3), 9, np.uint8)] * 3 + [gray])
-    assert read(Image.fromarray(cut_out)) == gray.tolist()
-    opaque = np.dstack([gray] * 3 + [np.full((1, 3), 255, np.uint8)])
-    assert read(Image.fromarray(opaque)) == gray.tolist()
-    (tmp_path / "m.png").write_bytes(b"")
-    with pytest.raises(UnreadableImage, match="empty file"):
-        read_mask(tmp_path / "m.png")
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer, "read_mask", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            import_masks(*arguments, overwrite=True, shard_size=2)
+        with pytest.raises(KeyboardInterrupt):
+            import_masks(*arguments[:1], tmp_path / "new", images)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert not (tmp_path / "new").exists()
+    import_masks(*arguments, overwrite=True, shard_size=2)
+    assert sorted(os.listdir(out)) == ["index.h5", "shard-00000.h5", "shard-00001.h5"]
+    assert load_index(out) is not None  # it went along
+
+
+def test_a_cap_that_needs_more_memory_than_there_is(tmp_path, images, monkeypatch):
+    def none_left(canvas, compression):
+        raise MemoryError
+
+    monkeypatch.setattr(transfer, "ChunkEncoder", none_left)
+    save(tmp_path / "masks" / "a.png", a_mask())
+    with pytest.raises(UserError, match=r"--max-side 60000 .* memory"):
+        import_masks(tmp_path / "masks", tmp_path / "out", images, max_side=60000)
+
+
+def test_a_mask_of_very_few_pixels_has_its_images_shape_too(tmp_path, images):
+    """A side may be a pixel off, by rounding; of 1 x 1 that would let any image pass."""
+    shapes = {"a.jpg": (1, 1), "b/c.JPEG": (2, 3), "b/d e.png": (13, 20)}
+    for key, shape in shapes.items():
+        save(tmp_path / "masks" / (key + ".png"), a_mask(shape=shape))
+    shards = import_masks(tmp_path / "masks", tmp_path / "out", images)
+    assert shards.error("a.jpg") == "its mask: it is 1 x 1, its image 60 x 40, another shape"
+    assert [shards.status(key) for key in list(shapes)[1:]] == [Status.OK, Status.OK]
