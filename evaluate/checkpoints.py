@@ -13,10 +13,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from data.checkpoint import checkpoints
+from data.checkpoint import checkpoints, damage
 from data.errors import UserError
 from data.weights_file import read_weights
 from evaluate import networks
+from evaluate.options import say
 
 FORMAT = "dilo-backbone"
 WRAPPERS = ("state_dict", "model_state_dict", "model", "method", "network", "student", "backbone")
@@ -125,8 +126,14 @@ def find_file(path: Path) -> Path:
         if (path / "backbone.pt").is_file():
             return path / "backbone.pt"
         unfinished = checkpoints(path / "checkpoints")
+        for _, newest in reversed(unfinished):
+            if (reason := damage(newest)) is None:
+                return newest
+            say(f"{newest} is passed over: {reason}.")
         if unfinished:
-            return unfinished[-1][1]
+            raise UserError(
+                f"CHECKPOINT {path}: none of its checkpoints is sound; name another run."
+            )
         raise UserError(
             f"CHECKPOINT {path} is a folder without backbone.pt and without checkpoints; name a "
             "run of pretrain, or a file."

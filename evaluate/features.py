@@ -58,9 +58,28 @@ class Backbone(nn.Module):
         output = self.model(images)
         if self.layer != PENULTIMATE:
             output, self._seen = self._seen, None
+            if not isinstance(output, Tensor):
+                what = "is not used" if output is None else f"gives a {type(output).__name__}"
+                raise UserError(
+                    f"--layer {self.layer}: this module of {self.source.arch} {what}, and no "
+                    "tensor; name another, such as the block around it."
+                )
         if output.ndim == 4:
             return output.mean(dim=(2, 3))
         return output.mean(dim=1) if output.ndim == 3 else output
+
+    @torch.no_grad()
+    def check_size(self, size: int) -> None:
+        """Refuse a side of images that the network does not take, before any is read."""
+        device = next(self.model.parameters()).device
+        try:
+            self(torch.zeros(1, 3, size, size, device=device))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+            raise UserError(
+                f"--image-size {size}: {self.source.arch} does not take images of this size "
+                f"({reason[:120]}); give its own, often 224."
+            ) from None
 
 
 @dataclass

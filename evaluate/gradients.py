@@ -95,13 +95,15 @@ class Comparison:
         return f"{self.ratio:.3f} times ({self.low:.3f} to {self.high:.3f})"
 
 
-def compare(shares: np.ndarray, reference: np.ndarray, seed: int = 0) -> Comparison:
-    """Ratio of two models' mean shares over the same images.
+def compare(shares: np.ndarray, reference: np.ndarray, seed: int = 0) -> Comparison | None:
+    """Ratio of two models' mean shares over the same images; None where there is not one.
 
     The interval is the 2.5th to 97.5th percentile of 2000 bootstrap samples of the images, the same
     for both models. Images where either has no gradient are left out.
     """
     both = ~(np.isnan(shares) | np.isnan(reference))
+    if not both.any():
+        return None
     ours, theirs = shares[both], reference[both]
     rng = np.random.default_rng(seed)
     samples = rng.integers(len(ours), size=(2000, len(ours)))

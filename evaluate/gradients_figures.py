@@ -12,7 +12,7 @@ from data.crop import centre_crop
 from data.images import decode, key_path
 from evaluate.captions import add_legend
 from evaluate.gallery import Gallery, Picture, Row
-from evaluate.gradients import compare
+from evaluate.gradients import Comparison, compare
 from evaluate.labelled import Labelled
 from evaluate.models import Model
 
@@ -25,8 +25,10 @@ class MaskSet:
     foregrounds: dict[int, np.ndarray]
     left_out: dict[str, str]
 
-    def area(self, rows: list[int]) -> float:
+    def area(self, rows: list[int]) -> float | None:
         """The mean share of the image that the foreground covers: what chance would give."""
+        if not rows:
+            return None
         return float(np.mean([self.foregrounds[row].mean() for row in rows]))
 
 
@@ -42,13 +44,14 @@ class Seen:
     pointing: dict[str, np.ndarray]  # title -> (N,), 1 or 0, NaN alike
 
 
-def order_images(seen: list[Seen], sets: list[MaskSet]) -> np.ndarray:
-    """Images by how much the models' shares differ, most first; without masks, in even steps."""
+def choose_images(seen: list[Seen], sets: list[MaskSet], count: int) -> np.ndarray:
+    """Images in which the models' shares differ most; without masks, in even steps."""
     if not sets:
-        return np.arange(len(seen[0].right))
+        images = len(seen[0].right)
+        return np.linspace(0, images - 1, min(count, images)).astype(int)
     shares = np.stack([one.shares[sets[0].title] for one in seen])
     spread = shares.max(axis=0) - shares.min(axis=0) if len(seen) > 1 else -shares[0]
-    return np.argsort(-np.where(np.isnan(spread), -np.inf, spread), kind="stable")
+    return np.argsort(-np.where(np.isnan(spread), -np.inf, spread), kind="stable")[:count]
 
 
 def gallery_of(
@@ -109,6 +112,9 @@ def _table(seen: list[Seen], sets: list[MaskSet]) -> list[dict[str, str]]:
         row = {"checkpoint": one.model.label, "top-1 %": f"{100 * one.accuracy:.1f}"}
         for masks in sets:
             rows = _rows_of(one, masks.title)
+            if not rows:
+                row["images"] = "0"
+                continue
             share, area = np.nanmean(one.shares[masks.title]), masks.area(rows)
             row |= {
                 f"inside {masks.title} %": f"{100 * share:.2f}",
@@ -126,13 +132,16 @@ def comparisons(seen: list[Seen], sets: list[MaskSet]) -> list[str]:
     if not sets or len(seen) < 2:
         return []
     title = sets[-1].title
-    first = seen[0]
-    return [
-        f"{one.model.label} looks at the object "
-        f"{compare(one.shares[title], first.shares[title])} as much as {first.model.label} "
-        f"(gradient energy inside the {title}; 95 % interval)."
-        for one in seen[1:]
-    ]
+    first, sentences = seen[0], []
+    for one in seen[1:]:
+        found = compare(one.shares[title], first.shares[title])
+        names = f"{one.model.label} looks at the object {found} as much as {first.model.label}"
+        sentences.append(
+            f"{names} (gradient energy inside the {title}; 95 % interval)."
+            if found
+            else f"{one.model.label} and {first.model.label} share no image with a gradient."
+        )
+    return sentences
 
 
 def plot_shares(seen: list[Seen], sets: list[MaskSet], path: Path) -> None:
@@ -143,6 +152,8 @@ def plot_shares(seen: list[Seen], sets: list[MaskSet], path: Path) -> None:
         for number, one in enumerate(seen):
             values = one.shares[masks.title]
             values = values[~np.isnan(values)]
+            if not len(values):
+                continue
             axes.hist(
                 values,
                 bins,
@@ -154,11 +165,23 @@ def plot_shares(seen: list[Seen], sets: list[MaskSet], path: Path) -> None:
             label = f"{one.model.label}: mean {values.mean():.3f}"
             axes.axvline(values.mean(), color=f"C{number}", linestyle="--", label=label)
         area = masks.area(_rows_of(seen[0], masks.title))
-        axes.axvline(area, color="black", linestyle=":", label=f"share of the area: {area:.3f}")
+        if area is not None:
+            label = f"share of the area: {area:.3f}"
+            axes.axvline(area, color="black", linestyle=":", label=label)
         axes.set(xlabel=f"share of gradient energy inside {masks.title}", ylabel="images")
         axes.set_xlim(0, 1)
         add_legend(axes, 8)
     figure.savefig(path, dpi=150, format="png")
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """The mean of what is not NaN; None of nothing, for JSON has no NaN."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def _values(found: Comparison | None) -> dict | None:
+    return None if found is None else vars(found)
 
 
 def report_of(seen: list[Seen], images: Labelled, sets: list[MaskSet], seed: int) -> dict:
@@ -173,10 +196,10 @@ def report_of(seen: list[Seen], images: Labelled, sets: list[MaskSet], seed: int
         for masks in sets:
             entry[masks.title.replace(" ", "_")] = {
                 "images": len(_rows_of(one, masks.title)),
-                "share_inside": float(np.nanmean(one.shares[masks.title])),
+                "share_inside": _mean(one.shares[masks.title]),
                 "share_of_area": masks.area(_rows_of(one, masks.title)),
-                "pointing": float(np.nanmean(one.pointing[masks.title])),
-                "against_first": vars(
+                "pointing": _mean(one.pointing[masks.title]),
+                "against_first": _values(
                     compare(one.shares[masks.title], seen[0].shares[masks.title])
                 ),
                 "shares": {

@@ -22,9 +22,9 @@ from evaluate.gradients import (
 from evaluate.gradients_figures import (
     MaskSet,
     Seen,
+    choose_images,
     comparisons,
     gallery_of,
-    order_images,
     plot_shares,
     report_of,
 )
@@ -137,7 +137,7 @@ def _look_at_all(
         regression, c = _classifier(model, split.train, settings, seed)
         weights.append(regression)
         seen.append(_measure(model, regression, c, images, sets, settings))
-    chosen = order_images(seen, sets)[:pages]
+    chosen = choose_images(seen, sets, pages)
     shown = images.take(np.sort(chosen))
     maps = {}
     for model, regression in zip(models, weights, strict=True):

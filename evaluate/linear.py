@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -233,11 +233,13 @@ class ResumeFolder:
     """The checkpoints of an unfinished probe, in a folder beside its results' names.
 
     `identity` is what must be the same for a continuation to mean anything: settings, backbone,
-    images. A folder of another probe is refused.
+    images. The folder of another probe is refused; or begun anew, with `overwrite`.
     """
 
-    def __init__(self, out: Path, identity: dict):
-        self.folder, self.identity = out / "resume", identity
+    NAME = "resume"
+
+    def __init__(self, out: Path, identity: dict, overwrite: bool = False):
+        self.folder, self.identity, self.overwrite = out / self.NAME, identity, overwrite
 
     def load(self, probe: LinearProbe) -> str | None:
         """Restore the newest sound state; returns a sentence about it, or None for a new start."""
@@ -246,11 +248,15 @@ class ResumeFolder:
             return None
         theirs = found.state["identity"]
         differ = [key for key, value in self.identity.items() if theirs.get(key) != value]
+        if differ and self.overwrite:
+            self.remove()
+            return None
         if differ:
             key = differ[0]
             raise UserError(
                 f"--out {self.folder.parent} holds an unfinished probe with another {key} "
-                f"({theirs.get(key)} there, {self.identity[key]} here); name another folder."
+                f"({theirs.get(key)} there, {self.identity[key]} here); name another folder or "
+                "add --overwrite."
             )
         probe.restore(found.state)
         return f"Continuing after epoch {found.step} of {probe.settings.epochs}."
@@ -261,5 +267,8 @@ class ResumeFolder:
         checkpoint_files.save(self.folder, len(probe.history), state, keep=2)
 
     def remove(self) -> None:
-        """Remove the states of a probe whose results are written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the states, of a probe whose results are written; nothing else that lies there."""
+        for _, path in checkpoint_files.checkpoints(self.folder):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it holds something else, or is not there
+            self.folder.rmdir()

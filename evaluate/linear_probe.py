@@ -24,7 +24,7 @@ from evaluate.linear_settings import PRESETS, LinearSettings
 from evaluate.models import Model, Settings, load_models
 from evaluate.options import say, say_unreadable
 from evaluate.processes import refuse_several
-from evaluate.results import RESULTS, Results, next_folder
+from evaluate.results import Results, next_folder
 from pretrain.distributed import World, choose_device, world
 
 
@@ -103,11 +103,9 @@ def _run_sgd(
     if out is None and processes.size > 1:
         raise UserError("--out is needed under torchrun: all processes must agree on one folder.")
     folder = out or next_folder("linear")
-    results = Results("linear", folder, overwrite)
+    results = Results("linear", folder, overwrite, own=(ResumeFolder.NAME,))
     if processes.first:
         results.check()
-    if overwrite and processes.first and (folder / RESULTS).exists():
-        (folder / RESULTS).unlink()  # from here on the folder is that of an unfinished probe
     probe = LinearProbe(model.backbone, split, chosen, processes, model.size, settings.workers, amp)
     identity = {
         "protocol": str(asdict(chosen)),
@@ -115,8 +113,9 @@ def _run_sgd(
         "layer": settings.layer,
         "image size": model.size,
         "images": _images_digest(split),
+        "--amp": amp,
     }
-    resume = ResumeFolder(folder, identity)
+    resume = ResumeFolder(folder, identity, overwrite)
     sentence = resume.load(probe)
     if sentence and processes.first:
         say(sentence)

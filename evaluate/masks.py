@@ -79,7 +79,11 @@ class PictureMasks(_Stems):
     def read(self, name: str) -> Mask:
         """The mask of one stem; raises `Unusable` with the reason."""
         path = self.folder / self.key(name)
-        values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE)
+        try:
+            data = np.fromfile(path, np.uint8)
+        except OSError as error:
+            raise Unusable(f"{path.name} cannot be read ({error.strerror})") from None
+        values = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if len(data) else None
         if values is None:
             raise Unusable(f"{path.name} cannot be decoded")
         return Mask(values, None)

@@ -119,7 +119,9 @@ def load_models(checkpoints: tuple[str, ...], settings: Settings, arch: str | No
         loaded: Checkpoint = load_checkpoint(path, arch)
         say(loaded.source.describe())
         backbone = Backbone(loaded, settings.layer)
-        models.append(Model(label, backbone, settings.size_for(loaded.source)))
+        size = settings.size_for(loaded.source)
+        backbone.check_size(size)
+        models.append(Model(label, backbone, size))
     return models
 
 

@@ -62,10 +62,18 @@ class Results:
     ----------
     command : the probe's name, recorded in the JSON.
     folder : where the results go; None takes the next numbered folder below `probe-output`.
-    overwrite : replace results that are there; otherwise they are a `UserError`.
+    overwrite : replace results that are there; otherwise they are a `UserError`, and so is a folder
+        that holds anything else, in any case.
+    own : what the command itself may have left there, unfinished.
     """
 
-    def __init__(self, command: str, folder: str | Path | None = None, overwrite: bool = False):
+    def __init__(
+        self,
+        command: str,
+        folder: str | Path | None = None,
+        overwrite: bool = False,
+        own: tuple[str, ...] = (),
+    ):
         self.command = command
         self.folder = next_folder(command) if folder is None else Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
@@ -73,6 +81,12 @@ class Results:
         if (self.folder / RESULTS).exists() and not overwrite:
             raise UserError(
                 f"--out {self.folder} holds results; name another folder or add --overwrite."
+            )
+        held = {path.name for path in self.folder.iterdir()} if self.folder.exists() else set()
+        if RESULTS not in held and held > set(own):
+            raise UserError(
+                f"--out {self.folder} holds files that are no results of probe, such as "
+                f"{min(held - set(own))}; name another folder."
             )
 
     def __enter__(self) -> "Results":

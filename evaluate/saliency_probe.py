@@ -8,6 +8,7 @@ import click
 from tabulate import tabulate
 
 from data.errors import UserError
+from data.images import list_images
 from data.precision_recall import BETA2
 from evaluate.masks import names_of, open_masks
 from evaluate.options import say
@@ -35,7 +36,10 @@ def run(masks, ground_truth, images, rows, quick, resize, jobs, out, overwrite, 
     labels = names_of(list(masks))
     if len(set(labels)) < len(labels):
         raise UserError(f"MASKS names '{masks[labels.index(labels[0])]}' twice; name it once.")
-    for folder in masks:  # all mistakes before the first long work
+    # All mistakes before the first long work.
+    if images is not None:
+        list_images(images)
+    for folder in masks:
         match(open_masks(folder, "MASKS"), open_masks(ground_truth, "GROUND_TRUTH"))
     with Results("saliency", out, overwrite) as results:
         scores = [

@@ -66,3 +66,19 @@ def test_nothing_readable_is_one_sentence(tmp_path, colour_backbone):
             colour_backbone, tmp_path, Keys(["a.png"]),
             size=16, batch_size=2, workers=0, device=torch.device("cpu"),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["random:vgg16", "random:alexnet", "random:vit_b_16"])
+def test_a_size_that_a_network_does_not_take(name):
+    backbone = Backbone(load_checkpoint(name))
+    with pytest.raises(UserError, match=r"--image-size 16: .* does not take images of this size"):
+        backbone.check_size(16)
+
+
+def test_a_layer_without_a_tensor():
+    layer = "encoder.layers.encoder_layer_0.self_attention"
+    backbone = Backbone(load_checkpoint("random:vit_b_16"), layer)
+    with pytest.raises(
+        UserError, match=r"--layer .*self_attention: .* gives a tuple, and no tensor"
+    ):
+        backbone.check_size(224)

@@ -115,6 +115,7 @@ def test_comparison_of_means_with_its_interval():
     some = reference.copy()
     some[:100] = np.nan
     assert compare(2 * some, reference).ratio == pytest.approx(2)
+    assert compare(some[:100], reference[:100]) is None
 
 
 def test_picture_is_scaled_by_its_strong_pixels():
@@ -179,6 +180,10 @@ def test_command_without_masks(tmp_path, probe, split_folder, resnet18_file):
     assert "top-1 %" in result.stdout and "inside" not in result.stdout
     assert not (out / "shares.png").exists()
     assert (out / "index.html").read_text().count("<figure") == 6 * 2
+    few = tmp_path / "few"
+    probe("gradients", resnet18_file, split_folder, *ARGUMENTS, "--out", few, "--pages", 3)
+    page = (few / "index.html").read_text()  # in even steps, so of every class
+    assert all(name in page for name in ("blue", "green", "red"))
 
 
 def test_no_usable_mask_is_one_sentence(

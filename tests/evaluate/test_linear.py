@@ -120,6 +120,16 @@ def test_resumed_run_equals_an_uninterrupted_one(
         other.load(probe)
 
 
+def test_what_else_lies_beside_the_states_stays(tmp_path, split_folder, colour_backbone):
+    (tmp_path / "resume").mkdir()
+    (tmp_path / "resume" / "precious.txt").write_text("mine")
+    resume = ResumeFolder(tmp_path, {})
+    LinearProbe(colour_backbone, open_split(split_folder), QUICK, ONE, 16, 0).run(resume.save)
+    assert len(list((tmp_path / "resume").iterdir())) == 3
+    resume.remove()
+    assert [path.name for path in (tmp_path / "resume").iterdir()] == ["precious.txt"]
+
+
 def test_unreadable_images_are_left_out_and_named(split_folder, colour_backbone):
     (split_folder / "train" / "red" / "000.png").write_bytes(b"")
     (split_folder / "val" / "red" / "001.png").write_bytes(b"")
@@ -156,6 +166,47 @@ def test_command_trains_and_reports(tmp_path, probe, split_folder, resnet18_file
     assert saved["state_dict"]["fc.weight"].shape == (3, 512)
     assert not (out / "resume").exists()
     assert "--overwrite" in probe(*arguments, "--lr", 1, code=2).stderr
+
+
+def test_overwriting_that_fails_keeps_the_old(tmp_path, probe, split_folder, resnet18_file):
+    out = tmp_path / "out"
+    arguments = ("linear", resnet18_file, split_folder, *ARGUMENTS, "--out", out)
+    probe(*arguments, "--epochs", 1, "--lr", 1)
+    before = (out / "results.json").read_text()
+    error = probe(*arguments, "--epochs", 2, "--lr", 3e38, "--overwrite", code=2).stderr
+    assert "not finite" in error and (out / "results.json").read_text() == before
+    (out / "resume").mkdir(exist_ok=True)
+    torch.save(
+        {
+            "identity": {"protocol": "another"},
+            "head": {},
+            "optimizer": {},
+            "history": [],
+            "unreadable": {},
+        },
+        out / "resume" / "checkpoint-00000001.pt",
+    )
+    probe(*arguments, "--epochs", 2, "--lr", 1, "--overwrite")
+    assert len(json.loads((out / "results.json").read_text())["history"]) == 2
+    assert not (out / "resume").exists()
+
+
+def test_resumed_with_another_precision_is_refused(
+    tmp_path, probe, split_folder, resnet18_file, monkeypatch
+):
+    out = tmp_path / "out"
+    arguments = ("linear", resnet18_file, split_folder, *ARGUMENTS, "--epochs", 2, "--out", out)
+
+    def interrupted(self):
+        if self.history:
+            raise KeyboardInterrupt
+        return validate(self)
+
+    validate = LinearProbe._validate
+    with monkeypatch.context() as short:
+        short.setattr(LinearProbe, "_validate", interrupted)
+        probe(*arguments, code=1)
+    assert "another --amp (False there, True here)" in probe(*arguments, "--amp", code=2).stderr
 
 
 def test_command_continues(tmp_path, probe, split_folder, resnet18_file, monkeypatch):

@@ -43,6 +43,16 @@ def test_overwriting_a_failed_attempt_keeps_the_old(tmp_path):
     assert json.loads((tmp_path / "out" / "results.json").read_text())["n"] == 2
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_of_others_are_never_touched(tmp_path, overwrite):
+    (tmp_path / "curve.png").write_text("a run's")
+    (tmp_path / "resume").mkdir()
+    with pytest.raises(UserError, match=r"holds files that are no results of probe, such as curve"):
+        Results("linear", tmp_path, overwrite, own=("resume",))
+    (tmp_path / "curve.png").unlink()
+    Results("linear", tmp_path, overwrite, own=("resume",))  # its own unfinished one
+
+
 def test_out_that_is_a_file_or_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):

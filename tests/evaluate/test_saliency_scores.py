@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from evaluate import saliency_probe
 from evaluate.saliency_scores import score_image, score_masks
 
 
@@ -182,3 +183,21 @@ def test_authors_maps_score_what_their_code_scores(shared_data, method):
     max_f, mae = AUTHORS[method]
     assert scores.curve.max_f == pytest.approx(max_f, abs=5e-5)
     assert scores.summary()["mae"] == pytest.approx(mae, abs=5e-5)
+
+
+def test_photographs_that_are_not_there_are_told_first(
+    tmp_path, probe, write_pictures, monkeypatch
+):
+    masks = write_pictures(tmp_path / "m", {"a.png": np.full((9, 9), 200, np.uint8)})
+    monkeypatch.setattr(saliency_probe, "score_masks", lambda *a, **o: pytest.fail("scored"))
+    arguments = ("saliency", masks, masks, "--images", tmp_path / "typo", "--out", tmp_path / "out")
+    assert "there is no folder" in probe(*arguments, code=2).stderr
+
+
+def test_empty_file_in_the_place_of_a_mask(tmp_path, probe, write_pictures):
+    pictures = {name: np.eye(9, dtype=np.uint8) * 255 for name in ("a.png", "b.png")}
+    truth = write_pictures(tmp_path / "t", pictures)
+    masks = write_pictures(tmp_path / "m", pictures)
+    (masks / "b.png").write_bytes(b"")
+    result = probe("saliency", masks, truth, "--quick", "--jobs", 1, "--out", tmp_path / "out")
+    assert "b.png cannot be decoded" in result.stderr
