@@ -16,7 +16,9 @@ import numpy as np
 
 from data.errors import UserError
 from data.images import UnreadableImage, decode, key_path, list_images
+from data.keys import printable
 
+_PASSED_OVER = 100  # so many unreadable ones in a row mean that the folder is gone
 POOL_FORMAT = "dilo-background-pool"
 POOL_VERSION = 1
 
@@ -39,6 +41,36 @@ def gray_level(uniform: float) -> int:
 def choose(source: BackgroundSource, uniform: float) -> int:
     """Return which background a uniform number in [0, 1) selects."""
     return min(int(uniform * len(source)), len(source) - 1)
+
+
+class UnreadableBackground(UserError):
+    """One background cannot be read; others may."""
+
+    def __init__(self, name: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.name = name
+
+
+def read_chosen(source: BackgroundSource, uniform: float) -> tuple[np.ndarray, list[str]]:
+    """Read the background that `uniform` selects, or else the next one that can be read.
+
+    Returns
+    -------
+    The background, uint8 (h, w, 3), and the names of those passed over.
+
+    Raises
+    ------
+    UserError
+        A hundred in a row cannot be read.
+    """
+    first, passed_over = choose(source, uniform), []
+    for number in range(first, first + min(len(source), _PASSED_OVER)):
+        try:
+            return source.read(number % len(source)), passed_over
+        except UnreadableBackground as error:
+            passed_over.append(error.name)
+            last = error
+    raise last
 
 
 def cover_box(
@@ -101,8 +133,9 @@ class TextureFolder:
         try:
             image = decode(key_path(self.root, key)).image
         except UnreadableImage as error:
-            raise UserError(
-                f"the texture {key!r} in {str(self.root)!r} cannot be read ({error}); remove it."
+            raise UnreadableBackground(
+                f"{printable(key)}: {error}",
+                f"the texture {key!r} in {str(self.root)!r} cannot be read ({error}); remove it.",
             ) from None
         image.setflags(write=False)
         self._cache[number] = image

@@ -47,7 +47,7 @@ def as_tensor(array: np.ndarray) -> torch.Tensor:
 
 def _full(size: int) -> str:
     try:
-        space = f" (/dev/shm, {shutil.disk_usage('/dev/shm').total / 1e6:.0f} MB)"
+        space = f" (/dev/shm, {shutil.disk_usage('/dev/shm').total / 1e6:.1f} MB)"
     except OSError:
         space = ""
     return (

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map  # as torchvision's own v2
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from data.backgrounds import BackgroundSource, choose, cover_box, gray_level
+from data.backgrounds import BackgroundSource, cover_box, gray_level, read_chosen
 from data.crop import sample_box
 from data.errors import UserError
 from pretrain.recipes import PasteSettings
@@ -158,7 +158,7 @@ class CopyPaste(v2.Transform):
         if isinstance(self.background, str):
             background = gray_level(which) / 255
         else:
-            crop = self.background.read(choose(self.background, which))
+            crop, _ = read_chosen(self.background, which)
             box = cover_box(crop.shape[:2], (height, width), (offset_y, offset_x))
             behind = torch.from_numpy(sample_box(crop, box, (height, width))).permute(2, 0, 1)
             if image.shape[-3] == 1:

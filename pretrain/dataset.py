@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.backgrounds import BackgroundSource, choose, cover_box
+from data.backgrounds import BackgroundSource, cover_box, read_chosen
 from data.crop import box_within, crop_resize, reduction_for, sample_box, snap_box
 from data.errors import UserError
 from data.images import Reduced, UnreadableImage, decode_or_keep, decode_reduced, key_path
@@ -110,6 +110,7 @@ class ViewDataset(Dataset):
                 batch["background"] = new_tensor(image.shape, torch.uint8)
                 background = batch["background"].numpy()
         replaced: list[tuple[int, str]] = []
+        backgrounds: list[str] = []  # that were passed over
         kept: dict[int, np.ndarray] = {}  # JPEGs by their place in the batch
         for place, index in enumerate(indices):
             shown[place], decoded, draws = self._read(epoch, int(index), replaced)
@@ -128,7 +129,7 @@ class ViewDataset(Dataset):
                     mask[place, view] = pasted_mask.crop(draw) if pasted else 255
                     if background is not None:
                         background[place, view] = (
-                            self._background(draw, decoded.image_size) if pasted else 0
+                            self._background(draw, decoded.image_size, backgrounds) if pasted else 0
                         )
         batch["image"] = batch["image"][: count - len(kept)]
         arrays = {
@@ -147,7 +148,7 @@ class ViewDataset(Dataset):
         batch |= {name: as_tensor(array) for name, array in arrays.items()}
         batch["replaced_reasons"] = [
             f"{printable(self.keys[index])}: {reason}" for index, reason in replaced
-        ]
+        ] + [f"background {name}" for name in backgrounds]
         if self.keep_jpegs:
             batch["epoch"] = epoch
         return batch
@@ -204,9 +205,12 @@ class ViewDataset(Dataset):
             return np.empty(0, np.int64)
         return indices[self.rows.rows[indices] == MISSING]
 
-    def _background(self, draw: Draw, image_size: tuple[int, int]) -> np.ndarray:
+    def _background(
+        self, draw: Draw, image_size: tuple[int, int], passed_over: list[str]
+    ) -> np.ndarray:
         """Return what lies behind a view's crop, uint8 (S, S, 3)."""
-        whole = self.source.read(choose(self.source, draw.background))
+        whole, unreadable = read_chosen(self.source, draw.background)
+        passed_over += unreadable
         behind = cover_box(whole.shape[:2], image_size, draw.offset)
         side = self.recipe.image_size
         return sample_box(whole, box_within(behind, draw.box, image_size), (side, side))

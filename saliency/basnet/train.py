@@ -151,6 +151,8 @@ def main(
         )
     if checkpoints(out) and not resume:
         raise UserError(f"--out {out} holds a run already; add --resume, or give another folder.")
+    if out.is_dir() and any(out.iterdir()) and not _begun(out):
+        raise UserError(f"--out {out} holds files, and no run of this; give another folder.")
     pairs, validation = _split(images, masks, val, val_masks, options["hold_out"])
     names = "\0".join(pair.name for pair in pairs)
     digest = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
@@ -172,6 +174,11 @@ def main(
         raise SystemExit(0 if trainer.stopped_by_terminate else 130)
     if validation:
         click.echo(f"best max F {trainer.best:.4f}: {out / 'best.pth'}")
+
+
+def _begun(out: Path) -> bool:
+    """Whether a folder is that of a run, were it one that was stopped before its first save."""
+    return bool(checkpoints(out)) or {path.name for path in out.iterdir()} == {"settings.json"}
 
 
 def _split(

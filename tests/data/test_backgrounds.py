@@ -20,9 +20,11 @@ from data.backgrounds import (
     cover_scale,
     gray_level,
     open_source,
+    read_chosen,
 )
 from data.cli import main
 from data.errors import UserError
+from data.images import list_images
 from tests.pretrain.mask_samples import write_masks
 
 
@@ -71,6 +73,20 @@ def test_an_unreadable_texture_is_named(textures):
     (textures / "kind0" / "0.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"texture 'kind0/0\.png' .*empty file"):
         TextureFolder(textures).read(0)
+
+
+def test_the_next_texture_takes_the_place_of_an_unreadable_one(textures):
+    source = TextureFolder(textures)
+    expected = source.read(0)
+    for key in list_images(textures)[1:]:
+        (textures / key).write_bytes(b"")
+    source = TextureFolder(textures)
+    found, passed_over = read_chosen(source, 0.99)  # the last
+    assert np.array_equal(found, expected) and len(passed_over) == 1
+    assert read_chosen(source, 0.0)[1] == []
+    (textures / list_images(textures)[0]).write_bytes(b"")
+    with pytest.raises(UserError, match=r"the texture .* cannot be read .*; remove it"):
+        read_chosen(TextureFolder(textures), 0.5)
 
 
 def test_settings_choose_the_source(textures, tmp_path):

@@ -71,6 +71,14 @@ def test_damaged_last_falls_back(tmp_path, harm):
     assert not last.exists() and last.with_name(last.name + ".damaged").exists()
 
 
+def test_only_its_own_temporary_files_are_removed(tmp_path):
+    (tmp_path / "notes.tmp").write_text("mine")
+    forsaken = tmp_path / ".checkpoint-00000001.pt.0a1b2c3d.tmp"
+    forsaken.write_bytes(b"half")
+    checkpoint.save(tmp_path, 2, state(2))
+    assert (tmp_path / "notes.tmp").exists() and not forsaken.exists()
+
+
 def test_all_damaged(tmp_path):
     for step in (1, 2):
         flip_a_bit(checkpoint.save(tmp_path, step, state(step), keep=5))

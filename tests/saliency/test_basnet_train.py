@@ -142,6 +142,15 @@ def test_training_learns_and_leaves_its_results(duts, tmp_path):
     assert again.exit_code == 2 and "holds a run already; add --resume" in again.output
 
 
+def test_files_of_others_are_not_touched(duts, tmp_path):
+    out = tmp_path / "weights"
+    out.mkdir()
+    (out / "best.pth").write_text("mine")
+    done = train(duts, "--out", out, "--from-scratch", "--width", 0.0625, "--epochs", 1)
+    assert done.exit_code == 2 and "holds files, and no run of this" in done.output
+    assert (out / "best.pth").read_text() == "mine" and len(list(out.iterdir())) == 1
+
+
 class StopAfter:
     """Sends this process SIGTERM after some training steps."""
 
