@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.images import UnreadableImage, capped_size, decode, key_path
 from data.shards import Status
+from data.shared_memory import as_tensor
 from saliency.learned_method import LearnedMethod
 from saliency.loading import WorkerLoader
 from saliency.plan import Block, Plan
@@ -80,7 +80,7 @@ class _PreparedBlocks(Dataset):
                 continue
             facts.append(Facts(image_size, mask_size))
         stacked = np.stack(inputs) if inputs else np.zeros((0, 3, 1, 1), np.float32)
-        return Prepared(block, torch.from_numpy(stacked), facts)
+        return Prepared(block, as_tensor(stacked), facts)
 
 
 def prepared_batches(

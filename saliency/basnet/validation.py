@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from data.errors import UserError
 from data.precision_recall import Curve, normalise, precision_recall
+from data.shared_memory import as_tensor
 from saliency.basnet.dataset import Pair, read_pair
 from saliency.basnet.predict import Predictor
 from saliency.basnet.preprocess import preprocess, resize_map
@@ -89,4 +90,4 @@ def _maps(
 
 def _collate(items: list) -> tuple[torch.Tensor, list[np.ndarray]]:
     inputs, truths = zip(*items, strict=True)
-    return torch.from_numpy(np.stack(inputs)), list(truths)
+    return as_tensor(np.stack(inputs)), list(truths)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.errors import UserError
 from data.images import list_images
 from data.mask_shards import MaskShards
 from data.shards import ChunkEncoder, Status
@@ -61,10 +62,10 @@ def photographs(tmp_path_factory):
     return root
 
 
-def make(images, out, method, shard_size=4096, limit=None, max_side=400):
+def make(images, out, method, shard_size=4096, limit=None, max_side=400, workers=1):
     keys = list_images(images)[:limit]
     plan = Plan(images, keys, {"basnet": out}, {}, max_side=max_side, shard_size=shard_size)
-    stage = LearnedStage(method, 1)
+    stage = LearnedStage(method, workers)
     make_shards(plan, Workers(1).run, show_progress=False, compute_blocks=stage)
     return stage
 
@@ -115,6 +116,17 @@ def test_image_that_cannot_be_prepared_is_a_failed_row(photographs, tmp_path):
     assert shards.error("1.png") == "ValueError: thirteen rows"
     assert tuple(shards.image_size("1.png")) == (13, 10)
     assert (shards.read("0.png") == 99).all() and (shards.read("2.png") == 99).all()
+
+
+def test_full_shared_memory_is_told(photographs, tmp_path, monkeypatch):
+    """PyTorch alone would wait for ever: the thread that sends a block fails unheard."""
+
+    def full(size):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </x>: No space left")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
+    with pytest.raises(UserError, match=r"shared memory .* enlarge it .* fewer workers"):
+        make(photographs, tmp_path, Brightness(8), workers=2)
 
 
 def test_strip_too_long_to_store_is_a_failed_row(tmp_path):
