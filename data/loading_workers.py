@@ -41,6 +41,9 @@ class LoadingWorkers:
     def __init__(self) -> None:
         self._closing = multiprocessing.RawValue("b", 0)  # seen by the workers
         _open.add(self)
+        # Dropped unclosed, with its loader: where the interpreter is about to exit, PyTorch then
+        # leaves the workers to multiprocessing's clean-up, which would wait for them for ever.
+        weakref.finalize(self, setattr, self._closing, "value", 1).atexit = False
 
     def __call__(self, worker: int) -> None:
         """Prepare a worker; runs in it."""

@@ -400,7 +400,7 @@ def test_unreadable_image_is_replaced_and_reported(photographs, tmp_path, capsys
         ({"method": "moco", "negatives": 10}, "negatives is 10, .* multiple of the batch of 4"),
         ({"bn_groups": 3}, "bn_groups is 3"),
         ({"masks": None}, "needs masks"),
-        ({"init": "nothing.pt"}, "init 'nothing.pt' is not a file"),
+        ({"init": "nothing.pt"}, "init 'nothing.pt': there is no such file"),
         ({"arch": "alexnet"}, "image_size is 32, too small for alexnet; give 64 or more"),
         ({"arch": "vgg16", "image_size": 31}, "image_size is 31, too small for vgg16"),
         ({"batch_size": 1}, "batch norm .* 1 image of 32 px: one value .*; give a larger"),
