@@ -113,9 +113,9 @@ class Trainer:
         Raises
         ------
         UserError
-            A loss was not finite, so neither may the weights be; or the disk is full.
+            A loss was not finite, or the weights are not; or the disk is full.
         """
-        self._read_losses()
+        self._check()
         save(self.out, self.step, self._state())
 
     def _state(self) -> dict[str, object]:
@@ -135,8 +135,8 @@ class Trainer:
         Raises
         ------
         UserError
-            The loss is not finite, a pair cannot be read, the memory is too small for the batch,
-            a worker was killed, or the folder cannot be made.
+            The loss or the weights are not finite, a pair cannot be read, the memory is too small
+            for the batch, a worker was killed, or the folder cannot be made.
         """
         try:
             self.out.mkdir(parents=True, exist_ok=True)
@@ -196,7 +196,7 @@ class Trainer:
                     bar.set_postfix(loss=f"{self._read_losses():.3f}")
                 if self.stop_signal is not None:
                     break
-            self._read_losses()  # before anything is made of the weights
+            self._check()  # before anything is made of the weights
         if done < self.steps_per_epoch:
             return False
         images = (done - first) * self.settings.batch_size
@@ -263,6 +263,16 @@ class Trainer:
         for value in values:
             self.loss_sum += value
         return values[-1]
+
+    def _check(self) -> None:
+        """Refuse weights that are ruined. A finite loss tells only of those before its step."""
+        self._read_losses()
+        values = (v for v in self.network.state_dict().values() if v.is_floating_point())
+        if not all(value.isfinite().all() for value in values):
+            raise UserError(
+                f"the weights are not finite after step {self.step}; start again in another --out "
+                f"with a smaller --lr than {self.settings.lr}, or check the photographs."
+            )
 
     def _learning_rate(self) -> float:
         if self.settings.schedule == "constant":

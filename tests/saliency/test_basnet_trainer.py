@@ -116,6 +116,28 @@ def test_signal_after_a_bad_loss_saves_nothing(tmp_path):
     assert not checkpoints(tmp_path)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("stop_after", [None, 7])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, value, stop_after):
+    """An update may ruin the weights behind a finite loss, at the very step of a checkpoint."""
+    trainer = played(trainer_into(tmp_path), [1.0] * STEPS, stop_after)
+    step, last = trainer._train_step, stop_after or STEPS
+
+    def ruin(*batch):
+        loss = step(*batch)
+        if trainer.step + 1 == last:
+            with torch.no_grad():
+                trainer.network.inconv.weight[0, 0, 0, 0] = value
+        return loss
+
+    trainer._train_step = ruin
+    with pytest.raises(UserError, match=rf"weights .* not finite after step {last}; .* --lr"):
+        trainer.run()
+    with pytest.raises(UserError, match="weights"):  # nor for one who asks
+        trainer.save()
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
 def test_training_tries_out_algorithms_on_its_gpu_and_validation_does_not(tmp_path, monkeypatch):
     trainer = played(trainer_into(tmp_path), [1.0] * STEPS)
     step, seen = trainer._train_step, Counter()
