@@ -96,13 +96,15 @@ class Comparison:
 
 
 def compare(shares: np.ndarray, reference: np.ndarray, seed: int = 0) -> Comparison | None:
-    """Ratio of two models' mean shares over the same images; None where there is not one.
+    """Ratio of two models' mean shares over the same images.
+
+    None where there is not one, or the reference's shares are all zero.
 
     The interval is the 2.5th to 97.5th percentile of 2000 bootstrap samples of the images, the same
     for both models. Images where either has no gradient are left out.
     """
     both = ~(np.isnan(shares) | np.isnan(reference))
-    if not both.any():
+    if not both.any() or not reference[both].any():
         return None
     ours, theirs = shares[both], reference[both]
     rng = np.random.default_rng(seed)

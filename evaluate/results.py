@@ -83,7 +83,7 @@ class Results:
                 f"--out {self.folder} holds results; name another folder or add --overwrite."
             )
         held = {path.name for path in self.folder.iterdir()} if self.folder.exists() else set()
-        if RESULTS not in held and held > set(own):
+        if RESULTS not in held and held - set(own):
             raise UserError(
                 f"--out {self.folder} holds files that are no results of probe, such as "
                 f"{min(held - set(own))}; name another folder."

@@ -51,6 +51,10 @@ def test_files_of_others_are_never_touched(tmp_path, overwrite):
         Results("linear", tmp_path, overwrite, own=("resume",))
     (tmp_path / "curve.png").unlink()
     Results("linear", tmp_path, overwrite, own=("resume",))  # its own unfinished one
+    (tmp_path / "resume").rmdir()
+    (tmp_path / "curve.png").write_text("a run's")
+    with pytest.raises(UserError, match="such as curve"):
+        Results("linear", tmp_path, overwrite, own=("resume",))
 
 
 def test_out_that_is_a_file_or_cannot_be_made(tmp_path):
