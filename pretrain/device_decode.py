@@ -113,7 +113,8 @@ class DeviceDecoder:
         # a worker may have begun to replace one of these, and named it already
         reasons = again["replaced_reasons"]
         new = [n for n, reason in enumerate(reasons) if reason not in batch["replaced_reasons"]]
-        batch["replaced"] = torch.cat([batch["replaced"], again["replaced"][new]])
+        images = [n for n in new if n < len(again["replaced"])]  # behind them there are backgrounds
+        batch["replaced"] = torch.cat([batch["replaced"], again["replaced"][images]])
         batch["replaced_reasons"] = batch["replaced_reasons"] + [reasons[n] for n in new]
         return batch
 
