@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
+from data.exhaustion import is_exhaustion
 from saliency.tf32 import without_tf32
 
-_EXHAUSTED = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -151,18 +151,13 @@ def as_current(device: torch.device) -> AbstractContextManager:
 @contextmanager
 def memory_for(batch_size: int, device: torch.device) -> Iterator[None]:
     """Tell an exhausted memory in one sentence that names --batch-size."""
+    exhausted = False
     try:
         yield
-    except torch.OutOfMemoryError:
-        exhausted = True
-    except MemoryError:
-        exhausted = True
-    except RuntimeError as error:  # the CPU's allocator and CUDA's libraries have none of their own
-        if not any(words in str(error) for words in _EXHAUSTED):
+    except (MemoryError, RuntimeError) as error:
+        if not is_exhaustion(error):
             raise
         exhausted = True
-    else:
-        exhausted = False
     if exhausted:  # outside the handler, so that the exception's frames hold no tensor any more
         remedy = f"use --batch-size {batch_size // 2}" if batch_size > 1 else "use a larger device"
         raise UserError(
