@@ -69,18 +69,18 @@ def json_option(command: Callable) -> Callable:
 def network_options(command: Callable) -> Callable:
     """Options on how images go through networks, given to the command as one `Settings`.
 
-    The command runs in full float32: see `evaluate.precision`.
+    The command runs in full float32: see `data.tf32`.
     """
 
     def wrapped(*args, layer, image_size, batch_size, workers, device, **kwargs):
         from data.loading_workers import usable_cores
+        from data.tf32 import without_tf32
         from evaluate.models import Settings, choose_device  # takes seconds to import
-        from evaluate.precision import full_float32
 
         if workers is None:
             workers = min(usable_cores(), 16)
         settings = Settings(layer, image_size, batch_size, workers, choose_device(device))
-        with full_float32():
+        with without_tf32():
             return command(*args, settings=settings, **kwargs)
 
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__

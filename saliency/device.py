@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data.errors import UserError
 from data.exhaustion import is_exhaustion
-from saliency.tf32 import without_tf32
+from data.tf32 import without_tf32
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -97,7 +97,7 @@ def computing_in(precision: torch.dtype | None, device: torch.device) -> Iterato
     Parameters
     ----------
     precision : torch.dtype or None
-        Autocast to bfloat16 or float16. None is float32 without TF32 (`saliency.tf32`), and ends
+        Autocast to bfloat16 or float16. None is float32 without TF32 (`data.tf32`), and ends
         an autocast around the block.
     device : torch.device
         Where the network is.

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from data.tf32 import without_tf32
 from evaluate.features import Backbone
-from evaluate.precision import full_float32
 
 
 @pytest.mark.parametrize("command", ["knn", "linear", "neighbors"])
@@ -28,7 +28,7 @@ def test_networks_run_without_tf32(probe, tmp_path, split_folder, monkeypatch, c
 @pytest.mark.parametrize("allowed", [False, True])
 def test_the_setting_comes_back_after_an_error(monkeypatch, allowed):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
-    with pytest.raises(KeyError), full_float32():
+    with pytest.raises(KeyError), without_tf32():
         assert not torch.backends.cudnn.allow_tf32
         raise KeyError
     assert torch.backends.cudnn.allow_tf32 is allowed
@@ -41,6 +41,6 @@ def test_convolutions_on_cuda_are_those_of_float32():
     images = torch.randn(4, 256, 20, 20)
     with torch.no_grad():
         exact = layer.double()(images.double())
-        with full_float32():
+        with without_tf32():
             found = layer.float().cuda()(images.cuda()).cpu().double()
     assert (found - exact).abs().max() < 1e-4  # of values of about 1; TF32's error is about 1e-3

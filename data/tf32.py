@@ -1,5 +1,6 @@
 """Float32 that is float32: TF32, which keeps 10 of its 23 bits of mantissa, switched off."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,19 +22,16 @@ def without_tf32() -> Iterator[None]:
     agreement, because PyTorch refuses to read them (and `torch.compile` reads one) where the two
     contradict each other.
     """
-    cudnn = torch.backends.cudnn
     words = {place: place.fp32_precision for place in _places()}
-    allowed = _read(lambda: cudnn.allow_tf32, True)
+    allowed = _read(lambda: torch.backends.cudnn.allow_tf32, True)
     products = _read(torch.get_float32_matmul_precision, "highest")
     try:
-        cudnn.allow_tf32 = False
-        torch.set_float32_matmul_precision("highest")
+        _set_old(False, "highest")
         for place in words:
             place.fp32_precision = "ieee"
         yield
     finally:
-        cudnn.allow_tf32 = allowed
-        torch.set_float32_matmul_precision(products)
+        _set_old(allowed, products)
         for place, word in words.items():
             place.fp32_precision = word
 
@@ -49,6 +47,13 @@ def _places() -> list[Any]:
     )
     places = (getattr(module, name, None) for module, name in named)
     return [place for place in places if hasattr(place, "fp32_precision")]
+
+
+def _set_old(convolutions: bool, products: str) -> None:
+    with warnings.catch_warnings():  # PyTorch 2.9 warns of these names; 2.4 knows no others
+        warnings.simplefilter("ignore")
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(products)
 
 
 def _read(switch, otherwise):
