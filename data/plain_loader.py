@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,18 +11,17 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from data.channel_statistics import IMAGENET_MEAN, IMAGENET_STD
 from data.crop import centre_crop
 from data.errors import UserError
 from data.images import UnreadableImage, decode, key_path, list_images
 from data.keys import Keys
 from data.loading_workers import LoadingWorkers, user_errors_of_workers
+from data.pinned import sent
 from data.shared_memory import as_tensor, new_tensor
 
 Batch = dict[str, torch.Tensor | list[tuple[str, str]]]
 Crop = Callable[[np.ndarray, int], np.ndarray]  # uint8 (H, W, 3), S -> uint8 (S, S, 3)
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalise(
@@ -49,7 +48,7 @@ def _of_channels(
     values: tuple[float, ...], device: torch.device, dtype: torch.dtype
 ) -> torch.Tensor:
     with torch.inference_mode(False):  # else autograd would refuse what is kept from there
-        return torch.tensor(values, device=device, dtype=dtype)[:, None, None]
+        return sent(torch.tensor(values, dtype=dtype), device)[:, None, None]
 
 
 def unreadable_of(batch: Batch) -> dict[str, str]:
@@ -110,7 +109,9 @@ class PlainDataset(Dataset):
 
 
 class PlainLoader:
-    """Iterates over a folder's images once, in order; made by `build_plain_loader`.
+    """Iterates over a folder's images once, in the order of `batches`.
+
+    Made by `build_plain_loader`, or of another `PlainDataset` and whatever yields its batches.
 
     A batch is a dict:
 
@@ -125,7 +126,7 @@ class PlainLoader:
         A loading process has no room in the shared memory for a batch.
     """
 
-    def __init__(self, dataset: PlainDataset, batches: list[np.ndarray], options: dict) -> None:
+    def __init__(self, dataset: PlainDataset, batches: Iterable, options: dict) -> None:
         self.keys = dataset.keys
         self._loader = DataLoader(dataset, batch_size=None, sampler=batches, **options)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 from torchvision.transforms import RandomResizedCrop
 from tqdm import tqdm
 
@@ -14,7 +14,13 @@ from data.crop import crop_resize, reduction_for, snap_box
 from data.errors import UserError
 from data.images import decode_reduced
 from data.loading_workers import LoadingWorkers
-from data.plain_loader import Batch, PlainDataset, build_plain_loader, unreadable_of
+from data.plain_loader import (
+    Batch,
+    PlainDataset,
+    PlainLoader,
+    build_plain_loader,
+    unreadable_of,
+)
 from evaluate.labelled import Labelled
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a crop: share of the image's area, width / height
@@ -92,17 +98,15 @@ class EpochBatches(Sampler):
 
 def train_loader(
     images: TrainingImages, batches: EpochBatches, workers: int, pin_memory: bool
-) -> DataLoader:
+) -> PlainLoader:
     """Batches of an epoch; set `batches.epoch` before each. Workers stay alive between epochs."""
-    return DataLoader(
-        images,
-        batch_size=None,  # the dataset makes whole batches
-        sampler=batches,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        persistent_workers=workers > 0,
-        worker_init_fn=LoadingWorkers(),
-    )
+    options = {
+        "num_workers": workers,
+        "pin_memory": pin_memory,
+        "persistent_workers": workers > 0,
+        "worker_init_fn": LoadingWorkers(),
+    }
+    return PlainLoader(images, batches, options)
 
 
 def readable(images: Labelled, workers: int) -> tuple[Labelled, dict[str, str]]:

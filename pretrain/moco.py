@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from data.pinned import sent
 from pretrain.distributed import all_gather, own_share
 from pretrain.encoder import Encoder
 from pretrain.negatives import stream_key
@@ -99,9 +100,7 @@ class MoCo(nn.Module):
         """Deal the global batch anew over processes and groups; return x and the order."""
         everything = all_gather(x)
         generator = torch.Generator().manual_seed(stream_key(self.seed, step))
-        order = torch.randperm(len(everything), generator=generator)
-        if x.is_cuda:  # from pageable memory, a copy waits for the device
-            order = order.pin_memory().to(x.device, non_blocking=True)
+        order = sent(torch.randperm(len(everything), generator=generator), x.device)
         return everything[own_share(order)], order
 
     @torch.no_grad()

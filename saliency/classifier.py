@@ -9,18 +9,19 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from data.channel_statistics import IMAGENET_MEAN, IMAGENET_STD
 from data.errors import UserError
 from data.keys import Keys
 from data.labelled import labels_from_folders
+from data.plain_loader import of_channels
 from data.weights_file import read_weights
-from saliency.device import sent
 from saliency.state_dict import describe, differences, is_state_dict
 
 SIZE = 224
 """Side of the square that ImageNet classifiers are trained on, in pixels."""
 
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-_STD = np.array([0.229, 0.224, 0.225], np.float32)
+_MEAN = np.array(IMAGENET_MEAN, np.float32)
+_STD = np.array(IMAGENET_STD, np.float32)
 _USUAL = ("resnet50", "resnet18", "resnet34", "resnet101", "vgg16", "vgg16_bn", "alexnet")
 _WRAPPINGS = ("state_dict", "model", "model_state_dict")  # of PyTorch's own and other examples
 
@@ -45,7 +46,7 @@ def to_picture(prepared: np.ndarray) -> np.ndarray:
 
 def pixel_scale(like: Tensor) -> Tensor:
     """d(input)/d(pixel) of `preprocess` by channel, (1, 3, 1, 1), for pixels in [0, 1]."""
-    return sent(torch.as_tensor(1 / _STD, dtype=like.dtype).view(1, 3, 1, 1), like.device)
+    return of_channels((1 / _STD).tolist(), like)[None]
 
 
 def load_classifier(path: str | os.PathLike, arch: str | None = None) -> tuple[nn.Module, str]:

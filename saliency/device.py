@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from torch import Tensor
 
 from data.errors import UserError
 from data.exhaustion import is_exhaustion
@@ -125,17 +124,6 @@ def fastest_convolutions(device: torch.device) -> Iterator[None]:
 def memory_layout(device: torch.device) -> torch.memory_format:
     """Channels last on a GPU, where tensor cores want it; elsewhere PyTorch's own order."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
-
-
-def sent(values: Tensor, device: torch.device) -> Tensor:
-    """Values from the CPU's memory on the device, same shape and dtype.
-
-    A plain copy to a GPU waits until it has computed all that it was given before; one from pinned
-    memory does not.
-    """
-    if device.type != "cuda":
-        return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
 
 
 def default_batch_size(device: torch.device) -> int:

@@ -6,7 +6,7 @@ import cv2
 from torch.utils.data import DataLoader, Dataset
 
 from data.errors import UserError
-from data.loading_workers import LoadingWorkers
+from data.loading_workers import LoadingWorkers, user_errors_of_workers
 from saliency.workers import signals_held_from_children
 
 
@@ -38,10 +38,7 @@ class WorkerLoader(DataLoader):
         UserError
             As the dataset raised it, without the worker's traceback that PyTorch puts around it.
         """
-        try:
-            yield from self._batches()
-        except UserError as error:
-            raise UserError(error.message.rpartition("UserError: ")[2].strip()) from None
+        yield from user_errors_of_workers(self._batches())
 
     def _batches(self) -> Iterator:
         if not self.num_workers:

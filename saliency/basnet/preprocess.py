@@ -4,11 +4,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from data.channel_statistics import IMAGENET_MEAN, IMAGENET_STD
+
 SIZE = 256
 """Side of the square that the published network takes, in pixels."""
 
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-_STD = np.array([0.229, 0.224, 0.225], np.float32)
+_MEAN = np.array(IMAGENET_MEAN, np.float32)
+_STD = np.array(IMAGENET_STD, np.float32)
 
 
 def resize_image(image: np.ndarray, size: int = SIZE) -> np.ndarray:

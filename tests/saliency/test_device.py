@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from data.pinned import sent
 from saliency.class_method import ClassMethod
 from saliency.classifier import pixel_scale
-from saliency.device import fastest_convolutions, sent
+from saliency.device import fastest_convolutions
 
 GPU = torch.device("cuda:1")
 
