@@ -12,7 +12,7 @@ from data.crop import centre_crop
 from data.images import decode, key_path
 from evaluate.captions import add_legend
 from evaluate.gallery import Gallery, Picture, Row
-from evaluate.gradients import Comparison, compare
+from evaluate.gradients import compare
 from evaluate.labelled import Labelled
 from evaluate.models import Model
 
@@ -25,10 +25,8 @@ class MaskSet:
     foregrounds: dict[int, np.ndarray]
     left_out: dict[str, str]
 
-    def area(self, rows: list[int]) -> float | None:
+    def area(self, rows: list[int]) -> float:
         """The mean share of the image that the foreground covers: what chance would give."""
-        if not rows:
-            return None
         return float(np.mean([self.foregrounds[row].mean() for row in rows]))
 
 
@@ -112,9 +110,6 @@ def _table(seen: list[Seen], sets: list[MaskSet]) -> list[dict[str, str]]:
         row = {"checkpoint": one.model.label, "top-1 %": f"{100 * one.accuracy:.1f}"}
         for masks in sets:
             rows = _rows_of(one, masks.title)
-            if not rows:
-                row["images"] = "0"
-                continue
             share, area = np.nanmean(one.shares[masks.title]), masks.area(rows)
             row |= {
                 f"inside {masks.title} %": f"{100 * share:.2f}",
@@ -152,8 +147,6 @@ def plot_shares(seen: list[Seen], sets: list[MaskSet], path: Path) -> None:
         for number, one in enumerate(seen):
             values = one.shares[masks.title]
             values = values[~np.isnan(values)]
-            if not len(values):
-                continue
             axes.hist(
                 values,
                 bins,
@@ -165,23 +158,11 @@ def plot_shares(seen: list[Seen], sets: list[MaskSet], path: Path) -> None:
             label = f"{one.model.label}: mean {values.mean():.3f}"
             axes.axvline(values.mean(), color=f"C{number}", linestyle="--", label=label)
         area = masks.area(_rows_of(seen[0], masks.title))
-        if area is not None:
-            label = f"share of the area: {area:.3f}"
-            axes.axvline(area, color="black", linestyle=":", label=label)
+        axes.axvline(area, color="black", linestyle=":", label=f"share of the area: {area:.3f}")
         axes.set(xlabel=f"share of gradient energy inside {masks.title}", ylabel="images")
         axes.set_xlim(0, 1)
         add_legend(axes, 8)
     figure.savefig(path, dpi=150, format="png")
-
-
-def _mean(values: np.ndarray) -> float | None:
-    """The mean of what is not NaN; None of nothing, for JSON has no NaN."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else None
-
-
-def _values(found: Comparison | None) -> dict | None:
-    return None if found is None else vars(found)
 
 
 def report_of(seen: list[Seen], images: Labelled, sets: list[MaskSet], seed: int) -> dict:
@@ -194,14 +175,13 @@ def report_of(seen: list[Seen], images: Labelled, sets: list[MaskSet], seed: int
             "top1": one.accuracy,
         }
         for masks in sets:
+            found = compare(one.shares[masks.title], seen[0].shares[masks.title])
             entry[masks.title.replace(" ", "_")] = {
                 "images": len(_rows_of(one, masks.title)),
-                "share_inside": _mean(one.shares[masks.title]),
+                "share_inside": float(np.nanmean(one.shares[masks.title])),
                 "share_of_area": masks.area(_rows_of(one, masks.title)),
-                "pointing": _mean(one.pointing[masks.title]),
-                "against_first": _values(
-                    compare(one.shares[masks.title], seen[0].shares[masks.title])
-                ),
+                "pointing": float(np.nanmean(one.pointing[masks.title])),
+                "against_first": found and vars(found),
                 "shares": {
                     images.keys[row]: float(one.shares[masks.title][row])
                     for row in _rows_of(one, masks.title)
