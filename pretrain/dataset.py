@@ -148,7 +148,8 @@ class ViewDataset(Dataset):
         batch |= {name: as_tensor(array) for name, array in arrays.items()}
         batch["replaced_reasons"] = [
             f"{printable(self.keys[index])}: {reason}" for index, reason in replaced
-        ] + [f"background {name}" for name in backgrounds]
+        ]
+        batch["backgrounds_passed_over"] = [f"background {name}" for name in backgrounds]
         if self.keep_jpegs:
             batch["epoch"] = epoch
         return batch

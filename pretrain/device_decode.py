@@ -19,7 +19,8 @@ from data.errors import UserError
 from pretrain.dataset import Batch, Request, ViewDataset
 from pretrain.views import COLUMN
 
-_OF_BATCH = ("missing", "replaced", "replaced_reasons")  # all else has a row an image
+# all else has a row an image
+_OF_BATCH = ("missing", "replaced", "replaced_reasons", "backgrounds_passed_over")
 _SIZE = slice(COLUMN["image_height"], COLUMN["image_width"] + 1)
 _BOX = slice(COLUMN["box_top"], COLUMN["box_width"] + 1)
 
@@ -113,9 +114,9 @@ class DeviceDecoder:
         # a worker may have begun to replace one of these, and named it already
         reasons = again["replaced_reasons"]
         new = [n for n, reason in enumerate(reasons) if reason not in batch["replaced_reasons"]]
-        images = [n for n in new if n < len(again["replaced"])]  # behind them there are backgrounds
-        batch["replaced"] = torch.cat([batch["replaced"], again["replaced"][images]])
+        batch["replaced"] = torch.cat([batch["replaced"], again["replaced"][new]])
         batch["replaced_reasons"] = batch["replaced_reasons"] + [reasons[n] for n in new]
+        batch["backgrounds_passed_over"] += again["backgrounds_passed_over"]
         return batch
 
 

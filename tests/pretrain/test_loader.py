@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data.errors import UserError
 from data.images import list_images
@@ -63,6 +64,7 @@ def test_batch_has_the_documented_arrays(photographs):
     assert batch["parameters"].dtype == torch.float32
     assert batch["parameters"].shape == (4, 2, len(COLUMN))
     assert len(batch["missing"]) == len(batch["replaced"]) == 0 and batch["replaced_reasons"] == []
+    assert batch["backgrounds_passed_over"] == []
     pasted = batch["parameters"][..., COLUMN["paste"]] > 0
     assert 0 < pasted.sum() < 8
     assert (batch["mask"][~pasted] == 255).all()
@@ -287,6 +289,25 @@ def test_unreadable_images_are_replaced_counted_and_named(photographs, tmp_path)
     for batch in runs[0]:
         for place, index in enumerate(batch["index"].tolist()):
             assert torch.equal(batch["image"][place], clean["image"][where[index]])
+
+
+@pytest.mark.parametrize("decode_on", [None, torch.device("cpu")])
+def test_an_unreadable_background_is_passed_over_and_named(photographs, tmp_path, decode_on):
+    textures = tmp_path / "textures"
+    textures.mkdir()
+    Image.new("RGB", (40, 40), "red").save(textures / "b.png")
+    (textures / "a.png").write_bytes(b"")
+    images = tmp_path / "images"
+    shutil.copytree(photographs.images, images)
+    damaged = images / list_images(images)[2]  # another image takes its place
+    damaged.write_bytes(damaged.read_bytes()[:-40] + bytes(38) + b"\xff\xd9")
+    loader = build_loader(
+        images, photographs.masks, recipe=RECIPE, batch_size=12, decode_on=decode_on,
+        paste=PasteSettings(1.0, "texture", str(textures)),
+    )  # fmt: skip
+    (batch,) = batches(loader)
+    assert set(batch["backgrounds_passed_over"]) == {"background a.png: empty file"}
+    assert len(batch["replaced"]) == len(batch["replaced_reasons"])
 
 
 def test_a_folder_that_vanished_ends_the_run_with_a_sentence(photographs, tmp_path):
