@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from data.checkpoint import load_newest, save, set_aside, write_atomically
 from data.errors import UserError
+from data.finite import all_finite
 from saliency.basnet.dataset import EpochBatches, Pair, TrainingPairs
 from saliency.basnet.loss import hybrid_loss
 from saliency.basnet.network import BASNet
@@ -267,8 +268,7 @@ class Trainer:
     def _check(self) -> None:
         """Refuse weights that are ruined. A finite loss tells only of those before its step."""
         self._read_losses()
-        values = (v for v in self.network.state_dict().values() if v.is_floating_point())
-        if not all(value.isfinite().all() for value in values):
+        if not all_finite(self.network.state_dict().values()):
             raise UserError(
                 f"the weights are not finite after step {self.step}; start again in another --out "
                 f"with a smaller --lr than {self.settings.lr}, or check the photographs."
