@@ -75,9 +75,8 @@ def save(folder: str | os.PathLike, step: int, state: dict[str, Any], keep: int 
     older = [old for number, old in checkpoints(folder) if number < step]
     for old in older[: max(0, len(older) - (keep - 1))]:
         old.unlink(missing_ok=True)
-    for forsaken in folder.glob(
-        ".checkpoint-*.pt.*.tmp"
-    ):  # of a process that was killed while it wrote
+    # of a process that was killed while it wrote
+    for forsaken in folder.glob(".checkpoint-*.pt.*.tmp"):
         forsaken.unlink(missing_ok=True)
     return path
 

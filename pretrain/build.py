@@ -23,6 +23,12 @@ def tune_cuda() -> None:
         torch.set_float32_matmul_precision("high")
 
 
+def in_bfloat16(settings: Settings, device: torch.device) -> bool:
+    """Return whether the network computes in bfloat16 with these settings on this device."""
+    automatic = settings.precision == "auto" and device.type == "cuda"
+    return settings.precision == "bfloat16" or automatic
+
+
 def check_sizes(settings: Settings, images: int, processes: int) -> None:
     """Refuse sizes that do not fit the data or each other, in one sentence each."""
     batch, parts = settings.batch_size, processes * settings.accumulate

@@ -23,7 +23,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
-Sigma = Annotated[float, Field(gt=0, le=1000)]
+Sigma = Annotated[float, Field(gt=0, le=BLEND_SIGMA_MOST)]
 Rate = Annotated[float, Field(gt=0, le=1e6)]
 
 _RECIPES = {"instdisc": instdisc, "moco-v2": moco_v2}
@@ -135,9 +135,7 @@ class Settings(BaseModel):
         None, "folder of textures, or pool made by `mask-shards backgrounds`"
     )
     blend: Literal["none", "gaussian", "mix"] = _setting("none", "blending of the mask's border")
-    blend_sigma: Annotated[float, Field(gt=0, le=BLEND_SIGMA_MOST)] = _setting(
-        5.0, "sigma of that blending, pixels of the original image"
-    )
+    blend_sigma: Sigma = _setting(5.0, "sigma of that blending, pixels of the original image")
     # optimisation
     epochs: Annotated[int, Field(ge=1, le=10**6)] = _setting(200, "passes over the images")
     batch_size: Count = _setting(256, "images a step, over all processes")

@@ -41,12 +41,12 @@ class StepLog:
         self._metrics, self._batch_size = metrics, batch_size
         self._steps: list[_Step] = []
         self._waits: list[float] = []  # seconds that each of them waited for its batch
-        self._clock = time.monotonic()
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
-        """Start the sums that an epoch's line on the terminal is made of."""
-        self._began, self._count = time.monotonic(), 0
+        """Start the clock, and the sums that an epoch's line on the terminal is made of."""
+        self._clock = self._began = time.monotonic()
+        self._count = 0
         self._loss_sum = self._waited = 0.0
 
     def timed(self, loader: Iterable[dict]) -> Iterator[dict]:
@@ -96,10 +96,6 @@ class StepLog:
         """Leave time that was not spent on training (a checkpoint's, say) out of the rates."""
         self._clock += seconds
         self._began += seconds
-
-    def resume_clock(self) -> None:
-        """Let no step be charged with the time since the last flush."""
-        self._clock = time.monotonic()
 
     @property
     def mean_loss(self) -> float:

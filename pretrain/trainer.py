@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from data import checkpoint
 from data.errors import UserError
+from data.finite import all_finite
 from data.listing import list_images_kept
 from data.loading_workers import usable_cores
 from pretrain.augment import DeviceAugment
@@ -29,6 +30,7 @@ from pretrain.build import (
     build_optimizer,
     check_network,
     check_sizes,
+    in_bfloat16,
     tune_cuda,
 )
 from pretrain.config import Settings
@@ -173,7 +175,7 @@ def _train(
         model = DistributedDataParallel(
             method, device_ids=[here.device.index] if cuda else None, broadcast_buffers=False
         )
-    bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and cuda)
+    bfloat16 = in_bfloat16(settings, here.device)
     introduce(settings, here, loader, workers, bfloat16, step, say)
     if knn is not None:
         say(f"Every {settings.knn_every} epochs: {knn.describe()}.")
@@ -195,7 +197,7 @@ def _train(
     def save() -> None:
         nonlocal saved_at
         began = time.monotonic()
-        if not all_finite(method):  # the loss was, before the last update
+        if not all_finite(method.parameters()):  # the loss was, before the last update
             raise TrainingFailed(
                 f"weights are not finite any more after step {step}; {last_good(run)}; "
                 f"a lower lr (now {settings.lr:g}) or a warm-up may help."
@@ -341,7 +343,6 @@ def _train(
                     chance = chance_loss(settings, len(keys))
                     draw_curve(run.metrics, run.curve, title(settings), chance)
                     drawn_at = time.monotonic()
-            log.resume_clock()
             if stopping:
                 return _stopped(stop, run, step, say)
         if here.first:
@@ -355,13 +356,6 @@ def _train(
         loader.close()
         if metrics is not None:
             metrics.close()
-
-
-@torch.no_grad()
-def all_finite(network: torch.nn.Module) -> bool:
-    """Return whether every parameter is finite."""
-    sums = [parameter.sum(dtype=torch.float64) for parameter in network.parameters()]
-    return bool(torch.stack(sums).isfinite().all())
 
 
 def check_unsaved(run: RunFolder, epoch_steps: int, say: Callable[[str], None]) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 import torch
 
 from pretrain.build import tune_cuda
-from pretrain.config import Settings
 from pretrain.distributed import choose_device
 
 # Dense products in bfloat16 by NVIDIA's data sheets, which print twice as much for H100 and H200,
@@ -73,12 +72,6 @@ def median_seconds(
         wait_for(device)
         rounds.append((time.perf_counter() - started) / calls)
     return statistics.median(rounds[2:])
-
-
-def in_bfloat16(settings: Settings, device: torch.device) -> bool:
-    """Return whether `pretrain` computes in bfloat16 with these settings on this device."""
-    automatic = settings.precision == "auto" and device.type == "cuda"
-    return settings.precision == "bfloat16" or automatic
 
 
 def product_flops(device: torch.device, dtype: torch.dtype) -> float:

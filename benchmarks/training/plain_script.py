@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision.transforms import v2
 
-from benchmarks.training.device import in_bfloat16, wait_for
-from pretrain.build import tune_cuda
+from benchmarks.training.device import wait_for
+from pretrain.build import in_bfloat16, tune_cuda
 from pretrain.config import Settings
 
 _MANY = 2**40  # samples

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.training.device import PeakMemory, in_bfloat16, median_seconds
+from benchmarks.training.device import PeakMemory, median_seconds
 from pretrain.augment import DeviceAugment
-from pretrain.build import build_method, build_optimizer, tune_cuda
+from pretrain.build import build_method, build_optimizer, in_bfloat16, tune_cuda
 from pretrain.config import Settings
 from pretrain.distributed import World
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.training.device import in_bfloat16, product_flops, published_flops
+from benchmarks.training.device import product_flops, published_flops
 from benchmarks.training.failures import Failures
 from benchmarks.training.loading import (
     decode_and_crop,
@@ -21,6 +21,7 @@ from benchmarks.training.step import StepCost, augment_seconds, step_cost
 from benchmarks.training.table import Table
 from benchmarks.training.whole import Rate, whole_rate
 from data.images import list_images
+from pretrain.build import in_bfloat16
 from pretrain.config import Settings
 from pretrain.loader import Loader
 

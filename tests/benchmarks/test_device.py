@@ -9,13 +9,13 @@ from benchmarks.training import device as module
 from benchmarks.training.device import (
     PeakMemory,
     current_device,
-    in_bfloat16,
     median_seconds,
     processes_at_most,
     published_flops,
     wait_for,
 )
 from benchmarks.training.scaling import processes_rate
+from pretrain.build import in_bfloat16
 from pretrain.config import build_settings
 
 CPU, SECOND = torch.device("cpu"), torch.device("cuda:1")
