@@ -91,6 +91,7 @@ class Maps:
     flat: bool
 
 
+@uninterrupted()
 def saliency_maps(
     image: np.ndarray,
     methods: Sequence[str],
@@ -126,17 +127,6 @@ def saliency_maps(
     Ctrl-C takes effect after the image. What numba compiles loads the types of its results by
     Python code, in which a signal's handler may run, and crashes the process where that raises.
     """
-    with uninterrupted():
-        return _saliency_maps(image, methods, superpixels, remove_frame, follow_edges)
-
-
-def _saliency_maps(
-    image: np.ndarray,
-    methods: Sequence[str],
-    superpixels: SuperpixelCount | None = None,
-    remove_frame: bool = False,
-    follow_edges: bool = False,
-) -> Maps:
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"need a uint8 (H, W, 3) RGB image, got {image.dtype} {image.shape}")
@@ -145,7 +135,7 @@ def _saliency_maps(
         raise ValueError(f"unknown method {sorted(unknown)[0]!r}: choose from {METHODS}")
     if remove_frame:
         within = inside_frame(image)
-        inner = _saliency_maps(image[within], methods, superpixels, follow_edges=follow_edges)
+        inner = saliency_maps(image[within], methods, superpixels, follow_edges=follow_edges)
         whole = {}
         for name, part in inner.by_method.items():
             whole[name] = np.zeros(image.shape[:2], np.float32)
@@ -198,5 +188,5 @@ def compile_kernels(methods: Sequence[str]) -> None:
     """Compile what the methods need, or load it, before many processes all do so at once."""
     sample = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
     # Compiling takes long and is Python code nearly all the time: Ctrl-C may end it.
-    make = saliency_maps if kernels_are_compiled() else _saliency_maps
+    make = saliency_maps if kernels_are_compiled() else saliency_maps.__wrapped__
     make(sample, methods)
