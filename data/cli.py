@@ -8,11 +8,10 @@ import click
 from tabulate import tabulate
 
 from data.backgrounds_cli import backgrounds
-from data.errors import UserError
 from data.index import build_index
 from data.keys import printable
 from data.mask_shards import MaskShards
-from data.options import FOLDER, images_option, overwrite_option, progress_bar
+from data.options import FOLDER, images_option, number_of_jobs, overwrite_option, progress_bar
 from data.pictures_cli import gallery, show
 from data.shard_format import COMPRESSIONS, Status
 from data.summary import as_table, summarise
@@ -62,6 +61,7 @@ def info(out: Path, as_json: bool) -> None:
     type=click.IntRange(min=-1),
     default=1,
     show_default=True,
+    callback=number_of_jobs,
     help="Processes; -1: one per core.",
 )
 @click.pass_context
@@ -71,8 +71,6 @@ def verify_command(context: click.Context, out: Path, images: Path | None, jobs:
     With --images also find images without a mask and masks without an image. Exits with 0 when the
     shards are sound, also where they record images that failed; with 1 when something is wrong.
     """
-    if jobs == 0:
-        raise UserError("--jobs 0: give the number of processes, or -1 for one a core.")
     report = verify(out, images, jobs, progress_bar("verify"))
     for sentence in report.problems:
         click.echo(f"problem: {sentence}")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from data.options import number_of_jobs
 from evaluate.options import json_option, out_options
 
 
@@ -22,7 +23,13 @@ from evaluate.options import json_option, out_options
 @click.option(
     "--resize", is_flag=True, help="Scale masks of another size to the ground truth's, bilinearly."
 )
-@click.option("--jobs", default=-1, show_default=True, help="Processes; -1 takes all cores.")
+@click.option(
+    "--jobs",
+    default=-1,
+    show_default=True,
+    callback=number_of_jobs,
+    help="Processes; -1 takes all cores.",
+)
 @out_options
 @json_option
 def saliency(**given):

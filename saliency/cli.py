@@ -9,6 +9,7 @@ import click
 
 from data.errors import UserError
 from data.images import list_images
+from data.options import number_of_jobs
 from saliency.learned_options import LEARNED, build_method, check_options, learned_options
 from saliency.side_limit import MAX_SIDE
 from saliency.stopping import stop_by_signals
@@ -94,6 +95,7 @@ def parse_superpixels(context: click.Context, parameter: click.Parameter, text: 
     type=click.IntRange(min=-1),
     default=-1,
     show_default=True,
+    callback=number_of_jobs,
     help="Worker processes; -1: one a core.",
 )
 @click.option(
@@ -171,8 +173,6 @@ def main(
       saliency-compute photos masks --method basnet --weights basnet.pth
       mask-shards gallery masks --images photos -o gallery.html
     """
-    if jobs == 0:
-        raise UserError("--jobs 0: give the number of processes, or -1 for one a core.")
     if not check_options(context, methods):
         learned = None
     stop_by_signals()

@@ -24,8 +24,6 @@ from data.errors import UserError
 from data.loading_workers import usable_cores
 from saliency.cut_off import expect_cut_off, join_threads
 
-BACKENDS = ("processes", "dask", "ray")
-
 Task = Callable[[], Any]
 
 
