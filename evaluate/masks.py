@@ -124,13 +124,6 @@ def open_masks(folder: str | Path, argument: str = "MASKS") -> Masks:
     return PictureMasks(folder, argument)
 
 
-def scaled_to(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The mask at (height, width) `size`, bilinear; uint8 in, uint8 out."""
-    if mask.shape == tuple(size):
-        return mask
-    return cv2.resize(mask, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-
-
 def names_of(folders: list[Path]) -> list[str]:
     """The shortest tails of the paths that tell the folders apart: the rows and columns' names."""
     resolved = [folder.resolve() for folder in folders]

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from data.errors import UserError
-from data.images import UnreadableImage, decode, key_path, list_images
+from data.images import UnreadableImage, decode, key_path
+from data.keys import Keys
 from data.precision_recall import BETA2
 from evaluate.captions import add_legend, in_lines
 from evaluate.masks import Masks, stem
@@ -44,6 +45,7 @@ def plot_curves(scores: list[Scores], path: Path) -> None:
 
 def plot_examples(
     images: Path,
+    photographs: Keys,
     truths: Masks,
     sets: list[tuple[Scores, Masks]],
     path: Path,
@@ -54,12 +56,14 @@ def plot_examples(
 
     The images run from the smallest to the largest mean absolute error of the first set, in even
     steps of rank, so that the picture shows the method's best, usual and worst.
+
+    photographs : those below `images`.
     """
     shared = set.intersection(*(set(one.names) for one, _ in sets))
-    photographs = {stem(key): key for key in list_images(images)}
+    by_stem = {stem(key): key for key in photographs}
     first = sets[0][0]
     errors = {name: s.mae for name, s in zip(first.names, first.per_image, strict=True)}
-    ranked = sorted((n for n in shared if n in photographs), key=lambda n: (errors[n], n))
+    ranked = sorted((n for n in shared if n in by_stem), key=lambda n: (errors[n], n))
     if not ranked:
         raise UserError(f"--images {images} holds none of the images that were scored.")
     places = np.linspace(0, len(ranked) - 1, min(rows, len(ranked))).round().astype(int)
@@ -73,7 +77,7 @@ def plot_examples(
     )
     grid = figure.subplots(len(chosen), len(columns), squeeze=False)
     for line, name, caption in zip(grid, chosen, captions, strict=True):
-        tiles = _tiles(images, photographs[name], name, truths, sets, resize)
+        tiles = _tiles(images, by_stem[name], name, truths, sets, resize)
         for axes, picture in zip(line, tiles, strict=True):
             axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
         for axes, (one, _) in zip(line[2:], sets, strict=True):

@@ -31,14 +31,11 @@ NAMED = 5  # how many images of one complaint are named on the terminal; the JSO
 
 def run(masks, ground_truth, images, rows, quick, resize, jobs, out, overwrite, as_json):
     """Do `probe saliency`; the arguments are its options."""
-    if jobs == 0:
-        raise UserError("--jobs 0: give the number of processes, or -1 for one a core.")
     labels = names_of(list(masks))
     if len(set(labels)) < len(labels):
         raise UserError(f"MASKS names '{masks[labels.index(labels[0])]}' twice; name it once.")
     # All mistakes before the first long work.
-    if images is not None:
-        list_images(images)
+    photographs = None if images is None else list_images(images)
     for folder in masks:
         match(open_masks(folder, "MASKS"), open_masks(ground_truth, "GROUND_TRUTH"))
     with Results("saliency", out, overwrite) as results:
@@ -48,10 +45,12 @@ def run(masks, ground_truth, images, rows, quick, resize, jobs, out, overwrite, 
         ]
         text = results.write_json(_report(scores, ground_truth, quick, resize))
         plot_curves(scores, results.path("precision-recall.png"))
-        if images is not None:
+        if photographs is not None:
             truths = open_masks(ground_truth, "GROUND_TRUTH")
             sets = [(one, open_masks(one.folder)) for one in scores]
-            plot_examples(images, truths, sets, results.path("examples.png"), rows, resize)
+            plot_examples(
+                images, photographs, truths, sets, results.path("examples.png"), rows, resize
+            )
     for one in scores:
         _complain(one)
     if len({tuple(one.names) for one in scores}) > 1:

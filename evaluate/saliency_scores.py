@@ -13,8 +13,9 @@ from py_sod_metrics import Emeasure, Smeasure, WeightedFmeasure
 from tqdm import tqdm
 
 from data.errors import UserError
+from data.panels import scale_mask
 from data.precision_recall import Curve, normalise, precision_recall
-from evaluate.masks import Masks, Unusable, open_masks, scaled_to
+from evaluate.masks import Masks, Unusable, open_masks
 
 GROUND_TRUTH_LEVEL = 128  # ground truth is foreground above this level
 RUN = 8  # images that a worker takes at a time
@@ -133,7 +134,7 @@ def load_pair(masks: Masks, truths: Masks, name: str, resize: bool) -> tuple[np.
         raise Unusable(
             f"{what} is {size[1]}x{size[0]}, its ground truth {truth.shape[1]}x{truth.shape[0]}"
         )
-    return scaled_to(mask.values, truth.shape), truth
+    return scale_mask(mask.values, truth.shape), truth
 
 
 @lru_cache(maxsize=4)
