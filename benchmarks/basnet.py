@@ -26,15 +26,7 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.training.device import median_seconds
-from data.errors import UserError
-from data.images import UnreadableImage, capped_size, decode, key_path, list_images
-from data.keys import Keys
-from data.shards import ChunkEncoder
-from saliency.basnet import BASNet, Predictor, load_basnet
-from saliency.basnet.method import BasnetMethod
-from saliency.basnet.preprocess import SIZE, preprocess
-from saliency.batch import Plan, make_shards
-from saliency.device import (
+from data.device import (
     PRECISIONS,
     as_current,
     default_batch_size,
@@ -43,6 +35,14 @@ from saliency.device import (
     pick_device,
     pick_precision,
 )
+from data.errors import UserError
+from data.images.decode import UnreadableImage, capped_size, decode, key_path, list_images
+from data.keys import Keys
+from data.masks.write import ChunkEncoder
+from saliency.basnet import BASNet, Predictor, load_basnet
+from saliency.basnet.method import BasnetMethod
+from saliency.basnet.preprocess import SIZE, preprocess
+from saliency.batch import Plan, make_shards
 from saliency.learned import LearnedStage
 from saliency.rows import to_uint8
 from saliency.workers import Workers, usable_cores

@@ -27,13 +27,13 @@ from torchvision.transforms import v2
 
 from data.background_pool import PoolSettings, build_pool
 from data.backgrounds import BackgroundPool
-from data.crop import box_within, crop_resize, sample_box
-from data.images import decode, key_path
-from pretrain.augment import DeviceAugment
-from pretrain.dataset import Request, ViewDataset
-from pretrain.loader import build_loader
-from pretrain.recipes import PasteSettings, ViewRecipe, instdisc
-from pretrain.views import draw_view, uniforms
+from data.images.crop import box_within, crop_resize, sample_box
+from data.images.decode import decode, key_path
+from pretrain.views.augment import DeviceAugment
+from pretrain.views.dataset import Request, ViewDataset
+from pretrain.views.draws import draw_view, uniforms
+from pretrain.views.loader import build_loader
+from pretrain.views.recipes import PasteSettings, ViewRecipe, instdisc
 
 BATCH = 32
 

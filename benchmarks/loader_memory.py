@@ -18,10 +18,10 @@ import skimage.data
 from PIL import Image
 from tabulate import tabulate
 
-from data.images import list_images
-from data.shards import ChunkEncoder, ShardWriter, Status, shard_name
-from pretrain.loader import build_loader
-from pretrain.recipes import PasteSettings, ViewRecipe
+from data.images.decode import list_images
+from data.masks.write import ChunkEncoder, ShardWriter, Status, shard_name
+from pretrain.views.loader import build_loader
+from pretrain.views.recipes import PasteSettings, ViewRecipe
 
 COUNTS = (1_000, 10_000, 100_000)
 SIDE, CANVAS, FIRST = 96, 96, 10

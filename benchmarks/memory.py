@@ -79,8 +79,8 @@ def print_peak() -> None:
 
 def plan(images: Path) -> None:
     """Do what the parent does, with tasks that do nothing, and print the peak."""
-    from data.images import list_images
-    from data.shards import Status
+    from data.images.decode import list_images
+    from data.masks.write import Status
     from saliency.batch import Plan, make_shards
     from saliency.rows import without_mask
 
@@ -99,7 +99,7 @@ def work(images: Path) -> None:
     """Do what a worker does for some images, and print the peak."""
     from functools import partial
 
-    from data.images import list_images
+    from data.images.decode import list_images
     from saliency.rows import compute_rows
     from saliency.unsupervised import METHODS, SuperpixelCount, compute
 

@@ -25,15 +25,19 @@ import numpy as np
 from tabulate import tabulate
 from threadpoolctl import threadpool_limits
 
-from data.images import decode, key_path, list_images
+from data.images.decode import decode, key_path, list_images
 from data.keys import Keys
-from data.shards import ChunkEncoder
-from saliency import geodesic, markov_chain, regions, robust_background, slic
+from data.masks.write import ChunkEncoder
 from saliency.batch import Plan, make_shards
-from saliency.colour import lab_split
-from saliency.region_graph import RegionGraph
+from saliency.methods import gs as geodesic
+from saliency.methods import mc as markov_chain
+from saliency.methods import rbd as robust_background
+from saliency.regions import contacts as regions
+from saliency.regions import slic
+from saliency.regions.colour import lab_split
+from saliency.regions.region_graph import RegionGraph
+from saliency.regions.shortest_paths import all_pairs_within
 from saliency.rows import to_uint8
-from saliency.shortest_paths import all_pairs_within
 from saliency.unsupervised import METHODS, SuperpixelCount, compute
 from saliency.workers import Workers, usable_cores
 

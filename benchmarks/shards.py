@@ -21,12 +21,12 @@ import psutil
 from PIL import Image
 from tabulate import tabulate
 
-from data.images import key_path, list_images
-from data.index import build_index
+from data.images.decode import key_path, list_images
 from data.keys import Keys
-from data.mask_shards import MaskShards
-from data.shards import Chunk, ChunkEncoder, ShardWriter, Status, shard_name, status_of
-from data.transfer import read_mask
+from data.masks.index import build_index
+from data.masks.read import MaskShards
+from data.masks.transfer import read_mask
+from data.masks.write import Chunk, ChunkEncoder, ShardWriter, Status, shard_name, status_of
 
 CANVAS = 400
 

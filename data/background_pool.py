@@ -18,11 +18,11 @@ import numpy as np
 
 from data.backgrounds import POOL_FORMAT, POOL_VERSION
 from data.errors import UserError
-from data.images import UnreadableImage, decode, key_path, list_images
+from data.files import PendingFile
+from data.images.decode import UnreadableImage, decode, key_path, list_images
 from data.keys import encode_key
-from data.mask_shards import MaskShards
-from data.pending_file import PendingFile
-from data.shard_format import LIBVER, TEXT_TYPE
+from data.masks.format import LIBVER, TEXT_TYPE
+from data.masks.read import MaskShards
 from data.software import software_versions
 
 _SIDES = 0.9  # each side that is tried is so much of the one before
@@ -204,7 +204,7 @@ def _crop(
         return None
     top = min(round(square[0] * scale[0]), image_size[0] - side)
     left = min(round(square[1] * scale[1]), image_size[1] - side)
-    from data.crop import crop_resize  # loads torch, which the other mask-shards do without
+    from data.images.crop import crop_resize  # loads torch, which the other mask-shards do without
 
     return (top, left, side), crop_resize(image, (top, left, side, side), settings.size)
 

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from data.errors import UserError
-from data.images import UnreadableImage, decode, key_path, list_images
+from data.images.decode import UnreadableImage, decode, key_path, list_images
 from data.keys import printable
 
 _PASSED_OVER = 100  # so many unreadable ones in a row mean that the folder is gone

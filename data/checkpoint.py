@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from data.errors import UserError
-from data.pending_file import PendingFile
+from data.files import PendingFile
 
 _NAME = re.compile(r"checkpoint-(\d{8,})\.pt")
 

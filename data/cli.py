@@ -8,15 +8,15 @@ import click
 from tabulate import tabulate
 
 from data.backgrounds_cli import backgrounds
-from data.index import build_index
 from data.keys import printable
-from data.mask_shards import MaskShards
+from data.masks.format import COMPRESSIONS, Status
+from data.masks.index import build_index
+from data.masks.read import MaskShards
+from data.masks.summary import as_table, summarise
+from data.masks.transfer import export_masks, import_masks
+from data.masks.verify import verify
 from data.options import FOLDER, images_option, number_of_jobs, overwrite_option, progress_bar
 from data.pictures_cli import gallery, show
-from data.shard_format import COMPRESSIONS, Status
-from data.summary import as_table, summarise
-from data.transfer import export_masks, import_masks
-from data.verify import verify
 
 _SHOWN = 10  # how many keys or problems a command names before it only counts them
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.errors import UserError
-from data.pending_file import lock
+from data.files import lock
 
 
 @contextlib.contextmanager

@@ -10,15 +10,15 @@ import numpy as np
 from PIL import Image
 
 from data.errors import UserError
+from data.files import PendingFile
+from data.gallery.page import make_page
+from data.gallery.panels import Row, headings, make_row
+from data.gallery.sheet import draw_sheet
+from data.gallery.terminal import half_blocks
 from data.keys import printable
-from data.mask_shards import MaskShards
+from data.masks.format import Status
+from data.masks.read import MaskShards
 from data.options import FOLDER, images_option, overwrite_option, progress_bar
-from data.page import make_page
-from data.panels import Row, headings, make_row
-from data.pending_file import PendingFile
-from data.shard_format import Status
-from data.sheet import draw_sheet
-from data.terminal import half_blocks
 
 
 @click.command()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from data.gallery.lettering import load_font, wrap
 from data.keys import printable
-from data.lettering import load_font, wrap
 
 
 def in_lines(text: str, inches: float, points: int) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from data.checkpoint import checkpoints, damage
 from data.errors import UserError
-from data.weights_file import read_weights
+from data.weights import read_weights
 from evaluate import networks
 from evaluate.options import say
 

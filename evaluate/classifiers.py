@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from data.knn import weighted_knn
 from evaluate.fast_linear import LogisticRegression, fit
-from evaluate.knn import weighted_knn
 
 K, TEMPERATURE = 200, 0.07
 
@@ -30,7 +30,7 @@ class LinearClassifier:
 
 @dataclass
 class KnnClassifier:
-    """Weighted kNN in the training features: see `evaluate.knn`."""
+    """Weighted kNN in the training features: see `data.knn`."""
 
     bank: Tensor
     labels: Tensor

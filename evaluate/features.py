@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.crop import centre_crop
 from data.errors import UserError
+from data.images.crop import centre_crop
 from data.keys import Keys
-from data.plain_loader import Crop, build_plain_loader, normalise, unreadable_of
+from data.loading import Crop, build_plain_loader, normalise, unreadable_of
 from evaluate.checkpoints import Checkpoint
 from evaluate.choices import PENULTIMATE
 from evaluate.to_host import to_host
@@ -105,7 +105,7 @@ def extract(
 ) -> Features:
     """Run the backbone over batches of uint8 images, in order.
 
-    batches : as of `data.plain_loader`: dicts of `index` (B,), `image` (B, S, S, 3), `unreadable`
+    batches : as of `data.loading`: dicts of `index` (B,), `image` (B, S, S, 3), `unreadable`
     total : how many images there are, for the progress bar
     """
     backbone.to(device, memory_format=torch.channels_last)

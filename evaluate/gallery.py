@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from data.gallery.lettering import load_font, wrap
 from data.keys import printable
-from data.lettering import load_font, wrap
 
 RIGHT, WRONG = (31, 138, 61), (201, 42, 42)  # green and red, told apart in gray, too
 TILE, GAP, BORDER = 96, 6, 3  # pixels of the PNG

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.channel_statistics import IMAGENET_STD
-from data.plain_loader import normalise, of_channels
+from data.images.channel_statistics import IMAGENET_STD
+from data.loading import normalise, of_channels
 
 POINTING_SIGMA = 0.02  # of the image's side: the map is smoothed before its maximum is sought
 

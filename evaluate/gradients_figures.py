@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from data.crop import centre_crop
-from data.images import decode, key_path
+from data.images.crop import centre_crop
+from data.images.decode import decode, key_path
 from evaluate.captions import add_legend
 from evaluate.gallery import Gallery, Picture, Row
 from evaluate.gradients import compare

@@ -8,8 +8,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from data.errors import UserError
-from data.images import key_path, read_size
-from data.plain_loader import build_plain_loader
+from data.images.decode import key_path, read_size
+from data.loading import build_plain_loader
 from evaluate import fast_linear
 from evaluate.gradients import (
     as_picture,

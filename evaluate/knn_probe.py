@@ -6,8 +6,8 @@ import click
 from tabulate import tabulate
 
 from data.errors import UserError
+from data.knn import nearest, votes
 from evaluate.accuracy import top_k
-from evaluate.knn import nearest, votes
 from evaluate.labelled import Labelled, has_split, open_labelled, open_split
 from evaluate.models import Model, Settings, load_models
 from evaluate.options import say, say_unreadable

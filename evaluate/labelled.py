@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import UserError
-from data.images import list_images
+from data.images.decode import list_images
+from data.images.labels import labels_from_folders
 from data.keys import Keys
-from data.labelled import labels_from_folders
 
 VAL_NAMES = ("val", "valid", "validation", "test")
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from data import checkpoint as checkpoint_files
 from data.errors import UserError
-from data.plain_loader import build_plain_loader, normalise, unreadable_of
+from data.loading import build_plain_loader, normalise, unreadable_of
 from evaluate.accuracy import top_k
 from evaluate.checkpoints import digest
 from evaluate.features import Backbone
@@ -27,7 +27,7 @@ from evaluate.labelled import Split
 from evaluate.linear_settings import LinearSettings
 from evaluate.loading import EpochBatches, TrainingImages, train_loader
 from evaluate.to_host import to_host
-from pretrain.distributed import World
+from pretrain.parts.distributed import World
 
 
 class Head(nn.Module):

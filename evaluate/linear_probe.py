@@ -25,7 +25,7 @@ from evaluate.models import Model, Settings, load_models
 from evaluate.options import say, say_unreadable
 from evaluate.processes import refuse_several
 from evaluate.results import Results, next_folder
-from pretrain.distributed import World, choose_device, world
+from pretrain.parts.distributed import World, choose_device, world
 
 
 def run(

@@ -10,17 +10,17 @@ from torch.utils.data import Sampler
 from torchvision.transforms import RandomResizedCrop
 from tqdm import tqdm
 
-from data.crop import crop_resize, reduction_for, snap_box
 from data.errors import UserError
-from data.images import decode_reduced
-from data.loading_workers import LoadingWorkers
-from data.plain_loader import (
+from data.images.crop import crop_resize, reduction_for, snap_box
+from data.images.decode import decode_reduced
+from data.loading import (
     Batch,
     PlainDataset,
     PlainLoader,
     build_plain_loader,
     unreadable_of,
 )
+from data.loading_workers import LoadingWorkers
 from evaluate.labelled import Labelled
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a crop: share of the image's area, width / height

@@ -93,7 +93,7 @@ class ShardedMasks(_Stems):
     """A folder of mask shards, as `saliency-compute` writes them."""
 
     def __init__(self, folder: Path):
-        from data.mask_shards import MaskShards
+        from data.masks.read import MaskShards
 
         self.folder = folder
         self.shards = MaskShards(folder)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from data.crop import centre_crop
 from data.errors import UserError
-from data.plain_loader import Crop
+from data.images.crop import centre_crop
+from data.loading import Crop
 from evaluate import processes
 from evaluate.checkpoints import Checkpoint, Source, load_checkpoint
 from evaluate.features import Backbone, Features, extract_folder
@@ -40,7 +40,9 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and processes.count() > 1:
-        return torch.device(name)  # `pretrain.distributed.world` gives each process its own GPU
+        return torch.device(
+            name
+        )  # `pretrain.parts.distributed.world` gives each process its own GPU
     try:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()  # "meta" computes nothing, and fails here

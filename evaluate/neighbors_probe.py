@@ -9,11 +9,11 @@ import click
 import numpy as np
 from tabulate import tabulate
 
-from data.crop import centre_crop
 from data.errors import UserError
-from data.images import decode, key_path
+from data.images.crop import centre_crop
+from data.images.decode import decode, key_path
+from data.knn import nearest
 from evaluate.gallery import Gallery, Picture, Row
-from evaluate.knn import nearest
 from evaluate.labelled import Labelled, has_split, open_labelled, open_split, stratified_subset
 from evaluate.models import Model, Settings, load_models
 from evaluate.options import say, say_unreadable

@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from data.errors import UserError
-from pretrain import backbones
+from pretrain.parts import backbones
 
 # DiLo's own names where torchvision calls another network by them, or none.
 DILO_NAMES = {"alexnet": "alexnet_bn", "vgg16": "vgg16_bn"}

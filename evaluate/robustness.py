@@ -11,9 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from data.crop import centre_crop, evaluation_size, sample_box
 from data.errors import UserError
-from data.images import UnreadableImage, decode, key_path, read_size
+from data.images.crop import centre_crop, evaluation_size, sample_box
+from data.images.decode import UnreadableImage, decode, key_path, read_size
 from evaluate.choices import MASK_THRESHOLD
 from evaluate.labelled import Labelled
 from evaluate.masks import Masks, Unusable, stem
@@ -23,7 +23,7 @@ LARGEST_BOX = 0.9  # of the crop: beyond, too little background is left to swap
 
 
 def centre_box(height: int, width: int, size: int) -> tuple[float, float, float, float]:
-    """Where `data.crop.centre_crop` cuts, in pixels of the image: (top, left, height, width)."""
+    """Where `centre_crop` cuts, in pixels of the image: (top, left, height, width)."""
     target = evaluation_size(height, width, size)
     y, x = height / target[0], width / target[1]
     top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)

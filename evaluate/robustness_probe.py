@@ -14,9 +14,9 @@ from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
-from data.crop import whole_image
 from data.errors import UserError
-from data.plain_loader import normalise
+from data.images.crop import whole_image
+from data.loading import normalise
 from evaluate.accuracy import top_k
 from evaluate.captions import add_legend
 from evaluate.classifiers import train_classifier

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from data.errors import UserError
-from data.images import UnreadableImage, decode, key_path
+from data.images.decode import UnreadableImage, decode, key_path
 from data.keys import Keys
-from data.precision_recall import BETA2
+from data.masks.precision_recall import BETA2
 from evaluate.captions import add_legend, in_lines
 from evaluate.masks import Masks, stem
 from evaluate.saliency_scores import Scores, load_pair

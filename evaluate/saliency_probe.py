@@ -8,8 +8,8 @@ import click
 from tabulate import tabulate
 
 from data.errors import UserError
-from data.images import list_images
-from data.precision_recall import BETA2
+from data.images.decode import list_images
+from data.masks.precision_recall import BETA2
 from evaluate.masks import names_of, open_masks
 from evaluate.options import say
 from evaluate.results import Results

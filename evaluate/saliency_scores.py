@@ -13,8 +13,8 @@ from py_sod_metrics import Emeasure, Smeasure, WeightedFmeasure
 from tqdm import tqdm
 
 from data.errors import UserError
-from data.panels import scale_mask
-from data.precision_recall import Curve, normalise, precision_recall
+from data.gallery.panels import scale_mask
+from data.masks.precision_recall import Curve, normalise, precision_recall
 from evaluate.masks import Masks, Unusable, open_masks
 
 GROUND_TRUTH_LEVEL = 128  # ground truth is foreground above this level

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from data.errors import UserError
-from pretrain.batch_norm import group_batch_norm
-from pretrain.config import Settings
-from pretrain.distributed import World
-from pretrain.encoder import Encoder
 from pretrain.export import load_backbone
-from pretrain.instdisc import InstDisc
-from pretrain.moco import MoCo
+from pretrain.methods.instdisc import InstDisc
+from pretrain.methods.moco import MoCo
+from pretrain.parts.batch_norm import group_batch_norm
+from pretrain.parts.distributed import World
+from pretrain.parts.encoder import Encoder
+from pretrain.settings import Settings
 
 MOCO_GROUPS = 8  # the authors' GPUs
 

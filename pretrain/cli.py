@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 import click
 
-from pretrain.config import Settings, build_settings, parse_assignment, read_toml
 from pretrain.run_folder import RunFolder
+from pretrain.settings import Settings, build_settings, parse_assignment, read_toml
 
 _EPILOG = """\b
 Examples:
@@ -168,7 +168,7 @@ def main(
     settings = build_settings(*layers)
 
     # Only now what takes seconds to import.
-    from evaluate.knn import weighted_knn
+    from data.knn import weighted_knn
     from pretrain.trainer import train
 
     outcome = train(settings, out, resume=resume, classify=weighted_knn)

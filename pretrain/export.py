@@ -8,9 +8,9 @@ from torch import nn
 
 from data.checkpoint import write_atomically
 from data.errors import UserError
-from data.weights_file import read_weights
-from pretrain.backbones import CLASSIFIER
-from pretrain.config import Settings
+from data.weights import read_weights
+from pretrain.parts.backbones import CLASSIFIER
+from pretrain.settings import Settings
 
 FORMAT = "dilo-backbone"
 
@@ -19,7 +19,7 @@ def export_backbone(backbone: nn.Module, settings: Settings, path: Path) -> None
     """Write {"format", "arch", "state_dict", "config"}; it loads with `weights_only=True`.
 
     The state_dict has float32 tensors on the CPU and torchvision's names, without the classifier
-    (`pretrain.backbones.CLASSIFIER`); `config` is the run's settings as JSON.
+    (`pretrain.parts.backbones.CLASSIFIER`); `config` is the run's settings as JSON.
     """
     tensors = {name: t.detach().cpu().clone() for name, t in backbone.state_dict().items()}
     contents = {

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pretrain.build import bn_groups
-from pretrain.config import Settings
-from pretrain.distributed import World
-from pretrain.loader import Loader
+from pretrain.parts.distributed import World
+from pretrain.settings import Settings
+from pretrain.views.loader import Loader
 
 
 def chance_loss(settings: Settings, images: int) -> float | None:

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from data.errors import UserError
-from data.images import list_images
+from data.images.decode import list_images
+from data.images.labels import labels_from_folders
 from data.keys import Keys
-from data.labelled import labels_from_folders
-from data.plain_loader import build_plain_loader, normalise
-from pretrain.config import Settings
+from data.loading import build_plain_loader, normalise
+from pretrain.settings import Settings
 
 Classify = Callable[..., torch.Tensor]
 """(train features, train labels, test features, k, temperature) -> class scores (M, C)."""

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from data.images import UnreadableImage, decode, key_path
+from data.files import PendingFile
+from data.images.decode import UnreadableImage, decode, key_path
 from data.keys import Keys, printable
-from data.pending_file import PendingFile
-from pretrain.augment import DeviceAugment
-from pretrain.views import COLUMN
+from pretrain.views.augment import DeviceAugment
+from pretrain.views.draws import COLUMN
 
 _CELL = 160  # pixels
 _GAP = 6

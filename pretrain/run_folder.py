@@ -13,7 +13,7 @@ from typing import Any
 
 from data.errors import UserError
 from data.keys import is_utf8
-from pretrain.config import FREE_ON_RESUME, Settings, build_settings, read_toml
+from pretrain.settings import FREE_ON_RESUME, Settings, build_settings, read_toml
 
 _DISTRIBUTIONS = ("dilo", "torch", "torchvision", "numpy", "opencv-contrib-python-headless", "h5py")
 

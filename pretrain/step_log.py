@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from pretrain.distributed import mean_over_processes
 from pretrain.metrics import Metrics
+from pretrain.parts.distributed import mean_over_processes
 
 
 class _Step(NamedTuple):

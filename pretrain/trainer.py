@@ -21,9 +21,8 @@ from tqdm import tqdm
 from data import checkpoint
 from data.errors import UserError
 from data.finite import all_finite
-from data.listing import list_images_kept
+from data.images.listing import list_images_kept
 from data.loading_workers import usable_cores
-from pretrain.augment import DeviceAugment
 from pretrain.build import (
     bn_groups,
     build_method,
@@ -33,21 +32,22 @@ from pretrain.build import (
     in_bfloat16,
     tune_cuda,
 )
-from pretrain.config import Settings
 from pretrain.curve import draw_curve
-from pretrain.distributed import World, world
 from pretrain.export import export_backbone
 from pretrain.failures import TrainingFailed, failures_told, last_good
 from pretrain.introduction import chance_loss, introduce, title
-from pretrain.loader import build_loader
 from pretrain.metrics import Metrics, read_metrics
-from pretrain.negatives import stream_key
 from pretrain.online_knn import Classify, build_online_knn
+from pretrain.parts.distributed import World, world
+from pretrain.parts.negatives import stream_key
+from pretrain.parts.schedule import learning_rate
 from pretrain.preview import save_views
 from pretrain.run_folder import RunFolder
-from pretrain.schedule import learning_rate
+from pretrain.settings import Settings
 from pretrain.step_log import LossNotFinite, StepLog
 from pretrain.stop import StopRequest, stop_on_signals
+from pretrain.views.augment import DeviceAugment
+from pretrain.views.loader import build_loader
 
 DRAW_EVERY = 20  # seconds between pictures of the loss
 _STATE = ("keys", "method", "optimizer")  # what a checkpoint needs to be gone on from

@@ -40,7 +40,7 @@ def rbd(image: "np.ndarray") -> "np.ndarray":
     Notes
     -----
     Good at one object before an even background; an object that the image's border cuts is partly
-    lost, and so is one that is as varied as its background. See `saliency.robust_background`.
+    lost, and so is one that is as varied as its background. See `saliency.methods.rbd`.
     """
     return _map(image, "rbd")
 
@@ -51,7 +51,7 @@ def mc(image: "np.ndarray") -> "np.ndarray":
     Notes
     -----
     Finds whole objects near the centre, and is generous with what lies beside them. See
-    `saliency.markov_chain`.
+    `saliency.methods.mc`.
     """
     return _map(image, "mc")
 
@@ -62,7 +62,7 @@ def gs(image: "np.ndarray") -> "np.ndarray":
     Notes
     -----
     The fastest of the three and the least sure: any background that edges cut off from the border
-    lights up with the object. See `saliency.geodesic`.
+    lights up with the object. See `saliency.methods.gs`.
     """
     return _map(image, "gs")
 

@@ -17,8 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from data.errors import UserError
-from data.index import INDEX_NAME, build_index
-from data.shards import (
+from data.masks.index import INDEX_NAME, build_index
+from data.masks.write import (
     ShardWriter,
     Status,
     open_shard,

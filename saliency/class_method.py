@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.device import computing_in, memory_for, memory_layout
 from data.pinned import sent
 from saliency.basnet.preprocess import resize_map, stretch
-from saliency.class_activation import ClassActivation
-from saliency.class_gradient import class_gradient, segment
 from saliency.classifier import SIZE, check_size, preprocess, to_picture
-from saliency.device import computing_in, memory_for, memory_layout
+from saliency.methods.cam import ClassActivation
+from saliency.methods.gradient import class_gradient, segment
 
 
 class ClassMethod:

@@ -9,12 +9,12 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from data.channel_statistics import IMAGENET_MEAN, IMAGENET_STD
 from data.errors import UserError
+from data.images.channel_statistics import IMAGENET_MEAN, IMAGENET_STD
+from data.images.labels import labels_from_folders
 from data.keys import Keys
-from data.labelled import labels_from_folders
-from data.plain_loader import of_channels
-from data.weights_file import read_weights
+from data.loading import of_channels
+from data.weights import read_weights
 from saliency.state_dict import describe, differences, is_state_dict
 
 SIZE = 224
@@ -179,7 +179,7 @@ def check_size(network: nn.Module, size: int) -> None:
 
 
 def folder_classes(keys: Keys, classes: int) -> dict[str, int]:
-    """The class of every class folder, its place among the sorted ones (`data.labelled`).
+    """The class of every class folder, its place among the sorted ones (`data.images.labels`).
 
     Parameters
     ----------

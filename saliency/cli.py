@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from data.errors import UserError
-from data.images import list_images
+from data.images.decode import list_images
 from data.options import number_of_jobs
 from saliency.learned_options import LEARNED, build_method, check_options, learned_options
 from saliency.side_limit import MAX_SIDE
@@ -254,7 +254,7 @@ def _unsupervised(
     methods: tuple[str, ...], superpixels: str, remove_frame: bool, follow_edges: bool
 ) -> tuple[partial, dict]:
     """The map function of these methods, compiled, and what of it shapes a mask."""
-    from saliency.refine import check_contrib
+    from saliency.regions.refine import check_contrib
     from saliency.unsupervised import (
         SuperpixelCount,
         compile_kernels,

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.shards import ChunkEncoder, Status, status_of
+from data.device import as_current, memory_for, memory_layout
+from data.masks.write import ChunkEncoder, Status, status_of
 from saliency.batch import RunTasks
-from saliency.device import as_current, memory_for, memory_layout
 from saliency.learned_method import LearnedMethod
 from saliency.loading import death_of_a_worker
 from saliency.plan import Block, Plan

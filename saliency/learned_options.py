@@ -125,7 +125,7 @@ def build_method(
     UserError
         Missing or foreign weights, no such device, memory, or labels that do not fit.
     """
-    from saliency.device import default_batch_size, pick_device, pick_precision
+    from data.device import default_batch_size, pick_device, pick_precision
 
     if weights is None:
         example = "basnet.pth" if name == "basnet" else "resnet50.pth"

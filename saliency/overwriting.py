@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.shards import shard_name
+from data.masks.write import shard_name
 
 _PREFIX = ".overwriting-"
 

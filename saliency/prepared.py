@@ -7,8 +7,8 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.images import UnreadableImage, capped_size, decode, key_path
-from data.shards import Status
+from data.images.decode import UnreadableImage, capped_size, decode, key_path
+from data.masks.write import Status
 from data.shared_memory import as_tensor
 from saliency.learned_method import LearnedMethod
 from saliency.loading import WorkerLoader

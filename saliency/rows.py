@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.images import UnreadableImage, decode, key_path, read_size
-from data.shards import Chunk, ChunkEncoder, Status, status_of
+from data.images.decode import UnreadableImage, decode, key_path, read_size
+from data.masks.write import Chunk, ChunkEncoder, Status, status_of
 from saliency.side_limit import too_long
 
 MapFunction = Callable[[np.ndarray], dict[str, np.ndarray]]

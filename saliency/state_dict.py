@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from data.errors import UserError
-from data.weights_file import read_weights
+from data.weights import read_weights
 
 
 def read_state_dict(path: str | os.PathLike, argument: str = "--weights") -> dict[str, Tensor]:
@@ -15,7 +15,7 @@ def read_state_dict(path: str | os.PathLike, argument: str = "--weights") -> dic
     Raises
     ------
     UserError
-        As `data.weights_file.read_weights`, or the file holds something else than a state_dict.
+        As `data.weights.read_weights`, or the file holds something else than a state_dict.
     """
     content = read_weights(path, argument)
     if os.fspath(path).endswith(".safetensors"):

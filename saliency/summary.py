@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.keys import printable
-from data.shards import Status
+from data.masks.write import Status
 
 
 @dataclass

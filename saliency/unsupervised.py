@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from data.interrupts import uninterrupted
-from saliency import geodesic, markov_chain, regions, robust_background
-from saliency.frame import inside_frame
-from saliency.refine import refine
-from saliency.region_graph import RegionGraph
-from saliency.slic import slic_epfl
+from saliency.methods import gs as geodesic
+from saliency.methods import mc as markov_chain
+from saliency.methods import rbd as robust_background
+from saliency.regions import contacts as regions
+from saliency.regions.frame import inside_frame
+from saliency.regions.refine import refine
+from saliency.regions.region_graph import RegionGraph
+from saliency.regions.slic import slic_epfl
 
 METHODS = ("rbd", "mc", "gs")
 
@@ -111,7 +114,7 @@ def saliency_maps(
     remove_frame : bool
         Leave an artificial frame out of the computation and give it saliency 0.
     follow_edges : bool
-        Refine the maps by a guided filter (`saliency.refine`); the authors do not.
+        Refine the maps by a guided filter (`saliency.regions.refine`); the authors do not.
 
     Returns
     -------
@@ -178,7 +181,7 @@ def compute(
 
 def kernels_are_compiled() -> bool:
     """Whether an earlier process has left compiled kernels for this one."""
-    from saliency import slic
+    from saliency.regions import slic
 
     folder = Path(slic._k_means.stats.cache_path)
     return any(folder.glob("slic._k_means-*.nbi"))

@@ -15,7 +15,7 @@ from benchmarks.miniature.report import Report
 from benchmarks.miniature.steps import Study
 from benchmarks.miniature.supervised import train_supervised
 from benchmarks.miniature.tables import TABLES, Row, choose
-from pretrain.config import build_settings, read_toml
+from pretrain.settings import build_settings, read_toml
 
 COMMANDS = {
     "saliency-compute": "saliency.cli",

@@ -17,7 +17,7 @@ from benchmarks.miniature.steps import Study
 from benchmarks.miniature.tables import TABLES, choose
 from data.errors import UserError
 from data.loading_workers import usable_cores
-from pretrain.config import build_settings, parse_assignment, read_toml
+from pretrain.settings import build_settings, parse_assignment, read_toml
 
 WHOLE = Path(__file__).parent / "whole.toml"
 REDUCED = Path(__file__).parents[2] / "configs" / "imagenette-cpu.toml"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.miniature.steps import Study
 from data.errors import UserError
 from demo.made_with import note
-from pretrain.config import FREE_ON_RESUME, Settings
+from pretrain.settings import FREE_ON_RESUME, Settings
 
 _FREE = FREE_ON_RESUME - {"images", "masks", "background_pool"}  # which are other data here
 _GIVEN_FOR_SOME_ROWS = ("--textures", "--basnet")

@@ -10,15 +10,15 @@ from tqdm import tqdm
 
 from benchmarks.training.device import current_device
 from data.errors import UserError
-from data.images import list_images
-from data.labelled import labels_from_folders
+from data.images.decode import list_images
+from data.images.labels import labels_from_folders
 from data.loading_workers import usable_cores
-from pretrain.augment import DeviceAugment
-from pretrain.backbones import build_backbone, feature_dim
 from pretrain.build import tune_cuda
-from pretrain.loader import build_loader
-from pretrain.recipes import ViewRecipe
-from pretrain.schedule import learning_rate
+from pretrain.parts.backbones import build_backbone, feature_dim
+from pretrain.parts.schedule import learning_rate
+from pretrain.views.augment import DeviceAugment
+from pretrain.views.loader import build_loader
+from pretrain.views.recipes import ViewRecipe
 
 
 def train_supervised(

@@ -30,7 +30,7 @@ from benchmarks.training.step import StepCost
 from benchmarks.training.table import Table
 from benchmarks.training.throughput import Subject, Throughput
 from data.loading_workers import usable_cores
-from pretrain.config import build_settings, parse_assignment
+from pretrain.settings import build_settings, parse_assignment
 
 ON_CPU = {"arch": "resnet18", "image_size": 64, "batch_size": 64, "precision": "bfloat16"}
 ON_CUDA = {"arch": "resnet50", "image_size": 224, "batch_size": 256, "compile": True}

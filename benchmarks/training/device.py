@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from pretrain.build import tune_cuda
-from pretrain.distributed import choose_device
+from pretrain.parts.distributed import choose_device
 
 # Dense products in bfloat16 by NVIDIA's data sheets, which print twice as much for H100 and H200,
 # "with sparsity": H100 SXM and H200 SXM 1,979 TFLOP/s, A100 312. By the driver's exact names, as

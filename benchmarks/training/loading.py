@@ -13,12 +13,12 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from benchmarks.training.device import wait_for
-from data.crop import crop_resize
-from data.images import decode, key_path
-from pretrain.config import Settings
-from pretrain.dataset import Request
-from pretrain.loader import Loader, build_loader
-from pretrain.views import draw_view, uniforms
+from data.images.crop import crop_resize
+from data.images.decode import decode, key_path
+from pretrain.settings import Settings
+from pretrain.views.dataset import Request
+from pretrain.views.draws import draw_view, uniforms
+from pretrain.views.loader import Loader, build_loader
 
 
 class _Endless(Sampler[Request]):

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.training.device import PeakMemory, median_seconds
-from pretrain import losses
 from pretrain.build import tune_cuda
-from pretrain.negatives import OwnDraws, SharedDraws, WholeMemory, stream_key
+from pretrain.parts import losses
+from pretrain.parts.negatives import OwnDraws, SharedDraws, WholeMemory, stream_key
 
 
 class LossCost(NamedTuple):

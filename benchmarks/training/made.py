@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.training.data import make_photographs
 from benchmarks.training.many import link_images, link_masks, original_masks
-from data.mask_shards import MaskShards
+from data.masks.read import MaskShards
 
 DISTINCT = 512  # photographs; all further files are links to them
 _FOLDERS = 4

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from data.images import list_images
-from data.index import build_index
+from data.images.decode import list_images
 from data.keys import Keys
-from data.mask_shards import MaskShards
-from data.shards import Chunk, ChunkEncoder, ShardWriter, Status, shard_name
+from data.masks.index import build_index
+from data.masks.read import MaskShards
+from data.masks.write import Chunk, ChunkEncoder, ShardWriter, Status, shard_name
 
 SHARD = 4096  # masks
 

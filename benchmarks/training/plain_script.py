@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 
 from benchmarks.training.device import wait_for
 from pretrain.build import in_bfloat16, tune_cuda
-from pretrain.config import Settings
+from pretrain.settings import Settings
 
 _MANY = 2**40  # samples
 

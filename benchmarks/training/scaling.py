@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.training.whole import Rate, whole_rate
-from pretrain.config import Settings
+from pretrain.settings import Settings
 
 
 def processes_rate(

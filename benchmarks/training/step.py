@@ -8,10 +8,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.training.device import PeakMemory, median_seconds
-from pretrain.augment import DeviceAugment
 from pretrain.build import build_method, build_optimizer, in_bfloat16, tune_cuda
-from pretrain.config import Settings
-from pretrain.distributed import World
+from pretrain.parts.distributed import World
+from pretrain.settings import Settings
+from pretrain.views.augment import DeviceAugment
 
 
 class SyntheticStep:

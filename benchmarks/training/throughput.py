@@ -20,10 +20,10 @@ from benchmarks.training.plain_script import plain_rate
 from benchmarks.training.step import StepCost, augment_seconds, step_cost
 from benchmarks.training.table import Table
 from benchmarks.training.whole import Rate, whole_rate
-from data.images import list_images
+from data.images.decode import list_images
 from pretrain.build import in_bfloat16
-from pretrain.config import Settings
-from pretrain.loader import Loader
+from pretrain.settings import Settings
+from pretrain.views.loader import Loader
 
 
 @dataclass(frozen=True)

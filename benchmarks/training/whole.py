@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.training.failures import PartFailed
-from pretrain.config import Settings
 from pretrain.metrics import read_metrics
+from pretrain.settings import Settings
 
 WARM_UP = 20  # steps: compiling, choosing algorithms, filling queues
 LIMIT = 180.0  # seconds that a run may take until then

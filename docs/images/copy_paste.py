@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torchvision import tv_tensors
 
 import saliency
-from pretrain.copy_paste import CopyPaste
+from pretrain.views.copy_paste import CopyPaste
 
 SIDE = 150
 

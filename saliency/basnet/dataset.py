@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data.errors import UserError
-from data.images import UnreadableImage, decode, key_path, list_images
+from data.images.decode import UnreadableImage, decode, key_path, list_images
 from saliency.basnet.preprocess import normalise, resize_image
 
 

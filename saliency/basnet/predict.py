@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.device import computing_in, memory_for, memory_layout
 from saliency.basnet.network import BASNet
 from saliency.basnet.preprocess import SIZE, preprocess, resize_map, stretch
-from saliency.device import computing_in, memory_for, memory_layout
 
 
 class Predictor:

@@ -14,6 +14,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from data.checkpoint import load_newest, save, set_aside, write_atomically
+from data.device import (
+    as_current,
+    computing_in,
+    fastest_convolutions,
+    memory_for,
+    memory_layout,
+)
 from data.errors import UserError
 from data.finite import all_finite
 from saliency.basnet.dataset import EpochBatches, Pair, TrainingPairs
@@ -23,13 +30,6 @@ from saliency.basnet.pictures import plot_history, plot_predictions
 from saliency.basnet.predict import Predictor
 from saliency.basnet.settings import Settings
 from saliency.basnet.validation import validate
-from saliency.device import (
-    as_current,
-    computing_in,
-    fastest_convolutions,
-    memory_for,
-    memory_layout,
-)
 from saliency.loading import WorkerLoader, death_of_a_worker
 
 _SHOWN = 8  # photographs in a sheet of predictions

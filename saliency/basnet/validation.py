@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data.errors import UserError
-from data.precision_recall import Curve, normalise, precision_recall
+from data.masks.precision_recall import Curve, normalise, precision_recall
 from data.shared_memory import as_tensor
 from saliency.basnet.dataset import Pair, read_pair
 from saliency.basnet.predict import Predictor
@@ -51,7 +51,7 @@ class Scores:
 
 
 def validate(predictor: Predictor, pairs: list[Pair], size: int, workers: int = 0) -> Scores:
-    """Score a network as the benchmark does (`data.precision_recall`).
+    """Score a network as the benchmark does (`data.masks.precision_recall`).
 
     Parameters
     ----------

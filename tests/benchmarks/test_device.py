@@ -16,7 +16,7 @@ from benchmarks.training.device import (
 )
 from benchmarks.training.scaling import processes_rate
 from pretrain.build import in_bfloat16
-from pretrain.config import build_settings
+from pretrain.settings import build_settings
 
 CPU, SECOND = torch.device("cpu"), torch.device("cuda:1")
 

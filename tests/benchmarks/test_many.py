@@ -8,12 +8,12 @@ import pytest
 from benchmarks.training.data import SIZE, make_photographs
 from benchmarks.training.made import files_for
 from benchmarks.training.many import link_images, link_masks, original_masks, square_mask
-from data.images import list_images
-from data.index import build_index
-from data.mask_shards import MaskShards
-from data.shards import ChunkEncoder, ShardWriter, shard_name
-from pretrain.loader import build_loader
-from pretrain.recipes import PasteSettings, ViewRecipe
+from data.images.decode import list_images
+from data.masks.index import build_index
+from data.masks.read import MaskShards
+from data.masks.write import ChunkEncoder, ShardWriter, shard_name
+from pretrain.views.loader import build_loader
+from pretrain.views.recipes import PasteSettings, ViewRecipe
 
 ATTRIBUTES = {"method": "made", "parameters": {}, "software": {}}
 

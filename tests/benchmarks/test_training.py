@@ -22,7 +22,7 @@ from benchmarks.training.losses import loss_cost, loss_rows
 from benchmarks.training.plain_script import plain_rate
 from benchmarks.training.step import augment_seconds, step_cost
 from benchmarks.training.whole import Rate
-from pretrain.config import Settings, build_settings
+from pretrain.settings import Settings, build_settings
 
 CPU = torch.device("cpu")
 SMALL = {"arch": "resnet18", "image_size": 32, "batch_size": 8, "negatives": "all"}

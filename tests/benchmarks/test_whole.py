@@ -8,7 +8,7 @@ import pytest
 from benchmarks.training import whole
 from benchmarks.training.failures import PartFailed
 from benchmarks.training.whole import WARM_UP, Rate, last_word, steady_rate, whole_rate
-from pretrain.config import build_settings
+from pretrain.settings import build_settings
 
 SETTINGS = build_settings({"images": "photos", "masks": "masks", "log_every": 3})
 

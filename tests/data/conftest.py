@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.index import build_index
 from data.keys import Keys
-from data.shards import ChunkEncoder, ShardWriter, Status, shard_name, status_of
+from data.masks.index import build_index
+from data.masks.write import ChunkEncoder, ShardWriter, Status, shard_name, status_of
 
 Masks = dict[str, np.ndarray | str]  # a mask, or why there is none
 

@@ -24,7 +24,7 @@ from data.backgrounds import (
 )
 from data.cli import main
 from data.errors import UserError
-from data.images import list_images
+from data.images.decode import list_images
 from tests.pretrain.mask_samples import write_masks
 
 

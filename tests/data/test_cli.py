@@ -14,8 +14,8 @@ from PIL import Image
 
 from data import pictures_cli
 from data.cli import main
-from data.mask_shards import MaskShards
-from data.shards import shard_name
+from data.masks.read import MaskShards
+from data.masks.write import shard_name
 
 ODD = os.fsdecode(b"\xff \n'x.png")
 

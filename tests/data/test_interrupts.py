@@ -45,7 +45,7 @@ _INTERRUPTED_WRITER = """
 import signal, sys
 import numpy as np
 from data.keys import Keys
-from data.shards import ChunkEncoder, ShardWriter
+from data.masks.write import ChunkEncoder, ShardWriter
 signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
 keys = Keys(f"{i:05d}" for i in range(100_000))
 attributes = dict(method="rbd", parameters={}, software={}, listing_digest="x")

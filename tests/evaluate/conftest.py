@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 from data.keys import Keys
-from data.shards import ChunkEncoder, ShardWriter, Status, shard_name
+from data.masks.write import ChunkEncoder, ShardWriter, Status, shard_name
 from evaluate.checkpoints import Checkpoint, Source
 from evaluate.cli import main
 from evaluate.features import Backbone

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from data.plain_loader import IMAGENET_MEAN, IMAGENET_STD
+from data.loading import IMAGENET_MEAN, IMAGENET_STD
 from evaluate.gradients import (
     as_picture,
     compare,

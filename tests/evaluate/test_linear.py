@@ -13,15 +13,15 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from data.crop import centre_crop
 from data.errors import UserError
-from data.images import decode
+from data.images.crop import centre_crop
+from data.images.decode import decode
 from evaluate import loading
 from evaluate.features import extract_folder
 from evaluate.labelled import open_split
 from evaluate.linear import Head, LinearProbe, ResumeFolder
 from evaluate.linear_settings import PRESETS, LinearSettings
-from pretrain.distributed import World
+from pretrain.parts.distributed import World
 
 ONE = World(0, 1, 0, 1, torch.device("cpu"))
 QUICK = LinearSettings(lr=0.5, epochs=4, milestones=(2,), batch_size=16)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from data.images import decode
+from data.images.decode import decode
 from data.keys import Keys
 from evaluate.labelled import Labelled, open_labelled
 from evaluate.loading import EpochBatches, TrainingImages, random_crop, readable

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from data.crop import centre_crop
 from data.errors import UserError
+from data.images.crop import centre_crop
 from evaluate.labelled import open_labelled
 from evaluate.masks import open_masks
 from evaluate.robustness import (

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from data.plain_loader import IMAGENET_MEAN, normalise, of_channels
+from data.loading import IMAGENET_MEAN, normalise, of_channels
 from evaluate.features import extract
 from evaluate.labelled import open_split
 from evaluate.linear import LinearProbe
 from evaluate.linear_settings import LinearSettings
 from evaluate.to_host import to_host
-from pretrain.distributed import World
+from pretrain.parts.distributed import World
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from pretrain.config import Settings, build_settings
+from pretrain.settings import Settings, build_settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -6,9 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from pretrain.cli import main
-from pretrain.config import Settings
 from pretrain.failures import failures_told
 from pretrain.run_folder import RunFolder
+from pretrain.settings import Settings
 
 SMALL = ("--batch-size", "4", "--negatives", "8", "--arch", "resnet18", "--image-size", "32")
 

@@ -5,9 +5,9 @@ import torch
 from torchvision import models
 
 from data.errors import UserError
-from pretrain.backbones import build_backbone
-from pretrain.config import build_settings
 from pretrain.export import export_backbone, load_backbone
+from pretrain.parts.backbones import build_backbone
+from pretrain.settings import build_settings
 
 
 @pytest.fixture

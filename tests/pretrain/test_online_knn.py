@@ -9,10 +9,10 @@ from PIL import Image
 from torch import nn
 
 from data.errors import UserError
-from data.images import list_images
-from evaluate.knn import weighted_knn
-from pretrain.config import build_settings
+from data.images.decode import list_images
+from data.knn import weighted_knn
 from pretrain.online_knn import build_online_knn
+from pretrain.settings import build_settings
 
 COLOURS = {"blue": (20, 40, 220), "green": (30, 200, 40), "red": (210, 30, 20)}
 

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from data.errors import UserError
-from pretrain.augment import DeviceAugment
-from pretrain.loader import build_loader
 from pretrain.preview import save_views
-from pretrain.recipes import PasteSettings, ViewRecipe
+from pretrain.views.augment import DeviceAugment
+from pretrain.views.loader import build_loader
+from pretrain.views.recipes import PasteSettings, ViewRecipe
 
 
 @pytest.mark.parametrize("views", [1, 2])

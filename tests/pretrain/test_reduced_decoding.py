@@ -6,11 +6,11 @@ import pytest
 import skimage.data
 import torch
 
-from data.crop import reduction_for, snap_box
-from data.images import Reduced, decode, decode_reduced
-from pretrain import dataset as dataset_module
-from pretrain.loader import build_loader
-from pretrain.recipes import PasteSettings, ViewRecipe
+from data.images.crop import reduction_for, snap_box
+from data.images.decode import Reduced, decode, decode_reduced
+from pretrain.views import dataset as dataset_module
+from pretrain.views.loader import build_loader
+from pretrain.views.recipes import PasteSettings, ViewRecipe
 from tests.pretrain.mask_samples import write_masks
 
 SIZE = (750, 1001)  # odd: the reduced image is rounded up

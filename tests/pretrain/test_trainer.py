@@ -13,9 +13,10 @@ from torchvision import models
 
 from data import checkpoint
 from data.errors import UserError
-from evaluate.knn import weighted_knn
-from pretrain import encoder, trainer
-from pretrain.backbones import build_backbone
+from data.knn import weighted_knn
+from pretrain import trainer
+from pretrain.parts import encoder
+from pretrain.parts.backbones import build_backbone
 from pretrain.stop import stop_on_signals
 from pretrain.trainer import TrainingFailed, train
 from tests.pretrain.runs import command, finish, losses, metrics, start, stop_after, tiny

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.images import decode
+from data.images.decode import decode
 from saliency.unsupervised import METHODS, saliency_maps
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from skimage.transform import resize
 
+from data.device import memory_for, pick_device, pick_precision
 from data.errors import UserError
 from saliency.basnet import BASNet, Predictor, predict
 from saliency.basnet.preprocess import preprocess, resize_image, resize_map, stretch
-from saliency.device import memory_for, pick_device, pick_precision
 
 
 def photograph(height, width, seed=0):

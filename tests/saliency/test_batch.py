@@ -10,10 +10,10 @@ import pytest
 
 import saliency
 from data.errors import UserError
-from data.images import decode, list_images
-from data.index import INDEX_NAME
-from data.mask_shards import MaskShards
-from data.shards import ChunkEncoder, Status, read_header, shard_name, shard_paths
+from data.images.decode import decode, list_images
+from data.masks.index import INDEX_NAME
+from data.masks.read import MaskShards
+from data.masks.write import ChunkEncoder, Status, read_header, shard_name, shard_paths
 from saliency import batch, rows
 from saliency.batch import make_shards
 from saliency.plan import Plan
@@ -327,7 +327,7 @@ def test_an_image_that_breaks_a_method_is_a_row(photographs, tmp_path):
 
 
 def test_a_folder_that_fills_the_disk_leaves_whole_shards(photographs, tmp_path, monkeypatch):
-    """The sentence comes from `data.pending_file`; here, what remains of a run."""
+    """The sentence comes from `data.files`; here, what remains of a run."""
     pwrite = os.pwrite
     written = 0
 

@@ -13,10 +13,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import saliency
-from data.images import decode
-from data.mask_shards import MaskShards
-from data.shards import Status, read_header, shard_name
-from data.verify import verify
+from data.images.decode import decode
+from data.masks.read import MaskShards
+from data.masks.verify import verify
+from data.masks.write import Status, read_header, shard_name
 from saliency.cli import main
 from saliency.rows import to_uint8
 
@@ -345,7 +345,7 @@ def test_a_terminal_gets_one(photographs, tmp_path):
 def test_kernels_find_a_place_where_nothing_can_be_written(tmp_path):
     """Neither the installation nor a home: numba alone would refuse."""
     program = (
-        "import os, sys, saliency; import saliency.shortest_paths;"
+        "import os, sys, saliency; import saliency.regions.shortest_paths;"
         "print(os.environ['NUMBA_CACHE_DIR'])"
     )
     command = [sys.executable, "-c", program]

@@ -14,9 +14,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from data.index import INDEX_NAME
-from data.shards import read_header, shard_paths
-from data.verify import verify
+from data.masks.index import INDEX_NAME
+from data.masks.verify import verify
+from data.masks.write import read_header, shard_paths
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 

@@ -16,14 +16,14 @@ import torch
 import torchvision
 from click.testing import CliRunner
 
-from data.images import decode
-from data.mask_shards import MaskShards
-from data.shards import Status
+from data.images.decode import decode
+from data.masks.read import MaskShards
+from data.masks.write import Status
 from saliency.basnet import BASNet, load_basnet, predict
 from saliency.basnet.preprocess import stretch
-from saliency.class_activation import ClassActivation
 from saliency.classifier import load_classifier, preprocess
 from saliency.cli import main
+from saliency.methods.cam import ClassActivation
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SIZES = {"ant": [(70, 50), (50, 70), (64, 64)], "bee": [(40, 90), (500, 300), (33, 47)]}

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from data.errors import UserError
-from data.images import list_images
-from data.mask_shards import MaskShards
-from data.shards import ChunkEncoder, Status
+from data.images.decode import list_images
+from data.masks.read import MaskShards
+from data.masks.write import ChunkEncoder, Status
 from saliency.batch import make_shards
 from saliency.learned import LearnedStage
 from saliency.plan import Plan

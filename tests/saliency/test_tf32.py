@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from data.device import computing_in
 from data.tf32 import without_tf32
 from saliency.basnet import BASNet, Predictor
 from saliency.basnet.settings import Settings
 from saliency.basnet.trainer import Trainer
 from saliency.class_method import ClassMethod
-from saliency.device import computing_in
 
 CPU = torch.device("cpu")
 OFF = (False, False, "highest")

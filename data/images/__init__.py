@@ -1,0 +1,1 @@
+"""Images: listing a folder, decoding, cropping, labels."""

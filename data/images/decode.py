@@ -1,0 +1,300 @@
+"""Folders of images: list them, decode them as they are meant to be seen."""
+
+import errno
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import BinaryIO, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from data.errors import UserError
+from data.images.modes import to_rgb
+from data.images.orientation import TURN, orientation, upright_size
+from data.images.plain_jpeg import decode_plain_jpeg, is_baseline, is_plain_jpeg
+from data.keys import Keys
+
+EXTENSIONS = frozenset(
+    f".{ending}"
+    for ending in (
+        *("avif", "bmp", "dib", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg"),
+        *("pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp"),
+    )
+)
+"""What counts as an image in a folder, in any case of letters."""
+
+MAX_PIXELS = 250_000_000
+"""Larger images are refused as unreadable: Pillow holds 4 bytes a pixel, here up to 1 GB."""
+
+# Pillow would also run Ghostscript on an EPS file that calls itself .jpg. Photographs come first.
+Image.init()
+_FORMATS = [
+    name
+    for name in (
+        *("JPEG", "PNG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "DIB"),
+        *("TGA", "ICO"),
+    )
+    if name in Image.OPEN
+]
+
+
+class UnreadableImage(Exception):
+    """An image that cannot be decoded; its text is one short sentence that says why."""
+
+
+class Decoded(NamedTuple):
+    """A decoded image.
+
+    Attributes
+    ----------
+    image : uint8 array, (h, w, 3)
+        RGB, upright, its long side capped.
+    image_size : (int, int)
+        Height and width of the upright image before the cap.
+    """
+
+    image: np.ndarray
+    image_size: tuple[int, int]
+
+
+class Reduced(NamedTuple):
+    """An image that was reduced while it was decoded: `Decoded`, and by which whole number."""
+
+    image: np.ndarray
+    image_size: tuple[int, int]
+    reduction: int
+
+
+# Folders ----------------------------------------------------------------------------------------
+
+
+def list_images(root: str | os.PathLike, folders: dict[str, int] | None = None) -> Keys:
+    """List the images below a folder as sorted keys: paths relative to it, joined by `/`.
+
+    Any tree will do. Files count by their extension (`EXTENSIONS`). Symbolic links are followed,
+    to files and to folders; a folder that contains itself through a link is entered once. A link
+    that leads nowhere is listed: it is an image that is missing, not one that was never there.
+    Hidden files and folders (a leading dot) are skipped. `folders`, if given, gets every folder
+    that was read, its path below `root`, with the time of its last change in ns (for `listing`).
+
+    Raises
+    ------
+    UserError
+        No such folder, not a folder, a folder below it that cannot be read, or no image in it.
+    """
+    root = os.fspath(root)
+    if not os.path.lexists(root):
+        raise UserError(f"there is no folder {root!r}; give the folder that holds the images.")
+    if not os.path.isdir(root):
+        raise UserError(f"{root!r} is not a folder; give the folder that holds the images.")
+    keys = Keys(_walk(root, "", (), {} if folders is None else folders))
+    if not keys:
+        known = " ".join(sorted(EXTENSIONS))
+        raise UserError(f"there are no images in {root!r} (files ending in one of: {known}).")
+    return keys
+
+
+def _walk(
+    folder: str, prefix: str, above: tuple[tuple[int, int], ...], folders: dict[str, int]
+) -> Iterator[str]:
+    """Yield the keys below a folder; `above` identifies the folders that contain it."""
+    try:
+        facts = os.stat(folder)
+        with os.scandir(folder) as found:
+            entries = list(found)
+    except OSError as error:
+        raise UserError(
+            f"the folder {folder!r} cannot be read ({_why(error)}); "
+            "make it readable or move it away."
+        ) from None
+    here = (facts.st_dev, facts.st_ino)
+    if here in above:
+        return
+    folders[prefix] = facts.st_mtime_ns
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, here), folders)
+        elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and _is_file_or_lost(entry):
+            yield prefix + entry.name
+
+
+def _is_file_or_lost(entry: os.DirEntry) -> bool:
+    """Tell a file, or a link to one or to nothing, from a pipe, which would never end."""
+    if entry.is_symlink():
+        return os.path.isfile(entry) or not os.path.exists(entry)
+    return entry.is_file()
+
+
+def key_path(root: str | os.PathLike, key: str) -> str:
+    """Return the path of a key's image below the image root."""
+    return os.path.join(os.fspath(root), *key.split("/"))
+
+
+# Images -----------------------------------------------------------------------------------------
+
+
+def read_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Return the upright height and width from an image's header, mostly without decoding it.
+
+    Raises UnreadableImage as `decode` does, for what the header tells.
+    """
+    with open_image(path) as image:
+        return upright_size(image)
+
+
+@contextmanager
+def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
+    """Open an image by Pillow, as it is stored; UnreadableImage also for what goes wrong inside."""
+    with _reasons(), open(path, "rb") as file:
+        yield _open(file)
+
+
+def decode(path: str | os.PathLike, max_side: int = 0) -> Decoded:
+    """Decode an image as Pillow shows it, upright, in RGB.
+
+    EXIF orientation is applied; colour profiles are not. Of an animation the first frame is taken.
+    Palette, CMYK, grayscale, 1-bit and 16-bit images become 8-bit RGB; 16 bits are scaled by
+    255/65535, not clipped; gray images of 32 bits or floating point are scaled from [0, 1],
+    [0, 255], or else from their own range. Behind transparent pixels there is white, as on a page.
+
+    Parameters
+    ----------
+    path
+        The image file. Its content decides, not its name: a PNG named `.JPEG` is fine.
+    max_side
+        The long side's cap in pixels. A larger image is scaled down by area averages, each side
+        to its rounded share, at least 1; a smaller one is left alone. 0: never scale.
+
+    Raises
+    ------
+    UnreadableImage
+        Missing, empty, truncated, not an image, not permitted, or more than `MAX_PIXELS` pixels.
+    """
+    return Decoded(*_decode(path, max_side, lambda size: 1)[:2])
+
+
+def decode_reduced(path: str | os.PathLike, reduction: Callable[[tuple[int, int]], int]) -> Reduced:
+    """Decode an image as `decode` does, a plain JPEG at a fraction of its size and of the time.
+
+    `reduction` is called with the image's height and width and returns 1, 2, 4 or 8. Of a plain
+    JPEG only that share of its DCT is then decoded, and its sides are divided by it, rounded up.
+    Any other image is decoded whole, with reduction 1. Raises UnreadableImage as `decode` does.
+    """
+    return _decode(path, 0, reduction)
+
+
+def decode_or_keep(path: str | os.PathLike, reduction: Callable[[tuple[int, int]], int]) -> Reduced:
+    """Decode an image as `decode_reduced` does, but keep a JPEG that every decoder knows as it is.
+
+    Of a baseline JPEG in YCbCr, upright, complete and not to be reduced, `image` is the file:
+    uint8 (bytes,). Only its header was read, so what follows may still be damaged.
+    """
+    return _decode(path, 0, reduction, keep=True)
+
+
+def _decode(
+    path: str | os.PathLike,
+    max_side: int,
+    reduction: Callable[[tuple[int, int]], int],
+    keep: bool = False,
+) -> Reduced:
+    with _reasons():
+        with open(path, "rb") as file:
+            data = file.read()
+        image = _open(BytesIO(data))
+        size = upright_size(image)
+        target = capped_size(size, max_side)
+        factor = reduction(size)
+        if keep and factor == 1 and is_plain_jpeg(image, data) and is_baseline(image):
+            return Reduced(np.frombuffer(data, np.uint8), size, factor)
+        pixels = decode_plain_jpeg(image, data, target, factor)
+        if pixels is None:
+            factor = 1
+            del data
+            pixels = _decode_any(image, target)
+        if factor == 1 and pixels.shape[:2] != target:
+            pixels = cv2.resize(pixels, target[::-1], interpolation=cv2.INTER_AREA)
+    return Reduced(pixels, size, factor)
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn whatever goes wrong with an image file into UnreadableImage with a reason."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of damaged EXIF data and the like
+            yield
+    except UnreadableImage:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableImage("not an image of a known format") from None
+    except MemoryError:
+        raise UnreadableImage("not enough memory to decode it") from None
+    except OSError as error:
+        raise UnreadableImage(_why(error)) from None
+    except Exception as error:  # decoders meet any garbage, and raise anything
+        raise UnreadableImage(f"damaged ({_why(error)})") from None
+
+
+def _why(error: Exception) -> str:
+    """Return an exception's reason in one line."""
+    if isinstance(error, OSError) and error.errno is not None:
+        plain = {errno.EACCES: "permission denied", errno.ENOENT: "no such file or folder"}
+        return plain.get(error.errno, str(error.strerror).lower())
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+_pillow_limit = threading.Lock()
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    """Open an image, with this module's limit of pixels in the place of Pillow's."""
+    if not file.read(1):
+        raise UnreadableImage("empty file")
+    file.seek(0)
+    with _pillow_limit:
+        theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(file, formats=_FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = theirs
+    if image.width * image.height > MAX_PIXELS:
+        raise UnreadableImage(
+            f"{image.width}x{image.height} pixels, more than the limit of {MAX_PIXELS:,}"
+        )
+    if image.format == "TIFF":
+        image.load()  # which turns it: before, its size and its orientation disagree
+    return image
+
+
+def capped_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """Return (height, width) with the long side at most `max_side`; 0: no cap."""
+    if max_side <= 0 or max(size) <= max_side:
+        return size
+    scale = max_side / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _decode_any(image: Image.Image, target: tuple[int, int]) -> np.ndarray:
+    """Decode an opened image by Pillow to upright uint8 RGB.
+
+    Where the target is much smaller, the result is a whole fraction of the image, at least twice
+    the target: a JPEG is decoded at 1/2, 1/4 or 1/8 (its DCT), others are averaged over squares.
+    """
+    enough = 2 * max(target)
+    if image.format in ("JPEG", "MPO") and max(image.size) >= 2 * enough:
+        image.draft(None, (enough, enough))
+    turn = TURN.get(orientation(image))
+    image.load()
+    factor = max(1, max(image.size) // enough)
+    pixels = to_rgb(image, factor)
+    if turn is not None:
+        pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
+    return np.require(pixels, requirements=["C", "W"])

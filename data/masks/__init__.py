@@ -1,0 +1,1 @@
+"""The mask store: HDF5 shards, written whole, read at random."""

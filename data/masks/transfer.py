@@ -1,0 +1,298 @@
+"""Masks as PNG files: out of shards, and from any other tool into shards."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from data.draft_folder import draft_folder
+from data.errors import UserError
+from data.files import sync_folder
+from data.gallery.mask_pictures import read_mask
+from data.gallery.panels import scale_mask
+from data.images.decode import UnreadableImage, capped_size, key_path, list_images, read_size
+from data.interrupts import uninterrupted
+from data.keys import Keys
+from data.masks.format import INDEX_NAME, MAX_CANVAS
+from data.masks.index import build_index
+from data.masks.read import MaskShards
+from data.masks.write import (
+    ChunkEncoder,
+    ShardWriter,
+    Status,
+    remove_stale_files,
+    shard_name,
+    shard_paths,
+    status_of,
+)
+from data.software import software_versions
+
+Progress = Callable[[Iterable, int], Iterable]
+
+
+def _silent(steps: Iterable, total: int) -> Iterable:
+    return steps
+
+
+# Out --------------------------------------------------------------------------------------------
+
+
+def export_masks(
+    masks: MaskShards,
+    folder: str | os.PathLike,
+    full_size: bool = False,
+    overwrite: bool = False,
+    progress: Progress = _silent,
+) -> int:
+    """Write each mask to `<folder>/<key>.png`, 8-bit gray; return how many.
+
+    Parameters
+    ----------
+    masks
+        Where from. Rows without a mask are left out.
+    folder
+        Where to; made when it is missing.
+    full_size
+        Scale masks bilinearly to their images' sizes; else they stay at working resolution.
+    overwrite
+        Replace files that are there. Otherwise one such file is a UserError, before any is
+        written.
+    """
+    rows = np.flatnonzero(masks.statuses() <= Status.FLAT).tolist()
+    for row in rows:
+        path = _png_path(folder, masks.keys[row])
+        if not overwrite and os.path.lexists(path):
+            raise UserError(
+                f"{path!r} is there already; choose another folder, or replace it by --overwrite."
+            )
+    for row in progress(rows, len(rows)):
+        mask = masks.read(row)
+        if full_size:
+            mask = scale_mask(mask, masks.image_size(row))
+        path = _png_path(folder, masks.keys[row])
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb" if overwrite else "xb") as file:
+                Image.fromarray(mask).save(file, "PNG")
+        except OSError as error:
+            raise UserError(
+                f"{path!r} cannot be written ({str(error.strerror or error).lower()}); "
+                "mend that and run the command again with --overwrite."
+            ) from None
+    return len(rows)
+
+
+def _png_path(folder: str | os.PathLike, key: str) -> str:
+    """Return where a key's mask goes; UserError for a key that would lead out of the folder."""
+    parts = key.split("/")
+    if any(part in ("", ".", "..") or os.sep in part or "\0" in part for part in parts) or (
+        os.altsep and os.altsep in os.path.join(*parts)
+    ):
+        raise UserError(
+            f"the key {key!r} does not name a file inside a folder; these shards are not to be "
+            "trusted, nothing was exported."
+        )
+    return os.path.join(os.fspath(folder), *parts) + ".png"
+
+
+# In ---------------------------------------------------------------------------------------------
+
+_MASK_EXTENSIONS = (".png", ".PNG", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".jpg", ".jpeg")
+
+
+def import_masks(
+    folder: str | os.PathLike,
+    out: str | os.PathLike,
+    images: str | os.PathLike,
+    method: str = "import",
+    max_side: int = 400,
+    shard_size: int = 4096,
+    compression: str = "zstd",
+    overwrite: bool = False,
+    progress: Progress = _silent,
+) -> MaskShards:
+    """Make shards of another tool's masks.
+
+    A mask belongs to the image `a/b.jpg` if it is `a/b.jpg.png` or else `a/b.png` below `folder`
+    (other extensions serve too). It is read as `mask_pictures.read_mask` says, must have its
+    image's shape, and is scaled down to the cap by area averages.
+
+    Parameters
+    ----------
+    folder
+        The folder of masks.
+    out
+        Where the shards go; UserError if there are shards, but for `overwrite`: then they are
+        replaced when the new ones are complete, and stay as they are if anything goes wrong before.
+    images
+        The image folder. Every image gets a row; one without a sound mask has status FAILED (or
+        UNREADABLE, if the image is the reason) and says why.
+    method, compression
+        As recorded in the shards.
+    max_side
+        Cap of a mask's long side, at most 65535; 0: none below that.
+    shard_size
+        Images in a shard.
+
+    Raises
+    ------
+    UserError
+        `max_side` or `shard_size` is out of range; not one mask belongs to an image; two images
+        have one mask; the disk is full.
+    """
+    if not 0 <= max_side <= MAX_CANVAS:
+        raise UserError(f"--max-side {max_side} is not a cap; give 1 to {MAX_CANVAS}, or 0: none.")
+    if shard_size < 1:
+        raise UserError(f"--shard-size {shard_size} is too small; give 1 or more.")
+    keys = list_images(images)
+    found = list_images(folder)
+    partners = _match(keys, found)
+    if not (partners >= 0).any():
+        raise UserError(
+            f"no mask in {os.fspath(folder)!r} has the name of an image in {os.fspath(images)!r} "
+            f"(such as {keys[0] + '.png'!r}); check both folders."
+        )
+    _refuse_old(out, overwrite)
+    cap = max_side or MAX_CANVAS
+    sizes = [_size(key_path(images, key)) for key in keys] if max_side == 0 else []
+    count = -(-len(keys) // shard_size)
+    attributes = {
+        "method": method,
+        "parameters": {"max_side": max_side},
+        "software": software_versions(),
+        "listing_digest": keys.digest(),
+    }
+    rows = iter(progress(range(len(keys)), len(keys)))
+
+    def write_shard(number: int, folder_of_shards: Path) -> None:
+        start = number * shard_size
+        part = keys[start : start + shard_size]
+        canvas = max_side or min(
+            max([1, *(side for size in sizes[start:][: len(part)] for side in size)]), cap
+        )
+        try:
+            encoder = ChunkEncoder(canvas, compression)
+            path = folder_of_shards / shard_name(number)
+            with ShardWriter(path, number, count, part, canvas, compression, attributes) as writer:
+                for inner, key in enumerate(part):
+                    next(rows)
+                    partner = int(partners[start + inner])
+                    mask_path = key_path(folder, found[partner]) if partner >= 0 else None
+                    _import_row(writer, encoder, inner, key_path(images, key), mask_path, cap)
+                writer.commit()
+        except MemoryError:
+            raise UserError(
+                f"--max-side {max_side} makes rasters of {canvas} x {canvas} pixels, more than "
+                "there is memory for; give a smaller cap."
+            ) from None
+
+    with draft_folder(out, "import") as draft:
+        for number in range(count):
+            write_shard(number, draft)
+        for _ in rows:  # let a progress bar finish
+            pass
+        build_index(draft)
+        _replace_shards(draft, Path(out))
+    return MaskShards(out)
+
+
+def _import_row(
+    writer: ShardWriter,
+    encoder: ChunkEncoder,
+    row: int,
+    image_path: str,
+    mask_path: str | None,
+    max_side: int,
+) -> None:
+    size = (0, 0)
+    try:
+        size = read_size(image_path)
+    except UnreadableImage as error:
+        writer.write(row, None, status=Status.UNREADABLE, error=str(error))
+        return
+    try:
+        if mask_path is None:
+            raise UnreadableImage("no such file")
+        mask = _fit(read_mask(mask_path), size, max_side)
+    except UnreadableImage as error:
+        writer.write(row, None, (0, 0), size, Status.FAILED, f"its mask: {error}")
+        return
+    writer.write(row, encoder.encode(mask), mask.shape, size, status_of(mask))
+
+
+def _match(keys: Keys, masks: Keys) -> np.ndarray:
+    """Return the row in `masks` of each key's mask, -1 where there is none."""
+    partners = np.full(len(keys), -1, np.int64)
+    by_stem: dict[int, str] = {}
+    for row, key in enumerate(keys):
+        partners[row] = _first(masks, key)
+        if partners[row] < 0:
+            partner = partners[row] = _first(masks, os.path.splitext(key)[0])
+            if partner >= 0 and (other := by_stem.setdefault(int(partner), key)) != key:
+                raise UserError(
+                    f"the mask {masks[int(partner)]!r} could be of {other!r} or of {key!r}; "
+                    f"name it after one of them ({other + '.png'!r})."
+                )
+    return partners
+
+
+def _first(masks: Keys, name: str) -> int:
+    for extension in _MASK_EXTENSIONS:
+        with contextlib.suppress(KeyError):
+            return masks.find(name + extension)
+    return -1
+
+
+def _fit(mask: np.ndarray, size: tuple[int, int], max_side: int) -> np.ndarray:
+    """Check a mask's shape against its image's size, and scale it down to the cap."""
+    height, width = mask.shape
+    # The same shape: each side as the image's, scaled by one factor, give or take a pixel. That is
+    # too much to give or take for a mask of very few: any image's could be rounded to 1 x 1.
+    tolerance = min(1, max(mask.shape) / 16)
+    if abs(height * size[1] - width * size[0]) > tolerance * max(size):
+        raise UnreadableImage(
+            f"it is {width} x {height}, its image {size[1]} x {size[0]}, another shape"
+        )
+    target = capped_size(size, max_side)
+    if height <= target[0] and width <= target[1]:
+        return mask
+    return cv2.resize(mask, target[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _size(path: str) -> tuple[int, int]:
+    try:
+        return read_size(path)
+    except UnreadableImage:
+        return 0, 0
+
+
+def _refuse_old(out: str | os.PathLike, overwrite: bool) -> None:
+    if os.path.isdir(out) and shard_paths(out) and not overwrite:
+        raise UserError(
+            f"there are mask shards in {os.fspath(out)!r} already; choose another folder, or "
+            "replace them by --overwrite."
+        )
+
+
+@uninterrupted()
+def _replace_shards(draft: Path, out: Path) -> None:
+    """Move a whole set of shards and its index from `draft` to `out`; older ones there go."""
+    new = shard_paths(draft)
+    try:
+        (out / INDEX_NAME).unlink(missing_ok=True)  # it describes the shards of before
+        for path in new:
+            os.replace(path, out / path.name)
+        for path in set(shard_paths(out)) - {out / path.name for path in new}:
+            path.unlink()
+        os.replace(draft / INDEX_NAME, out / INDEX_NAME)
+        sync_folder(out)
+    except OSError as error:
+        raise UserError(
+            f"the shards in {str(out)!r} cannot be replaced "
+            f"({str(error.strerror or error).lower()}); mend that and import again."
+        ) from None
+    remove_stale_files(out)

@@ -1,0 +1,285 @@
+"""Check mask shards down to the last byte."""
+
+import os
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import h5py
+import joblib
+import numpy as np
+
+from data.errors import UserError
+from data.images.decode import list_images
+from data.keys import Keys, decode_key
+from data.masks.format import (
+    INDEX_NAME,
+    ShardHeader,
+    Status,
+    content_digest,
+    open_shard,
+    read_header,
+    shard_name,
+    shard_paths,
+)
+from data.masks.index import load_index
+from data.masks.scan import scan
+
+
+@dataclass
+class Report:
+    """What `verify` found.
+
+    Attributes
+    ----------
+    problems
+        One sentence each; none where the shards are sound.
+    notes
+        What is worth knowing and no fault of the shards.
+    counts
+        Rows by status.
+    without_mask, without_image
+        Images that the shards do not know, and rows whose image is not in the folder.
+    """
+
+    shards: int = 0
+    images: int = 0
+    stored_bytes: int = 0
+    counts: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    without_mask: list[str] = field(default_factory=list)
+    without_image: list[str] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        """Tell whether nothing is wrong; rows that record a failed image are not wrong."""
+        return not (self.problems or self.without_mask or self.without_image)
+
+
+@dataclass
+class _Shard:
+    """What the check of one shard found."""
+
+    keys: Keys
+    counts: np.ndarray  # int64 (4,), rows by status
+    stored_bytes: int
+    problems: list[str]
+
+
+def verify(
+    folder: str | os.PathLike,
+    images: str | os.PathLike | None = None,
+    jobs: int = 1,
+    progress: Callable[[Iterable, int], Iterable] = lambda steps, total: steps,
+) -> Report:
+    """Check every shard of a folder: every checksum, count and key, and that all are of one set.
+
+    Parameters
+    ----------
+    folder
+        The folder of shards.
+    images
+        The image folder, to find images without a mask and masks without an image.
+    jobs
+        Processes that read shards side by side; -1: one per core.
+    progress
+        Wraps the iterable of checked shards, to show how far it is.
+
+    Raises
+    ------
+    UserError
+        There are no shards, or a folder cannot be read.
+    """
+    paths = shard_paths(folder)
+    if not paths:
+        raise UserError(
+            f"there are no mask shards in {os.fspath(folder)!r}; give a folder of them."
+        )
+    listing = list_images(images) if images is not None else None
+    report = Report(shards=len(paths))
+    headers = []
+    for path in paths:
+        try:
+            headers.append(read_header(path))
+        except UserError as error:
+            report.problems.append(error.message.rstrip(".") + ".")
+    _check_set(headers, report)
+
+    tasks = (joblib.delayed(_check_shard)(header) for header in headers)
+    checked = joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks)
+    found: list[_Shard] = list(progress(checked, len(headers)))
+    for shard in found:
+        report.images += len(shard.keys)
+        report.stored_bytes += shard.stored_bytes
+        report.problems += shard.problems
+        for status in Status:
+            report.counts[status] += int(shard.counts[status])
+
+    keys = Keys.concatenate([shard.keys for shard in found])
+    _check_keys(headers, found, keys, report)
+    _check_index(Path(folder), keys, report)
+    if listing is not None:
+        report.without_mask = _difference(listing, keys)
+        report.without_image = _difference(keys, listing)
+    return report
+
+
+def _check_set(headers: list[ShardHeader], report: Report) -> None:
+    """Check that the shards belong together, that none is missing, none there twice."""
+    if not headers:
+        return
+    first = headers[0]
+    owners: dict[int, str] = {}
+    for header in headers:
+        name = header.path.name
+        for what in ("count", "method", "parameters", "listing_digest"):
+            if getattr(header, what) != getattr(first, what):
+                report.problems.append(
+                    f"{name}: its {what.replace('_', ' ')} differs from {first.path.name}'s."
+                )
+        if header.number in owners:
+            report.problems.append(
+                f"{name}: it is shard {header.number}, and so is {owners[header.number]}."
+            )
+        elif name != shard_name(header.number):
+            report.problems.append(f"{name}: it is shard {header.number}, under another name.")
+        owners.setdefault(header.number, name)
+        if header.software != first.software:
+            report.notes.append(
+                f"{name}: other versions of the software made it than {first.path.name}."
+            )
+    missing = [shard_name(number) for number in range(first.count) if number not in owners]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        report.problems.append(f"{len(missing)} of {first.count} shards are missing: {shown}.")
+
+
+def _check_keys(
+    headers: list[ShardHeader], found: list[_Shard], keys: Keys, report: Report
+) -> None:
+    """Check the order of the keys across shards, and that they are the whole listing."""
+    for (before, left), (after, right) in pairwise(zip(headers, found, strict=True)):
+        if (
+            len(left.keys)
+            and len(right.keys)
+            and left.keys.raw(len(left.keys) - 1) >= right.keys.raw(0)
+        ):
+            report.problems.append(
+                f"{after.path.name}: its first key does not come after {before.path.name}'s last."
+            )
+    whole = headers and len(headers) == headers[0].count
+    if whole and keys.digest() != headers[0].listing_digest:
+        report.problems.append("The shards' keys are not the listing that the masks were made for.")
+
+
+def _check_index(folder: Path, keys: Keys, report: Report) -> None:
+    path = folder / INDEX_NAME
+    if not path.exists():
+        report.notes.append(f"There is no {INDEX_NAME}; `mask-shards index {folder}` makes it.")
+        return
+    index = load_index(folder)
+    if index is None or index.keys != keys or not (report.problems or index.equals(scan(folder))):
+        report.problems.append(
+            f"{INDEX_NAME}: it does not fit the shards; `mask-shards index {folder}` makes it anew."
+        )
+
+
+def _difference(left: Keys, right: Keys) -> list[str]:
+    """Return the keys of `left` that are not in `right`, by merging two sorted sequences."""
+    missing = []
+    others = right.iter_raw()
+    other = next(others, None)
+    for raw in left.iter_raw():
+        while other is not None and other < raw:
+            other = next(others, None)
+        if other != raw:
+            missing.append(decode_key(raw))
+    return missing
+
+
+def _check_shard(header: ShardHeader) -> _Shard:
+    """Check one shard whose header could be read."""
+    result = _Shard(Keys(), np.zeros(len(Status), np.int64), 0, [])
+    try:
+        with open_shard(header.path) as file:
+            _check_file(file, header, result)
+    except (OSError, KeyError, ValueError, RuntimeError, UserError) as error:
+        result.problems.append(f"{header.path.name}: it cannot be read ({_line(error)}).")
+    return result
+
+
+def _check_file(file: h5py.File, header: ShardHeader, result: _Shard) -> None:
+    name, rows, problems = header.path.name, header.images, result.problems
+    for column, tail in (
+        ("masks", (header.canvas, header.canvas)),
+        *(("keys", ()), ("status", ()), ("error", ())),
+        *(("mask_size", (2,)), ("image_size", (2,))),
+    ):
+        if file[column].shape != (rows, *tail):
+            shape = file[column].shape
+            problems.append(f"{name}: {column} is {shape}, it should be {(rows, *tail)}.")
+    if problems:
+        return
+    keys = result.keys = Keys.from_raw(file["keys"][:].tolist())
+    status, mask_size = file["status"][:].astype(np.uint8), file["mask_size"][:]
+    file["error"][:]
+    if not keys.is_sorted():
+        problems.append(f"{name}: its keys are not sorted and unique.")
+    if keys.digest() != header.keys_digest:
+        problems.append(f"{name}: its keys are not those it was made with.")
+    if (status >= len(Status)).any():
+        problems.append(f"{name}: a status is not one of {[int(s) for s in Status]}.")
+        return
+    result.counts[:] = np.bincount(status, minlength=len(Status))
+
+    checks = np.zeros(rows, np.uint32)
+    for row in range(rows):
+        try:
+            checks[row], stored = _check_row(
+                file["masks"], row, Status(int(status[row])), mask_size
+            )
+            result.stored_bytes += stored
+        except (OSError, ValueError, RuntimeError) as error:
+            problems.append(f"{name}: row {row} ({keys[row]!r}): {_line(error)}.")
+    if not problems and header.content_digest != content_digest(
+        checks, status, mask_size, file["image_size"][:]
+    ):
+        problems.append(f"{name}: its rows are not those it was made with (their digest differs).")
+
+
+def _check_row(
+    masks: h5py.Dataset, row: int, status: Status, mask_size: np.ndarray
+) -> tuple[int, int]:
+    """Return the CRC-32 and the bytes of a stored mask; ValueError says what is wrong with it."""
+    height, width = mask_size[row].tolist()
+    canvas = masks.shape[1]
+    has_mask = status in (Status.OK, Status.FLAT)
+    chunk = masks.id.get_chunk_info_by_coord((row, 0, 0))
+    there = chunk.byte_offset is not None and chunk.size > 0
+    if there != has_mask:
+        raise ValueError(
+            f"its status is {status.name}, but {'a' if there else 'no'} mask is stored"
+        )
+    if not has_mask:
+        if (height, width) != (0, 0):
+            raise ValueError(f"it has no mask, but a mask size of {height}x{width}")
+        return 0, 0
+    if not (0 < height <= canvas and 0 < width <= canvas):
+        raise ValueError(f"its mask size {height}x{width} does not fit a canvas of {canvas}")
+    _, data = masks.id.read_direct_chunk((row, 0, 0))
+    try:
+        mask = masks[row]  # through the filters: decompression and Fletcher-32
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"the mask is damaged ({_line(error)})") from None
+    if mask[height:].any() or mask[:, width:].any():
+        raise ValueError("there is something outside of its mask")
+    if mask.any() == (status == Status.FLAT):
+        raise ValueError(f"its status is {status.name}, which its mask is not")
+    return zlib.crc32(data), len(data)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -1,0 +1,1 @@
+"""What pretraining methods are made of."""

@@ -1,0 +1,265 @@
+"""What a worker does: decode an image, cut its views, their masks and backgrounds by one box.
+
+Copy-paste commutes with cropping, so only the cut-outs are composited, at the output size and on
+the device (`augment`). The mask's blur happens here, before the crop, on the mask at its
+own resolution, because it must see what lies beyond the crop's border.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from data.backgrounds import BackgroundSource, cover_box, read_chosen
+from data.errors import UserError
+from data.images.crop import box_within, crop_resize, reduction_for, sample_box, snap_box
+from data.images.decode import Reduced, UnreadableImage, decode_or_keep, decode_reduced, key_path
+from data.keys import Keys, printable
+from data.masks.read import MaskShards
+from data.shared_memory import as_tensor, new_tensor
+from pretrain.views.copy_paste import blur_mask
+from pretrain.views.draws import COLUMN, PARAMETERS, Draw, draw_view, uniforms
+from pretrain.views.mask_rows import MISSING, MaskRows
+from pretrain.views.recipes import PasteSettings, ViewRecipe
+
+Batch = dict[str, torch.Tensor | list[str] | int]
+
+REPLACEMENTS = 100  # so many unreadable images in a row mean that the folder is gone
+_REPLACEMENT_STREAM = 2  # of the seed; 0 is the views', 1 the order's
+
+
+class Request(NamedTuple):
+    """A batch to load: which images (int64, (B,)) in which epoch."""
+
+    epoch: int
+    indices: np.ndarray
+
+
+class ViewDataset(Dataset):
+    """Loads whole batches of views; `dataset[Request(epoch, indices)]`.
+
+    A batch depends on the seed and the request alone, whichever process loads it.
+
+    Parameters
+    ----------
+    images : the image folder.
+    keys : its images.
+    recipe, paste : how views are made; paste None: nothing is pasted, and masks are not read.
+    masks, rows : the mask shards and each image's row in them.
+    source : of backgrounds; None for gray ones.
+    labels : int64 (N,), or None.
+    keep_jpegs : hand over plain JPEGs as they are, for `pretrain.views.device_decode`.
+    """
+
+    def __init__(
+        self,
+        images: str | os.PathLike,
+        keys: Keys,
+        recipe: ViewRecipe,
+        seed: int,
+        paste: PasteSettings | None = None,
+        masks: MaskShards | None = None,
+        rows: MaskRows | None = None,
+        source: BackgroundSource | None = None,
+        labels: np.ndarray | None = None,
+        keep_jpegs: bool = False,
+    ) -> None:
+        self.images = Path(images)
+        self.keys = keys
+        self.recipe = recipe
+        self.seed = seed
+        self.paste = paste
+        self.masks = masks
+        self.rows = rows
+        self.source = source
+        self.labels = labels
+        self.keep_jpegs = keep_jpegs
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, request: Request) -> Batch:
+        """Return a batch (`Loader`), or {"error": [sentence]} for a user's mistake.
+
+        An exception that crosses from a worker arrives with a traceback as its text; so a sentence
+        travels as data.
+        """
+        try:
+            return self._load(*request)
+        except UserError as error:
+            return {"error": [error.message]}
+
+    def _load(self, epoch: int, indices: np.ndarray) -> Batch:
+        count, views, size = len(indices), self.recipe.views, self.recipe.image_size
+        shown = np.empty(count, np.int64)
+        # What is large is written where the training process reads it.
+        batch: Batch = {"image": new_tensor((count, views, size, size, 3), torch.uint8)}
+        image = batch["image"].numpy()
+        parameters = np.empty((count, views, len(PARAMETERS)), np.float32)
+        mask = background = None
+        if self.paste is not None:
+            batch["mask"] = new_tensor((count, views, size, size), torch.uint8)
+            mask = batch["mask"].numpy()
+            if self.source is not None:
+                batch["background"] = new_tensor(image.shape, torch.uint8)
+                background = batch["background"].numpy()
+        replaced: list[tuple[int, str]] = []
+        backgrounds: list[str] = []  # that were passed over
+        kept: dict[int, np.ndarray] = {}  # JPEGs by their place in the batch
+        for place, index in enumerate(indices):
+            shown[place], decoded, draws = self._read(epoch, int(index), replaced)
+            pasted_mask = _MaskOnce(self, int(shown[place]), decoded.image_size)
+            row = place - len(kept)  # of `image`, which has no rows for kept JPEGs
+            if decoded.image.ndim == 1:
+                kept[place] = decoded.image
+            for view, draw in enumerate(draws):
+                if place not in kept:
+                    box = tuple(side // decoded.reduction for side in draw.box)
+                    image[row, view] = crop_resize(decoded.image, box, size)
+                parameters[place, view] = draw.parameters
+                if mask is not None:
+                    pasted = draw.paste and pasted_mask.usable
+                    parameters[place, view, COLUMN["paste"]] = pasted
+                    mask[place, view] = pasted_mask.crop(draw) if pasted else 255
+                    if background is not None:
+                        background[place, view] = (
+                            self._background(draw, decoded.image_size, backgrounds) if pasted else 0
+                        )
+        batch["image"] = batch["image"][: count - len(kept)]
+        arrays = {
+            "index": shown,
+            "parameters": parameters,
+            "replaced": np.array([index for index, _ in replaced], np.int64),
+            "missing": self.missing(shown),
+        }
+        if self.keep_jpegs:
+            arrays["jpeg"] = np.concatenate([np.empty(0, np.uint8), *kept.values()])
+            arrays["jpeg_bytes"] = np.array([len(file) for file in kept.values()], np.int64)
+            arrays["jpeg_row"] = np.array(list(kept), np.int64)
+            arrays["requested"] = np.asarray(indices, np.int64)
+        if self.labels is not None:
+            arrays["label"] = self.labels[shown]
+        batch |= {name: as_tensor(array) for name, array in arrays.items()}
+        batch["replaced_reasons"] = [
+            f"{printable(self.keys[index])}: {reason}" for index, reason in replaced
+        ]
+        batch["backgrounds_passed_over"] = [f"background {name}" for name in backgrounds]
+        if self.keep_jpegs:
+            batch["epoch"] = epoch
+        return batch
+
+    def _draw(self, epoch: int, index: int, image_size: tuple[int, int]) -> list[Draw]:
+        """Return how each view is made of an image of this size."""
+        return [
+            draw_view(self.recipe, self.paste, uniforms(self.seed, epoch, index, view), image_size)
+            for view in range(self.recipe.views)
+        ]
+
+    def _read(
+        self, epoch: int, index: int, replaced: list[tuple[int, str]]
+    ) -> tuple[int, Reduced, list[Draw]]:
+        """Decode (or keep) an image, or for an unreadable one another, by (epoch, index).
+
+        A JPEG much larger than its views is reduced while it is decoded; its boxes are then moved
+        by less than a pixel of the view, so that masks and backgrounds still follow the same ones.
+        """
+        read = decode_or_keep if self.keep_jpegs else decode_reduced
+        others: np.random.Generator | None = None
+        for _ in range(REPLACEMENTS):
+            draws: list[Draw] = []
+
+            def reduction(image_size: tuple[int, int], index=index, draws=draws) -> int:
+                draws[:] = self._draw(epoch, index, image_size)
+                return reduction_for([draw.box for draw in draws], self.recipe.image_size)
+
+            try:
+                path = key_path(self.images, self.keys[index])
+                decoded = read(path, reduction)
+                if decoded.reduction > 1:
+                    factor, whole = decoded.reduction, decoded.image_size
+                    draws = [replace(draw, box=snap_box(draw.box, factor, whole)) for draw in draws]
+                return index, decoded, draws
+            except UnreadableImage as error:
+                replaced.append((index, str(error)))
+            if others is None:
+                others = np.random.Generator(
+                    np.random.Philox(
+                        key=[self.seed, _REPLACEMENT_STREAM], counter=[0, 0, index, epoch]
+                    )
+                )
+            index = int(others.integers(len(self.keys)))
+        key, reason = self.keys[replaced[-1][0]], replaced[-1][1]
+        raise UserError(
+            f"{REPLACEMENTS} images in a row in {str(self.images)!r} cannot be read, the last one "
+            f"{key!r} ({reason}); make the folder readable again."
+        )
+
+    def missing(self, indices: np.ndarray) -> np.ndarray:
+        """Return those of the images that have no mask."""
+        if self.rows is None:
+            return np.empty(0, np.int64)
+        return indices[self.rows.rows[indices] == MISSING]
+
+    def _background(
+        self, draw: Draw, image_size: tuple[int, int], passed_over: list[str]
+    ) -> np.ndarray:
+        """Return what lies behind a view's crop, uint8 (S, S, 3)."""
+        whole, unreadable = read_chosen(self.source, draw.background)
+        passed_over += unreadable
+        behind = cover_box(whole.shape[:2], image_size, draw.offset)
+        side = self.recipe.image_size
+        return sample_box(whole, box_within(behind, draw.box, image_size), (side, side))
+
+
+class _MaskOnce:
+    """An image's mask, read and blurred only when a view asks for it, and then once."""
+
+    def __init__(self, dataset: ViewDataset, index: int, image_size: tuple[int, int]) -> None:
+        self._dataset = dataset
+        self._index = index
+        self._image_size = image_size
+        self._row = -1 if dataset.rows is None else int(dataset.rows.rows[index])
+        self._masks: dict[bool, np.ndarray] = {}
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a mask with something in it."""
+        return self._row >= 0
+
+    def crop(self, draw: Draw) -> np.ndarray:
+        """Return the mask of a view, uint8 (S, S)."""
+        mask = self._mask(draw.blur_mask)
+        box = box_within((0, 0, *mask.shape), draw.box, self._image_size)
+        side = self._dataset.recipe.image_size
+        return sample_box(mask, box, (side, side))
+
+    def _mask(self, blurred: bool) -> np.ndarray:
+        if blurred not in self._masks:
+            if blurred:
+                mask = self._mask(False)
+                sigma = self._dataset.paste.sigma
+                height, width = self._image_size
+                self._masks[True] = blur_mask(
+                    mask, (sigma * mask.shape[0] / height, sigma * mask.shape[1] / width)
+                )
+            else:
+                self._masks[False] = self._read()
+        return self._masks[blurred]
+
+    def _read(self) -> np.ndarray:
+        masks = self._dataset.masks
+        of = masks.image_size(self._row)
+        if of not in ((0, 0), self._image_size):
+            height, width = self._image_size
+            raise UserError(
+                f"the mask of {self._dataset.keys[self._index]!r} in {str(masks.folder)!r} is of "
+                f"an image of {of[0]}x{of[1]} pixels (height x width), but the image has "
+                f"{height}x{width}; compute the masks of these images."
+            )
+        return masks.read(self._row)

@@ -1,0 +1,174 @@
+"""How a view's random parameters are drawn: all that is random about it, from four numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from pretrain.views.recipes import PasteSettings, ViewRecipe
+
+# Columns of a view's float32 parameter vector, in the order in which a batch carries them.
+PARAMETERS = (
+    "image_height",  # the whole image, pixels
+    "image_width",
+    "box_top",  # the crop, pixels of the whole image
+    "box_left",
+    "box_height",
+    "box_width",
+    "paste",  # 1 when this view has a foreground pasted on another background
+    "level",  # gray level of a grayscale background, 0..255
+    "flip",  # 0 or 1
+    "gray",  # 0 or 1
+    "jitter",  # 0 or 1
+    "brightness",  # factors as torchvision.transforms.v2.functional.adjust_* take them
+    "contrast",
+    "saturation",
+    "hue",
+    "order",  # 0..23: row of JITTER_ORDERS
+    "blur",  # sigma in output pixels, 0 for none
+)
+COLUMN = {name: number for number, name in enumerate(PARAMETERS)}
+
+# All orders of (0 brightness, 1 contrast, 2 saturation, 3 hue); ColorJitter draws one of them.
+JITTER_ORDERS = np.array(
+    [
+        (a, b, c, 6 - a - b - c)
+        for a in range(4)
+        for b in range(4)
+        for c in range(4)
+        if len({a, b, c}) == 3
+    ],
+    dtype=np.int64,
+)
+
+# One view takes exactly this many uniform numbers, each with a place of its own. So turning a
+# switch of the recipe changes no other draw: a view's crop stays put whatever else is set.
+_ATTEMPTS = 10  # torchvision's RandomResizedCrop gives up after ten
+_AREA = slice(0, _ATTEMPTS)
+_RATIO = slice(_ATTEMPTS, 2 * _ATTEMPTS)
+_TOP, _LEFT, _FLIP, _GRAY, _JITTER, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _ORDER = range(
+    20, 30
+)
+_BLUR, _BLUR_SIGMA, _PASTE, _BLEND, _BACKGROUND, _OFFSET_Y, _OFFSET_X = range(30, 37)
+UNIFORMS = 40  # three to spare: adding a draw later must not move the others
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Everything random about one view.
+
+    parameters : float32 (len(PARAMETERS),), what the device needs.
+    box : (top, left, height, width), pixels of the whole image.
+    paste, blur_mask : whether to paste, and whether to blur the mask's border.
+    background, offset : uniform numbers in [0, 1): which background, and where (y, x) it is cut.
+    """
+
+    parameters: np.ndarray
+    box: tuple[int, int, int, int]
+    paste: bool
+    blur_mask: bool
+    background: float
+    offset: tuple[float, float]
+
+
+def uniforms(seed: int, epoch: int, index: int, view: int) -> np.ndarray:
+    """Return the view's uniform numbers in [0, 1), float64 (UNIFORMS,), from these four alone.
+
+    Philox is a counter-based generator: the seed is its key and (view, index, epoch) the high words
+    of its counter, so every view has a stream of its own without any state between views.
+    """
+    philox = np.random.Philox(key=[seed, 0], counter=[0, view, index, epoch])
+    return np.random.Generator(philox).random(UNIFORMS)
+
+
+def draw_view(
+    recipe: ViewRecipe,
+    paste: PasteSettings | None,
+    numbers: np.ndarray,
+    image_size: tuple[int, int],
+) -> Draw:
+    """Turn a view's uniform numbers into its parameters.
+
+    Parameters
+    ----------
+    numbers : float64 (UNIFORMS,) from `uniforms`.
+    image_size : (height, width) of the whole image, pixels.
+    """
+    numbers = numbers.tolist()  # Python's floats: numpy's cost ten times as much one by one
+    box = _box(recipe, numbers, image_size)
+    pasted = paste is not None and numbers[_PASTE] < paste.probability
+    blur_mask = paste is not None and (
+        paste.blend == "gaussian" or (paste.blend == "mix" and numbers[_BLEND] < 0.5)
+    )
+    values = np.zeros(len(PARAMETERS), np.float32)
+    values[:6] = (*image_size, *box)
+    values[COLUMN["paste"]] = pasted
+    values[COLUMN["level"]] = math.floor(255 * numbers[_BACKGROUND])  # [code] of the DiLo authors
+    values[COLUMN["flip"]] = numbers[_FLIP] < recipe.flip
+    values[COLUMN["gray"]] = numbers[_GRAY] < recipe.gray
+    values[COLUMN["jitter"]] = numbers[_JITTER] < recipe.jitter
+    for name, place in (
+        ("brightness", _BRIGHTNESS),
+        ("contrast", _CONTRAST),
+        ("saturation", _SATURATION),
+    ):
+        strength = getattr(recipe, name)
+        low = max(0.0, 1 - strength)
+        values[COLUMN[name]] = low + (1 + strength - low) * numbers[place]
+    values[COLUMN["hue"]] = recipe.hue * (2 * numbers[_HUE] - 1)
+    values[COLUMN["order"]] = math.floor(len(JITTER_ORDERS) * numbers[_ORDER])
+    if numbers[_BLUR] < recipe.blur:
+        low, high = recipe.blur_sigma
+        values[COLUMN["blur"]] = low + (high - low) * numbers[_BLUR_SIGMA]
+    return Draw(
+        parameters=values,
+        box=box,
+        paste=pasted,
+        blur_mask=blur_mask,
+        background=numbers[_BACKGROUND],
+        offset=(numbers[_OFFSET_Y], numbers[_OFFSET_X]),
+    )
+
+
+def _box(
+    recipe: ViewRecipe, numbers: list[float], image_size: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Return (top, left, height, width) of the crop."""
+    if recipe.crop == "scale":
+        height, width = _scale_crop(recipe, numbers, image_size)
+        if height == 0:  # no attempt fitted: torchvision's fallback is a centred crop
+            return _central_crop(recipe, image_size)
+    else:
+        height = width = max(1, round(min(image_size) * 224 / 256))
+    if recipe.crop == "center":
+        return (image_size[0] - height) // 2, (image_size[1] - width) // 2, height, width
+    top = math.floor((image_size[0] - height + 1) * numbers[_TOP])
+    left = math.floor((image_size[1] - width + 1) * numbers[_LEFT])
+    return top, left, height, width
+
+
+def _scale_crop(
+    recipe: ViewRecipe, numbers: list[float], image_size: tuple[int, int]
+) -> tuple[int, int]:
+    """Return (height, width) as RandomResizedCrop chooses them; (0, 0) if none fits."""
+    smallest, largest = recipe.scale
+    low, high = math.log(recipe.ratio[0]), math.log(recipe.ratio[1])
+    for share, skew in zip(numbers[_AREA], numbers[_RATIO], strict=True):
+        area = image_size[0] * image_size[1] * (smallest + (largest - smallest) * share)
+        ratio = math.exp(low + (high - low) * skew)
+        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < width <= image_size[1] and 0 < height <= image_size[0]:
+            return height, width
+    return 0, 0
+
+
+def _central_crop(recipe: ViewRecipe, image_size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the largest centred box whose aspect ratio is allowed."""
+    height, width = image_size
+    if width / height < recipe.ratio[0]:
+        height = min(height, round(width / recipe.ratio[0]))
+    elif width / height > recipe.ratio[1]:
+        width = min(width, round(height * recipe.ratio[1]))
+    return (image_size[0] - height) // 2, (image_size[1] - width) // 2, height, width

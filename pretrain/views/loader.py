@@ -1,0 +1,259 @@
+"""Batches for pretraining: a deterministic order, an exact start at any step of an epoch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from data.backgrounds import open_source
+from data.errors import UserError
+from data.images.decode import list_images
+from data.keys import Keys
+from data.loading_workers import LoadingWorkers
+from data.masks.read import MaskShards
+from pretrain.views.dataset import Batch, Request, ViewDataset
+from pretrain.views.device_decode import DeviceDecoder
+from pretrain.views.mask_rows import MaskRows, match_masks
+from pretrain.views.recipes import PasteSettings, ViewRecipe
+
+_ORDER_STREAM = 1  # of the seed; 0 is the views', 2 the replacements'
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Return an epoch's order, a permutation int64 (count,), from these numbers alone."""
+    philox = np.random.Philox(key=[seed, _ORDER_STREAM], counter=[0, 0, 0, epoch])
+    return np.random.Generator(philox).permutation(count)
+
+
+class Loader:
+    """Iterates over the batches of an epoch, from its start step on; made by `build_loader`.
+
+    A batch is a dict (B images, V views, S pixels a side, P = len(draws.PARAMETERS)):
+
+    index        int64 (B,)             which image of `keys` each row shows
+    label        int64 (B,)             only when labels were given
+    image        uint8 (B, V, S, S, 3)  the crops, RGB; lies on `decode_on`'s device, if given
+    mask         uint8 (B, V, S, S)     soft alpha, 255 where nothing is pasted; only with `paste`
+    background   uint8 (B, V, S, S, 3)  only for the backgrounds "texture" and "imagenet"
+    parameters   float32 (B, V, P)      of the augmentation; columns: draws.PARAMETERS
+    missing      int64 (M,)             images of this batch that have no mask and are used unpasted
+    replaced     int64 (R,)             images that could not be read, and were replaced by others
+    replaced_reasons                    list of R str, "key: reason"
+    backgrounds_passed_over             list of str, unreadable backgrounds and why
+
+    `DeviceAugment` makes views of it. With workers, one process loads one batch;
+    the workers stay alive from epoch to epoch until `close`.
+
+    Attributes
+    ----------
+    keys : the images, in the order of `index`.
+    masks : MaskRows, or None; how many images have no mask, or a flat one (used unpasted too).
+    epoch, start_step : what the next `iter` begins with.
+    """
+
+    def __init__(
+        self,
+        dataset: ViewDataset,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        pin_memory: bool = False,
+        decoder: DeviceDecoder | None = None,
+    ) -> None:
+        self._requests = _Requests(dataset.seed, len(dataset), batch_size, rank, world_size)
+        self._dataset = dataset
+        self._decoder = decoder
+        self._workers = LoadingWorkers()
+        self._loader: DataLoader | None = DataLoader(
+            dataset,
+            batch_size=None,  # the dataset makes whole batches
+            sampler=self._requests,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            worker_init_fn=self._workers,
+        )
+
+    @property
+    def keys(self) -> Keys:
+        """The images, in the order of `index`."""
+        return self._dataset.keys
+
+    @property
+    def masks(self) -> MaskRows | None:
+        """Which images have a mask; None without pasting."""
+        return self._dataset.rows
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that `iter` yields."""
+        return self._requests.epoch
+
+    @property
+    def start_step(self) -> int:
+        """The step of the epoch that `iter` begins with."""
+        return self._requests.start_step
+
+    def __len__(self) -> int:
+        """Return the steps of a whole epoch; `iter` yields len - start_step of them."""
+        return self._requests.steps
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Let the next `iter` yield the steps of `epoch` from `start_step` on.
+
+        The images of the skipped steps are not read.
+        """
+        if not 0 <= start_step <= len(self):
+            raise UserError(
+                f"the start step {start_step} is not one of an epoch's {len(self)}; "
+                "go on with the data and the batch size of the run's start."
+            )
+        self._requests.epoch, self._requests.start_step = epoch, start_step
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._loader is None:
+            raise RuntimeError("the loader is closed")
+        for batch in self._loader:
+            if self._decoder is not None and "error" not in batch:
+                batch = self._decoder(batch)
+            if "error" in batch:
+                self.close()
+                error = UserError(batch["error"][0])
+                error.of_one_process = True
+                raise error
+            yield batch
+
+    def close(self) -> None:
+        """End the workers."""
+        self._workers.close()
+        self._loader = None  # its iterator ends them when it is dropped
+
+
+class _Requests(Sampler[Request]):
+    """The batches of one rank, in order."""
+
+    def __init__(self, seed: int, count: int, batch_size: int, rank: int, world_size: int) -> None:
+        self.seed, self.count, self.batch_size = seed, count, batch_size
+        self.rank, self.world_size = rank, world_size
+        self.epoch, self.start_step = 0, 0
+        self.steps = count // (batch_size * world_size)
+
+    def __len__(self) -> int:
+        return self.steps - self.start_step
+
+    def __iter__(self) -> Iterator[Request]:
+        epoch, first = self.epoch, self.start_step  # of now, whatever is set while this goes on
+        order = epoch_order(self.seed, epoch, self.count)
+        for step in range(first, self.steps):
+            start = (step * self.world_size + self.rank) * self.batch_size
+            yield Request(epoch, order[start : start + self.batch_size])
+
+
+def build_loader(
+    images: str | os.PathLike,
+    masks: str | os.PathLike | None = None,
+    *,
+    recipe: ViewRecipe,
+    paste: PasteSettings | None = None,
+    batch_size: int,
+    seed: int = 0,
+    epoch: int = 0,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    labels: Sequence[int] | np.ndarray | None = None,
+    allow_missing_masks: bool = False,
+    pin_memory: bool = False,
+    keys: Keys | None = None,
+    decode_on: torch.device | None = None,
+) -> Loader:
+    """Return the loader of a folder of images and its mask shards.
+
+    Order and views follow from (seed, epoch, index, view) alone: the same for any number of
+    workers, and after a resume. A step takes batch_size * world_size images of the epoch's
+    permutation, of which rank r gets the r-th run; so several ranks together see what one process
+    sees at the same global batch. An incomplete last step is dropped.
+
+    Parameters
+    ----------
+    images, masks : the image folder, and the folder of its mask shards (None without pasting).
+    recipe, paste : the views, and the copy-paste augmentation. `paste` None or of probability 0:
+        nothing is pasted and no masks are read.
+    batch_size : images a step in this process.
+    seed : >= 0.
+    epoch, start_step : where to begin; `Loader.set_epoch` goes on from there.
+    workers : processes that load batches; 0 loads in this process.
+    labels : a class number per image, in the order of the keys.
+    allow_missing_masks : use images without a mask unpasted, instead of refusing.
+    pin_memory : for transfer to CUDA.
+    keys : the images, when they have been listed already.
+    decode_on : decode plain JPEGs in this process, on this device (`device_decode`), and
+        only the others in the workers; None: the workers decode all.
+
+    Raises
+    ------
+    UserError
+        Here: no images; a device that decodes no JPEGs; no masks though something is to be pasted;
+        masks of another folder; images without a mask, unless allowed; a batch larger than the
+        data. While iterating: a mask of another size of image; a damaged shard; a folder in which
+        nothing can be read any more.
+    """
+    keys = list_images(images) if keys is None else keys
+    if batch_size < 1:
+        raise UserError(f"the batch size {batch_size} is not positive; give 1 or more.")
+    if batch_size * world_size > len(keys):
+        processes = f" in each of {world_size} processes" if world_size > 1 else ""
+        raise UserError(
+            f"the batch size {batch_size}{processes} is more than the {len(keys)} images in "
+            f"{os.fspath(images)!r}; give a smaller batch size."
+        )
+    if seed < 0:
+        raise UserError(f"the seed {seed} is negative; give 0 or more.")
+    if labels is not None and len(labels) != len(keys):
+        raise ValueError(f"{len(labels)} labels for {len(keys)} images")
+    pasting = paste is not None and paste.probability > 0
+    shards = rows = source = None
+    if pasting:
+        if masks is None:
+            raise UserError(
+                f"copy-paste with probability {paste.probability} needs masks; give the folder of "
+                "the mask shards, or the probability 0."
+            )
+        source = open_source(paste.background, paste.pool)
+        shards = MaskShards(masks)
+        rows = match_masks(keys, shards, images)
+        if rows.missing and not allow_missing_masks:
+            raise UserError(
+                f"{rows.complaint(images, masks)}; compute them, or allow missing masks to use "
+                "these images unpasted."
+            )
+    dataset = ViewDataset(
+        images,
+        keys,
+        recipe,
+        seed,
+        paste if pasting else None,
+        shards,
+        rows,
+        source,
+        None if labels is None else np.asarray(labels, np.int64),
+        keep_jpegs=decode_on is not None,
+    )
+    loader = Loader(
+        dataset,
+        batch_size,
+        rank=rank,
+        world_size=world_size,
+        workers=workers,
+        pin_memory=pin_memory,
+        decoder=None if decode_on is None else DeviceDecoder(dataset, decode_on),
+    )
+    loader.set_epoch(epoch, start_step)
+    return loader

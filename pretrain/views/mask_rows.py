@@ -1,0 +1,89 @@
+"""Which row of the mask shards belongs to which image of a folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.errors import UserError
+from data.keys import Keys
+from data.masks.format import Status
+from data.masks.read import MaskShards
+
+FLAT = -1  # the image has a mask, but nothing stands out in it
+MISSING = -2  # no mask: the key is not in the shards, or its row says that there is none
+
+_NAMED = 3  # so many missing images are named
+
+
+@dataclass(frozen=True)
+class MaskRows:
+    """Rows of the masks of a folder's images.
+
+    rows : int64 (N,), for image i the row of its mask, or FLAT, or MISSING.
+    flat, missing : how many.
+    examples : keys of the first few missing ones.
+    """
+
+    rows: np.ndarray
+    flat: int
+    missing: int
+    examples: list[str]
+
+    def complaint(self, images: str | os.PathLike, masks: str | os.PathLike) -> str:
+        """Return what is to be said about missing masks, without a remedy."""
+        names = ", ".join(repr(key) for key in self.examples)
+        more = ", ..." if self.missing > len(self.examples) else ""
+        return (
+            f"{self.missing} of the {len(self.rows)} images in {os.fspath(images)!r} "
+            f"have no mask in {os.fspath(masks)!r} ({names}{more})"
+        )
+
+
+def match_masks(keys: Keys, masks: MaskShards, images: str | os.PathLike) -> MaskRows:
+    """Find every image's mask by its key.
+
+    Raises
+    ------
+    UserError
+        No image has a mask there: the shards are of another folder.
+    """
+    rows = _rows(keys, masks.keys)
+    if len(rows) and rows.max() < 0:
+        raise UserError(
+            f"the masks in {str(masks.folder)!r} belong to another folder than "
+            f"{os.fspath(images)!r}: they are of images such as {masks.keys[0]!r}, "
+            f"there the images are such as {keys[0]!r}; "
+            "give the folder that they were computed from."
+        )
+    found = rows >= 0
+    status = np.full(len(rows), Status.FAILED, np.uint8)
+    status[found] = masks.statuses()[rows[found]]
+    rows[status == Status.FLAT] = FLAT
+    rows[(status == Status.UNREADABLE) | (status == Status.FAILED)] = MISSING
+    absent = np.flatnonzero(rows == MISSING)
+    return MaskRows(
+        rows=rows,
+        flat=int((rows == FLAT).sum()),
+        missing=len(absent),
+        examples=[keys[int(row)] for row in absent[:_NAMED]],
+    )
+
+
+def _rows(keys: Keys, others: Keys) -> np.ndarray:
+    """Return for each key its place among the others, or MISSING; both are sorted."""
+    if np.array_equal(keys.offsets, others.offsets) and np.array_equal(keys.blob, others.blob):
+        return np.arange(len(keys), dtype=np.int64)
+    rows = np.full(len(keys), MISSING, np.int64)
+    others_raw = enumerate(others.iter_raw())
+    place, other = next(others_raw, (-1, None))
+    for number, key in enumerate(keys.iter_raw()):
+        while other is not None and other < key:
+            place, other = next(others_raw, (-1, None))
+        if other is None:
+            break
+        if other == key:
+            rows[number] = place
+    return rows

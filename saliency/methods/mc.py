@@ -1,0 +1,116 @@
+"""MC: saliency detection via absorbing Markov chain (Jiang et al., ICCV 2013).
+
+A random walk over the superpixels ends in virtual copies of those at the image's border. Similar
+superpixels exchange the walker easily; one that is unlike the border holds it long. The time until
+absorption is the saliency. Steps and constants are those of the authors' code (`GetMC.m`).
+"""
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+
+from saliency.regions import contacts as regions
+from saliency.regions.colour import lab_of_means
+from saliency.regions.scaling import min_max
+from saliency.regions.slic import Superpixels
+
+_THETA = 10.0  # paper equation 2: w = exp(-theta d), d scaled to [0, 1]
+_LEAST_WEIGHT = 1e-5
+_OUTLIER = 1.1  # a row sum below: alike to nothing around it
+_FRAME = 13.0  # likeness of border and inner ring above which the border is no picture frame
+_SCATTERED = 2.0  # histogram score from which the second pass is made
+_BRIGHT = 0.3
+
+
+def superpixel_saliency(superpixels: Superpixels, image: np.ndarray) -> np.ndarray:
+    """MC's saliency of each superpixel.
+
+    Parameters
+    ----------
+    superpixels : Superpixels
+        As `saliency.regions.slic.slic_epfl` makes them.
+    image : uint8 (H, W, 3)
+
+    Returns
+    -------
+    float64 (N,) in [0, 1]
+    """
+    # The authors' colours are never divided by 255; see lab_of_means.
+    lab = lab_of_means(regions.mean_rgb(superpixels, image), exponent=2.222, scale=1.0)
+    neighbours = linked(superpixels)
+    weight = affinity(lab, neighbours)
+    border = regions.border(superpixels, 1)
+
+    outlier = weight.sum(axis=1) < _OUTLIER
+    inner_ring = neighbours & border[:, None] & ~border[None, :]
+    absorbing, discarded = border, outlier
+    if (weight * inner_ring).sum() <= _FRAME:  # a picture frame: absorb in the ring within it
+        absorbing, discarded = inner_ring.any(axis=0), outlier | border
+    kept = ~discarded
+    saliency = np.zeros(len(lab))
+    if not (kept & absorbing).any():
+        return saliency
+    saliency[kept] = absorbed_time(weight, absorbing, kept)
+    # An outlier beside something bright belongs to it.
+    ring = neighbours & ~np.eye(len(lab), dtype=bool)
+    beside_bright = (ring & (saliency > _BRIGHT)[None, :]).any(axis=1)
+    saliency[outlier & beside_bright] = 1.0
+    return saliency
+
+
+def linked(superpixels: Superpixels) -> np.ndarray:
+    """Superpixels that touch, at corners too, or face each other on opposite borders: bool (N, N).
+
+    True on the diagonal.
+    """
+    labels = superpixels.labels
+    links = regions.contacts(superpixels, corners=True)
+    links[labels[:, 0], labels[:, -1]] = True
+    links[labels[0], labels[-1]] = True
+    return links | links.T | np.eye(superpixels.count, dtype=bool)
+
+
+def affinity(lab: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+    """Weights of the graph, float64 (N, N): 1 on the diagonal, 0 beyond two steps (equation 2)."""
+    edges = np.triu(regions.two_ring(neighbours), 1)
+    distance = regions.distances(lab)[edges]
+    weight = np.zeros(edges.shape)
+    if len(distance):
+        spread = distance.max() - distance.min()
+        scaled = (distance - distance.min()) / spread if spread > 0 else np.zeros_like(distance)
+        weight[edges] = np.exp(-_THETA * scaled) + _LEAST_WEIGHT
+    return weight + weight.T + np.eye(len(lab))
+
+
+def absorbed_time(weight: np.ndarray, absorbing: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Expected steps until absorption, scaled to [0, 1] (paper equations 5 and 7).
+
+    Parameters
+    ----------
+    weight : float64 (N, N)
+        Symmetric, of all superpixels.
+    absorbing : bool (N,)
+        Superpixels that have an absorbing copy.
+    kept : bool (N,)
+        The M transient nodes. A walker that steps on another one is gone.
+
+    Returns
+    -------
+    float64 (M,) in [0, 1]
+    """
+    degree = weight[kept].sum(axis=1)
+    with_copies = degree + weight[np.ix_(kept, absorbing)].sum(axis=1)
+    # y = (I - D^-1 W)^-1 u, multiplied by D on the left: symmetric positive definite.
+    system = np.diag(with_copies) - weight[np.ix_(kept, kept)]
+    factor = cho_factor(system, lower=True, overwrite_a=True)
+    time = min_max(cho_solve(factor, with_copies))
+    if _histogram_score(time) >= _SCATTERED:
+        # Weigh each visit by 1 / equilibrium: long stays in large even regions count less.
+        time = min_max(cho_solve(factor, with_copies / degree))
+    return time
+
+
+def _histogram_score(values: np.ndarray) -> float:
+    """How far values in [0, 1] lie from its ends: 1 (all at the ends) to 5 (all in the middle)."""
+    share = np.histogram(values, bins=10, range=(0.0, 1.0))[0] / len(values)
+    k = np.arange(1, 11)
+    return float(share @ np.minimum(k, 11 - k))

@@ -1,0 +1,1 @@
+"""Superpixels, their graph, and what RBD, MC and GS share."""

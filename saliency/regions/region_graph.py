@@ -1,0 +1,156 @@
+"""The graph of superpixels that RBD and GS share, with the scales they read off the image."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numba import njit
+
+from saliency.regions import contacts as regions
+from saliency.regions.colour import lab_of_means
+from saliency.regions.slic import Superpixels, slic_split
+
+_LEAST_SIGMA = 1e-9
+_BORDER_PIXELS = 8  # a superpixel that reaches into this band counts as boundary
+
+
+@dataclass(frozen=True)
+class RegionGraph:
+    """Superpixels of one image, their colours and contacts.
+
+    Attributes
+    ----------
+    superpixels : Superpixels
+    mean_rgb : float64 (N, 3), in [0, 255]
+    lab : float64 (N, 3)
+        Lab of the mean colours.
+    colour_distance : float64 (N, N)
+        Euclidean in Lab.
+    contacts : bool (N, N)
+        Entry (i, j): a pixel of i is the left or the upper neighbour of one of j.
+    boundary : bool (N,)
+        Reaching into the outer 8 pixels.
+    """
+
+    superpixels: Superpixels
+    mean_rgb: np.ndarray
+    lab: np.ndarray
+    colour_distance: np.ndarray
+    contacts: np.ndarray
+    boundary: np.ndarray
+
+    @classmethod
+    def of(cls, image: np.ndarray, pixels_per_superpixel: float = 600.0) -> "RegionGraph":
+        """Segment an image, uint8 (H, W, 3) RGB, and build its graph."""
+        superpixels = slic_split(image, pixels_per_superpixel)
+        mean_rgb = regions.mean_rgb(superpixels, image)
+        lab = lab_of_means(mean_rgb)
+        return cls(
+            superpixels=superpixels,
+            mean_rgb=mean_rgb,
+            lab=lab,
+            colour_distance=regions.distances(lab),
+            contacts=regions.contacts(superpixels),
+            boundary=regions.border(superpixels, _BORDER_PIXELS),
+        )
+
+    @property
+    def flat(self) -> bool:
+        """Whether all superpixels have one colour, so that no method can tell them apart."""
+        return bool(self.colour_distance.max() == 0)
+
+    @cached_property
+    def adjacent(self) -> np.ndarray:
+        """Superpixels that share a pixel side, and each with itself: bool (N, N)."""
+        return self.contacts | self.contacts.T | np.eye(len(self.contacts), dtype=bool)
+
+    @cached_property
+    def mean_position(self) -> np.ndarray:
+        """Mean (row, column) over the image's height and width; float64 (N, 2) in (0, 1]."""
+        return regions.mean_position(self.superpixels)
+
+    @cached_property
+    def within_two(self) -> np.ndarray:
+        """Neighbours, their neighbours and itself: bool (N, N)."""
+        return regions.two_ring(self.adjacent)
+
+    @cached_property
+    def boundary_pairs(self) -> np.ndarray:
+        """Pairs of boundary superpixels: bool (N, N). The image's border counts as connected."""
+        return self.boundary[:, None] & self.boundary[None, :]
+
+    @cached_property
+    def _smallest_steps(self) -> tuple[float, float, float]:
+        """(meanMin1, meanMin2, meanTop) of `EstimateDynamicParas.m`.
+
+        The mean over superpixels of the smallest colour distance to a neighbour, the same within
+        two steps, and the mean of the largest hundredth of the distances between neighbours; the
+        last is nan where that hundredth is less than half a pair.
+        """
+        nearest1 = _nearest(self.colour_distance, self.adjacent)
+        nearest2 = _nearest(self.colour_distance, self.within_two)
+        edges = self.colour_distance[np.triu(self.adjacent, 1)]
+        top = int(len(edges) * 0.01 + 0.5)
+        largest = np.sort(edges)[len(edges) - top :]
+        return (
+            float(nearest1.mean()),
+            float(nearest2.mean()),
+            float(largest.mean()) if top else np.nan,
+        )
+
+    @property
+    def clip(self) -> float:
+        """Colour distance that counts as none: steps within a surface should cost nothing."""
+        return self._smallest_steps[1]
+
+    @property
+    def geodesic_sigma(self) -> float:
+        """Scale of the geodesic distances in boundary connectivity, in [5, 10]."""
+        step, _, top = self._smallest_steps
+        return max(5.0, float(np.nanmin([10.0, 3 * step, top / 10])))
+
+    @property
+    def neighbour_sigma(self) -> float:
+        """Scale of the colour distances in the smoothness term, at most 20."""
+        step, _, top = self._smallest_steps
+        return float(np.nanmin([3 * step, 0.2 * top, 20.0]))
+
+    @cached_property
+    def geodesic_edge(self) -> np.ndarray:
+        """Edge lengths max(0, colour distance - clip) on contacts and boundary pairs, else inf."""
+        return np.where(
+            self.adjacent | self.boundary_pairs,
+            np.maximum(self.colour_distance - self.clip, 0.0),
+            np.inf,
+        )
+
+
+def gaussian_weight(distance: np.ndarray, sigma: float) -> np.ndarray:
+    """exp(-d^2 / (2 sigma^2)), exactly 0 beyond 3 sigma (`Dist2WeightMatrix.m`); float64 (N, N).
+
+    A sigma of 0, which an image of few flat colours can give, means: 1 where d is 0. There the
+    authors' code divides 0 by 0.
+    """
+    return _gaussian_weight(distance, max(sigma, _LEAST_SIGMA))
+
+
+@njit(cache=True)
+def _gaussian_weight(distance, sigma):
+    weight = np.zeros(distance.shape)  # most distances are beyond, and need no exponential
+    for i in range(distance.shape[0]):
+        for j in range(distance.shape[1]):
+            if distance[i, j] <= 3 * sigma:
+                weight[i, j] = np.exp(-(distance[i, j] ** 2) / (2 * sigma**2))
+    return weight
+
+
+@njit(cache=True)
+def _nearest(distance, linked):
+    """The smallest distance of each node to another that it is linked with."""
+    n = distance.shape[0]
+    nearest = np.full(n, np.inf)
+    for i in range(n):
+        for j in range(n):
+            if i != j and linked[i, j] and distance[i, j] < nearest[i]:
+                nearest[i] = distance[i, j]
+    return nearest

@@ -1,0 +1,58 @@
+"""Pictures of masks show what is stored."""
+
+import numpy as np
+from PIL import Image
+
+from data.gallery.panels import headings, make_row, over_grey, scale_mask
+from data.masks.read import MaskShards
+
+
+def test_scaling_is_bilinear_with_half_pixel_centres():
+    mask = np.array([[0, 100]], np.uint8)
+    # centres of four pixels over two: -.25, .25, .75, 1.25 -> clamped at the borders
+    assert scale_mask(mask, (1, 4)).tolist() == [[0, 25, 75, 100]]
+    assert scale_mask(mask, (3, 2)).tolist() == [[0, 100]] * 3
+    assert scale_mask(mask, (1, 2)) is mask
+
+
+def test_over_grey_is_the_masks_blend():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (5, 6, 3), np.uint8)
+    mask = rng.integers(0, 256, (5, 6), np.uint8)
+    alpha = mask[..., None] / 255
+    expected = np.rint(image * alpha + 99 * (1 - alpha))
+    assert np.abs(over_grey(image, mask, 99) - expected).max() <= 1
+    assert (over_grey(image, np.zeros_like(mask)) == 128).all()
+    assert np.array_equal(over_grey(image, np.full_like(mask, 255)), image)
+
+
+def test_rows(tmp_path, write_shards):
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (80, 40), "red").save(images / "a.png")
+    Image.new("RGB", (80, 40), "red").save(images / "c.png")
+    mask = np.zeros((20, 40), np.uint8)
+    mask[:, 20:] = 255
+    contents = {"a.png": mask, "b.png": "empty file", "c.png": np.zeros((20, 40), np.uint8)}
+    write_shards(tmp_path / "out", contents)
+    write_shards(tmp_path / "other", {"x.png": mask}, method="mc")
+    sets = [MaskShards(tmp_path / "out"), MaskShards(tmp_path / "other")]
+    assert headings(sets) == ["rbd", "mc"]
+    assert headings([sets[0], sets[0]]) == ["rbd (out)", "rbd (out)"]
+
+    row = make_row("a.png", sets, images, 60)
+    assert row.image.shape == (30, 60, 3) and row.note == "80 x 40"
+    panel, other = row.panels
+    assert panel.mask.shape == (30, 60) and panel.note == "covers 50%"
+    assert (panel.foreground[:, 50:] == (255, 0, 0)).all()
+    assert (panel.foreground[:, :10] == 128).all()
+    assert other.mask is None and other.note == "not in these shards"
+
+    row = make_row("b.png", sets[:1], images, 60)
+    assert row.image is None and row.note == "no such file or folder"
+    assert row.panels[0].note == "unreadable: empty file"
+
+    assert make_row("c.png", sets[:1], images, 60).panels[0].note == "nothing stands out"
+    alone = make_row("a.png", sets[:1], None, 10)
+    assert alone.image is None and alone.panels[0].foreground is None
+    assert alone.panels[0].mask.shape == (5, 10)

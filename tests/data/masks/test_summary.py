@@ -1,0 +1,33 @@
+"""The figures of `info` are those of the masks."""
+
+import numpy as np
+import pytest
+
+from data.masks.read import MaskShards
+from data.masks.summary import as_table, summarise
+
+
+def test_figures(tmp_path, write_shards, masks):
+    write_shards(tmp_path, masks, size=3)
+    shards = MaskShards(tmp_path)
+    summary = summarise(shards)
+    there = [mask for mask in masks.values() if not isinstance(mask, str)]
+    assert summary.counts == {"ok": 9, "flat": 1, "unreadable": 1, "failed": 0}
+    assert summary.coverage == pytest.approx(np.mean([mask.mean() / 255 for mask in there]))
+    sides = sorted(max(mask.shape) for mask in there)
+    assert summary.mask_sizes == (sides[0], int(np.median(sides)), sides[-1])
+    assert summary.image_sizes == (2 * sides[0], int(2 * np.median(sides)), 2 * sides[-1])
+    assert summary.failures == [("m.jpg", "unreadable", "empty file")]
+    assert summary.file_bytes == sum(path.stat().st_size for path in shards.shards)
+    assert 0 < summary.stored_bytes < summary.file_bytes
+    assert summary.bytes_per_mask == summary.stored_bytes / 10
+    assert summarise(shards, sample=3).sampled == 3
+    assert ("images, flat", "1") in as_table(shards, summary)
+
+
+def test_nothing_but_failures(tmp_path, write_shards):
+    write_shards(tmp_path, {"a.jpg": "empty file"})
+    shards = MaskShards(tmp_path)
+    summary = summarise(shards)
+    assert summary.coverage is None and summary.bytes_per_mask is None
+    assert dict(as_table(shards, summary))["images, unreadable"] == "1"

@@ -1,0 +1,208 @@
+"""Settings: the paper's defaults, one sentence for every mistake, and the files of configs/."""
+
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data.errors import UserError
+from pretrain.settings import Settings, build_settings, parse_assignment, read_toml
+from pretrain.views.recipes import TABLE1, instdisc, moco_v2, table1
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
+PUBLISHED = [path for path in CONFIGS if path.stem.startswith(("table", "moco"))]
+POOL = {"background_pool": "pool"}  # a path that only the user knows
+
+
+def test_defaults_are_the_papers():
+    s = build_settings({})
+    assert (s.method, s.arch, s.dim, s.temperature, s.negatives) == (
+        "instdisc",
+        "resnet50",
+        128,
+        0.07,
+        4096,
+    )
+    assert (s.epochs, s.batch_size, s.lr, s.momentum, s.weight_decay) == (200, 256, 0.03, 0.9, 1e-4)
+    assert [m * s.epochs for m in s.milestones] == [120, 160]
+    assert (s.paste_probability, s.background, s.blend_sigma) == (0.5, "grayscale", 5)
+    assert s.scaled_lr() == 0.03
+    assert s.view_recipe() == instdisc()
+    assert build_settings({"method": "moco"}).negatives == 65536
+
+
+def test_recipes_and_their_switches():
+    assert build_settings({"method": "moco"}).view_recipe() == replace(instdisc(), views=2)
+    v2 = {"method": "moco", "recipe": "moco-v2"}
+    assert build_settings(v2).view_recipe() == moco_v2()
+    changed = build_settings(v2, {"blur": 0.0, "image_size": 64}).view_recipe()
+    assert (changed.blur, changed.image_size, changed.hue) == (0, 64, 0.1)
+
+
+@pytest.mark.parametrize("row", TABLE1)
+def test_table_1_by_switches(row):
+    """The switches that docs/pretrain.md gives for the paper's Table 1."""
+    text = (CONFIGS[0].parents[1] / "docs" / "pretrain.md").read_text()
+    line = next(line for line in text.splitlines() if line.startswith(f"| {row.replace('_', ' ')}"))
+    switches = line.split("`")[1].split() if "`" in line else []
+    assert all(switch.startswith("--set=") for switch in switches)
+    settings = build_settings(*(parse_assignment(s.removeprefix("--set=")) for s in switches))
+    assert settings.view_recipe() == table1(row)
+
+
+def test_later_layers_win():
+    s = build_settings({"epochs": 5, "lr": 1.0}, {"epochs": 6}, parse_assignment("epochs=7"))
+    assert (s.epochs, s.lr) == (7, 1.0)
+
+
+def test_linear_scaling_can_be_turned_off():
+    assert build_settings({"batch_size": 64}).scaled_lr() == pytest.approx(0.03 / 4)
+    assert build_settings({"batch_size": 64, "lr_batch": "fixed"}).scaled_lr() == 0.03
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("epochs=7", {"epochs": 7}),
+        ("masks=3", {"masks": "3"}),
+        ("background_pool=2026-11-24", {"background_pool": "2026-11-24"}),
+        ('masks="3"', {"masks": "3"}),
+        ("batch-size = 8", {"batch_size": 8}),
+        ("arch=resnet18", {"arch": "resnet18"}),
+        ("masks=a=b c", {"masks": "a=b c"}),
+        ("milestones=[0.5, 30]", {"milestones": [0.5, 30]}),
+        ("mlp=true", {"mlp": True}),
+        ('blend="mix"', {"blend": "mix"}),
+    ],
+)
+def test_assignments(text, value):
+    assert parse_assignment(text) == value
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"imagesize": 3}, r"no setting 'imagesize'; did you mean 'image_size'\?$"),
+        ({"xyzzy": 3}, "no setting 'xyzzy'; see `pretrain --settings`"),
+        ({"arch": "resnet51"}, "arch is 'resnet51'; it should be 'alexnet', 'vgg16', 'resnet18'"),
+        ({"epochs": 0}, "epochs is 0; it should be greater than or equal to 1"),
+        ({"epochs": "many"}, "epochs is 'many'; it should be a valid integer"),
+        (
+            {"negatives": "none"},
+            "negatives is 'none'; it should be a number .*, or 'all'",
+        ),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"paste_probability": 2}, "paste_probability is 2"),
+        ({"epochs": True}, "epochs is true, and no switch; give its value"),
+        ({"negatives": False}, "negatives is false, and no switch"),
+        ({"recipe": ["moco-v2"]}, r"recipe is \['moco-v2'\]; it should be 'instdisc' or 'moco-v2'"),
+        ({"lr_batch": "free"}, "lr_batch is 'free'; it should be a number .*, or 'fixed'"),
+        ({"seed": 2**64}, "seed is 18446744073709551616"),
+        ({"blend_sigma": 1e12}, "blend_sigma is 1000000000000.0"),
+        ({"scale": 0.5}, r"scale is 0.5; it should be a list of two numbers, as \[0.2, 1.0\]"),
+        ({"scale": [0.2]}, r"scale is \[0.2\]; it should be a list of two numbers"),
+        ({"blur_sigma": [1, 2, 3]}, r"blur_sigma is \[1, 2, 3\]; it should be a list of two"),
+        ({"milestones": 0.5}, r"milestones is 0.5; it should be a list of numbers, as \[0.6"),
+        ({"images": "a\udcff"}, r"images is 'a\\udcff', which is not UTF-8; rename it"),
+        ({"training": {"lr": 1}}, r"no setting 'training'; .* without a \[section\]"),
+        ({"scale": [0.5, 0.2]}, "scale is .* exchange them"),
+        ({"scale": [0.5, 1.2]}, "give at most 1"),
+        ({"method": "moco", "negatives": "all"}, "give moco a queue length"),
+        ({"method": "moco", "loss": "nce"}, "loss is 'nce', which is for instdisc"),
+        ({"loss": "nce", "negatives": "all"}, "give a number"),
+        ({"background": "texture"}, "background_pool is missing"),
+        (POOL, "background_pool is 'pool' and background is 'grayscale', which takes none"),
+        ({"workers": 100_000}, "workers is 100000; it should be less than or equal to 1024"),
+        ({"weight_decay": 1e300}, "weight_decay is 1e\\+300"),
+        ({"lr": 1e300}, "lr is 1e\\+300"),
+        ({"blur_sigma": [0.1, 1e308]}, r"blur_sigma is .*1e\+308"),
+        ({"head_norm": True}, "head_norm is true, .* set mlp = true"),
+        ({"keep_checkpoints": 1}, "keep_checkpoints is 1"),
+    ],
+)
+def test_mistakes_get_one_sentence(settings, words):
+    with pytest.raises(UserError, match=words) as caught:
+        build_settings(settings)
+    assert "\n" not in caught.value.message
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_toml(tmp_path / "nothing.toml")
+    (tmp_path / "bad.toml").write_text("epochs = = 3")
+    with pytest.raises(UserError, match="is not TOML"):
+        read_toml(tmp_path / "bad.toml")
+    with pytest.raises(UserError, match="name=value"):
+        parse_assignment("epochs")
+
+
+def test_toml_round_trip():
+    s = build_settings({"images": 'ä "b" \\ \U0001f600', "milestones": [0.5, 30], "lr": 1e-7})
+    assert build_settings(tomllib.loads(s.to_toml())) == s
+    assert build_settings(json.loads(s.model_dump_json())) == s
+
+
+def test_every_setting_is_described():
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+# ---- configs/ ----
+
+TABLE3_HEADS = {"alexnet", "vgg16", "resnet18", "resnet50", "resnet50w2"}
+
+ALLOWED = {  # what a row may change of the defaults
+    "table2a": {"paste_probability"},
+    "table2b": {"paste_probability"},
+    "table2c": {"background", "background_pool"},
+    "table2d": {"blend"},
+    "table3": {"arch", "negatives", "paste_probability"},
+    "moco": {"method", "negatives", "blend", "paste_probability"},
+    "mocov2": {"method", "negatives", "blend", "paste_probability", "recipe", "mlp", "temperature",
+               "schedule", "jitter", "hue", "blur", "gray_first"},
+}  # fmt: skip
+
+
+def with_pool(path):
+    """Return a configuration, and the pool that it needs."""
+    own = read_toml(path)
+    return own, POOL if own.get("background", "grayscale") != "grayscale" else {}
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_a_row_differs_only_where_it_should(path):
+    own, pool = with_pool(path)
+    settings, defaults = build_settings(own, pool), build_settings({})
+    changed = {n for n in Settings.model_fields if getattr(settings, n) != getattr(defaults, n)}
+    assert changed <= ALLOWED[path.stem.split("-")[0]]
+    row = {"table2c": "background", "table2d": "blend", "table3": "arch"}
+    said_anyway = {"paste_probability", row.get(path.stem.split("-")[0])}
+    for name, value in own.items():  # no defaults but what a table is about
+        assert name in said_anyway or getattr(defaults, name) != value
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_headers_say_what_it_is_costs_and_how_to_run_it(path):
+    lines = path.read_text().splitlines()
+    header = "\n".join(line for line in lines if line.startswith("#"))
+    assert f"--config configs/{path.name}" in header
+    assert "expect" in header
+    if path in PUBLISHED:
+        assert header.startswith("# DiLo (arXiv 2004.06638), ")
+        assert "an estimate" in header and "GPU-hours" in header
+        settings = build_settings(*with_pool(path))
+        assert ("--masks" in header) == (settings.paste_probability > 0)
+        assert ("--background-pool" in header) == (settings.background != "grayscale")
+
+
+def test_every_row_is_there():
+    names = {path.stem for path in PUBLISHED}
+    assert {f"table2a-{m}" for m in ("baseline", "gs", "mc", "rbd", "basnet")} <= names
+    assert {f"table2b-paste{p}" for p in (20, 50, 80, 100)} <= names
+    assert {f"table2c-{b}" for b in ("texture", "imagenet", "grayscale")} <= names
+    assert {f"table2d-{b}" for b in ("none", "gaussian", "mix")} <= names
+    for arch in TABLE3_HEADS - {"resnet50w2"}:
+        assert {f"table3-{arch}-{m}" for m in ("baseline", "rbd", "basnet")} <= names
+    assert {"table3-resnet50-k65536", "table3-resnet50w2-k65536"} <= names
+    assert {"moco-baseline", "moco-rbd", "moco-basnet", "mocov2-baseline", "mocov2-basnet"} <= names

@@ -1,0 +1,68 @@
+"""Against the label image, read pixel by pixel."""
+
+import numpy as np
+import pytest
+
+from saliency.regions import contacts as regions
+from saliency.regions import slic
+
+
+@pytest.fixture(params=[(40, 60), (1, 50), (50, 1), (37, 23)])
+def segmented(request):
+    rng = np.random.default_rng(6)
+    image = rng.integers(0, 256, (*request.param, 3)).astype(np.uint8)
+    rough = rng.integers(0, 4, request.param).astype(np.int32)
+    return slic._connected(rough, 4), image
+
+
+def test_means(segmented):
+    superpixels, image = segmented
+    y, x = np.indices(superpixels.labels.shape)
+    h, w = superpixels.labels.shape
+    for k in range(superpixels.count):
+        mine = superpixels.labels == k
+        np.testing.assert_allclose(regions.mean_rgb(superpixels, image)[k], image[mine].mean(0))
+        np.testing.assert_allclose(
+            regions.mean_position(superpixels)[k],
+            ((y[mine].mean() + 1) / h, (x[mine].mean() + 1) / w),
+        )
+
+
+@pytest.mark.parametrize("corners", [False, True])
+def test_contacts(segmented, corners):
+    superpixels, _ = segmented
+    labels = superpixels.labels
+    h, w = labels.shape
+    expected = np.zeros((superpixels.count, superpixels.count), bool)
+    steps = [(0, 1), (1, 0)] + ([(1, 1), (1, -1)] if corners else [])
+    for y in range(h):
+        for x in range(w):
+            for dy, dx in steps:
+                if y + dy < h and 0 <= x + dx < w:
+                    expected[labels[y, x], labels[y + dy, x + dx]] = True
+    np.fill_diagonal(expected, False)
+    assert (regions.contacts(superpixels, corners) == expected).all()
+
+
+@pytest.mark.parametrize("thickness", [1, 8])
+def test_border(segmented, thickness):
+    superpixels, _ = segmented
+    band = np.ones_like(superpixels.labels, bool)
+    band[thickness:-thickness, thickness:-thickness] = False
+    expected = np.isin(np.arange(superpixels.count), superpixels.labels[band])
+    assert (regions.border(superpixels, thickness) == expected).all()
+
+
+def test_paint_and_distances(segmented):
+    superpixels, _ = segmented
+    values = np.random.default_rng(7).random(superpixels.count).astype(np.float32)
+    assert (regions.paint(superpixels, values) == values[superpixels.labels]).all()
+    points = np.random.default_rng(8).random((20, 3))
+    expected = np.linalg.norm(points[:, None] - points[None], axis=2)
+    np.testing.assert_allclose(regions.distances(points), expected, atol=1e-12)
+
+
+def test_two_ring_of_a_path():
+    adjacent = np.eye(5, dtype=bool) | np.eye(5, k=1, dtype=bool) | np.eye(5, k=-1, dtype=bool)
+    apart = np.abs(np.subtract.outer(np.arange(5), np.arange(5)))
+    assert (regions.two_ring(adjacent) == (apart <= 2)).all()

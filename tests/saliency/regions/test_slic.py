@@ -1,0 +1,140 @@
+"""Against the algorithm written plainly in float64, and against the authors' labels."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from saliency.regions import slic
+from saliency.regions.colour import lab_split
+
+
+def plain_k_means(lab, seed_x, seed_y, reach, weight):
+    """SLIC's iterations, a window at a time, without any of the shortcuts."""
+    _, h, w = lab.shape
+    column, line = np.meshgrid(np.arange(w), np.arange(h))
+    centre = [
+        (*lab[:, min(int(y), h - 1), min(int(x), w - 1)], x, y)
+        for x, y in zip(seed_x, seed_y, strict=True)
+    ]
+    labels = np.zeros((h, w), int)
+    for _ in range(10):
+        before = labels.copy()
+        distance = np.full((h, w), np.inf)
+        for k, (cl, ca, cb, cx, cy) in enumerate(centre):
+            rows = slice(int(max(0, cy - reach)), int(min(h, cy + reach)))
+            columns = slice(int(max(0, cx - reach)), int(min(w, cx + reach)))
+            window = rows, columns
+            dl, da, db = lab[0][window] - cl, lab[1][window] - ca, lab[2][window] - cb
+            dx, dy = column[window] - cx, line[window] - cy
+            d = dl * dl + da * da + db * db + (dx * dx + dy * dy) * weight
+            nearer = d < distance[window]
+            distance[window][nearer] = d[nearer]
+            labels[window][nearer] = k
+        if (labels == before).all():
+            break
+        for k in range(len(centre)):
+            mine = labels == k
+            if mine.any():
+                share = 1.0 / mine.sum()
+                planes = (*lab, column, line)
+                centre[k] = tuple(np.add.reduce(plane[mine]) * share for plane in planes)
+    return labels
+
+
+def plain_connected(rough, smallest):
+    """The authors' flood fill."""
+    h, w = rough.shape
+    new = np.full((h, w), -1)
+    steps = ((0, -1), (-1, 0), (0, 1), (1, 0))  # left, up, right, down
+    count = neighbour = 0
+    for y in range(h):
+        for x in range(w):
+            if new[y, x] >= 0:
+                continue
+            for dy, dx in steps:
+                j, i = y + dy, x + dx
+                if 0 <= j < h and 0 <= i < w and new[j, i] >= 0:
+                    neighbour = new[j, i]
+            new[y, x] = count
+            region = [(y, x)]
+            for j, i in region:
+                for dy, dx in steps:
+                    v, u = j + dy, i + dx
+                    inside = 0 <= v < h and 0 <= u < w
+                    if inside and new[v, u] < 0 and rough[v, u] == rough[y, x]:
+                        new[v, u] = count
+                        region.append((v, u))
+            if len(region) <= smallest:
+                for j, i in region:
+                    new[j, i] = neighbour
+            else:
+                count += 1
+    return new, count
+
+
+def textured(h, w, seed):
+    """Blobs of random colours with noise: many near ties, at boundaries that wind."""
+    rng = np.random.default_rng(seed)
+    image = ndimage.gaussian_filter(rng.normal(size=(h, w, 3)), (3, 3, 0))
+    image = 128 + 400 * image + rng.normal(scale=6, size=(h, w, 3))
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("h", "w", "seed"), [(70, 90, 0), (101, 64, 1), (48, 160, 2)])
+def test_k_means_equals_the_plain_program(h, w, seed):
+    lab = lab_split(textured(h, w, seed))
+    x, y = slic._seeds_split(h, w, 12)
+    ours = slic._k_means(lab, x, y, 12, (20 / 12) ** 2)
+    assert (ours == plain_k_means(lab, x, y, 12, (20 / 12) ** 2)).all()
+
+
+def test_k_means_equals_the_plain_program_on_flat_patches():
+    image = np.zeros((72, 96, 3), np.uint8)  # exact ties everywhere
+    image[20:50, 30:60] = (200, 40, 90)
+    lab = lab_split(image)
+    x, y = slic._seeds_split(72, 96, 12)
+    ours = slic._k_means(lab, x, y, 12, (20 / 12) ** 2)
+    assert (ours == plain_k_means(lab, x, y, 12, (20 / 12) ** 2)).all()
+
+
+@pytest.mark.parametrize("smallest", [0, 3, 20])
+def test_connected_equals_the_flood_fill(smallest):
+    rng = np.random.default_rng(3)
+    for shape in ((17, 23), (1, 30), (30, 1), (12, 12)):
+        rough = rng.integers(0, 3, shape).astype(np.int32)
+        expected, count = plain_connected(rough, smallest)
+        ours = slic._connected(rough, smallest)
+        assert ours.count == max(count, 1)
+        assert (ours.labels == expected).all()
+
+
+@pytest.mark.parametrize("make", [slic.slic_split, slic.slic_epfl])
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (1, 9), (3, 3), (10, 400), (400, 10), (25, 25), (90, 70)]
+)
+def test_runs_and_labels_agree_at_any_size(make, shape):
+    result = make(textured(*shape, seed=4))
+    assert result.labels.shape == shape
+    assert set(np.unique(result.labels)) == set(range(result.count))
+    for y in range(shape[0]):
+        runs = range(result.row_first[y], result.row_first[y + 1])
+        row = np.concatenate(
+            [np.full(result.run_end[r] - result.run_start[r], result.run_label[r]) for r in runs]
+        )
+        assert (row == result.labels[y]).all()
+        assert all(result.run_label[r] != result.run_label[r + 1] for r in runs[:-1])
+
+
+def test_number_of_superpixels_follows_the_wish(disc):
+    image = disc[0]  # 120 x 160
+    assert 28 <= slic.slic_split(image).count <= 36  # one in 600
+    assert 110 <= slic.slic_split(image, 150.0).count <= 140
+    assert 220 <= slic.slic_epfl(image).count <= 280
+    assert 35 <= slic.slic_epfl(image, 40).count <= 50
+
+
+def test_golden_labels(golden):
+    for case in golden:
+        ours = slic.slic_split(case.image).labels
+        theirs = case.values["idxImg"].astype(int) - 1
+        assert (ours == theirs).all(), case.name
