@@ -8,7 +8,7 @@ import pytest
 import skimage.data
 import torch
 from PIL import Image
-from tests.pretrain.test_loader import assert_same, batches
+from tests.pretrain.views.test_loader import assert_same, batches
 
 from data.errors import UserError
 from data.images.crop import crop_resize
