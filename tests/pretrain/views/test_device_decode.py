@@ -8,7 +8,6 @@ import pytest
 import skimage.data
 import torch
 from PIL import Image
-from tests.pretrain.views.test_loader import assert_same, batches
 
 from data.errors import UserError
 from data.images.crop import crop_resize
@@ -19,6 +18,7 @@ from pretrain.views.device_decode import DeviceDecoder, cut_views
 from pretrain.views.loader import build_loader
 from pretrain.views.recipes import PasteSettings, ViewRecipe
 from tests.pretrain.runs import losses, tiny
+from tests.pretrain.views.test_loader import assert_same, batches
 
 CPU = torch.device("cpu")
 RECIPE = ViewRecipe(views=2, image_size=48)
