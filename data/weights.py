@@ -14,8 +14,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from data.checkpoint import damage
 from data.errors import UserError
+from data.run import damage
 
 
 def read_weights(path: str | os.PathLike, argument: str) -> dict[str, Any]:

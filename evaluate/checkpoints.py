@@ -13,8 +13,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from data.checkpoint import checkpoints, damage
 from data.errors import UserError
+from data.run import checkpoints, damage
 from data.weights import read_weights
 from evaluate import networks
 from evaluate.options import say

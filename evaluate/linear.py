@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from data import checkpoint as checkpoint_files
+from data import run as checkpoint_files
 from data.errors import UserError
 from data.loading import build_plain_loader, normalise, unreadable_of
 from evaluate.accuracy import top_k

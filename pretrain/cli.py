@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import click
 
-from pretrain.run_folder import RunFolder
+from data.run import Run
 from pretrain.settings import Settings, build_settings, parse_assignment, read_toml
 
 _EPILOG = """\b
@@ -159,8 +159,8 @@ def main(
     torchvision's names.
     """
     sys.stdout.reconfigure(errors="backslashreplace")  # keys may hold what a terminal cannot show
-    run = RunFolder(out)
-    layers = [run.saved_settings()] if resume and run.started() else []
+    run = Run(out)
+    layers = [run.saved()] if resume and run.started() else []
     if config is not None:
         layers.append(read_toml(config))
     layers.append({name: value for name, value in options.items() if value is not None})

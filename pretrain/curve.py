@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from pretrain.metrics import read_metrics
+from data.metrics import read_metrics
 
 
 def draw_curve(metrics: Path, picture: Path, title: str, chance_loss: float | None = None) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
-from data.checkpoint import write_atomically
 from data.errors import UserError
+from data.run import write_torch
 from data.weights import read_weights
 from pretrain.parts.backbones import CLASSIFIER
 from pretrain.settings import Settings
@@ -28,7 +28,7 @@ def export_backbone(backbone: nn.Module, settings: Settings, path: Path) -> None
         "state_dict": tensors,
         "config": settings.model_dump_json(exclude_none=True),
     }
-    write_atomically(path, contents)
+    write_torch(path, contents)
 
 
 def load_backbone(backbone: nn.Module, arch: str, path: str | Path) -> None:

@@ -18,11 +18,12 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from data import checkpoint
 from data.errors import UserError
 from data.finite import all_finite
 from data.images.listing import list_images_kept
 from data.loading_workers import usable_cores
+from data.metrics import LossNotFinite, Metrics, epoch_bar, read_metrics
+from data.run import Run, RunFailed, StopRequest, failures_told, stop_on_signals
 from pretrain.build import (
     bn_groups,
     build_method,
@@ -34,18 +35,13 @@ from pretrain.build import (
 )
 from pretrain.curve import draw_curve
 from pretrain.export import export_backbone
-from pretrain.failures import TrainingFailed, failures_told, last_good
 from pretrain.introduction import chance_loss, introduce, title
-from pretrain.metrics import Metrics, read_metrics
 from pretrain.online_knn import Classify, build_online_knn
-from pretrain.parts.distributed import World, world
+from pretrain.parts.distributed import World, mean_over_processes, world
 from pretrain.parts.negatives import stream_key
 from pretrain.parts.schedule import learning_rate
 from pretrain.preview import save_views
-from pretrain.run_folder import RunFolder
-from pretrain.settings import Settings
-from pretrain.step_log import LossNotFinite, StepLog
-from pretrain.stop import StopRequest, stop_on_signals
+from pretrain.settings import FREE_ON_RESUME, Settings, build_settings
 from pretrain.views.augment import DeviceAugment
 from pretrain.views.loader import build_loader
 
@@ -73,14 +69,14 @@ def train(
     Parameters
     ----------
     settings : of the run.
-    out : the run's folder; see `RunFolder`.
+    out : the run's folder; see `data.run.Run`.
     resume : go on where `out` stopped, if there is anything.
     classify : kNN classifier of the online figure; None: no figure.
     """
-    run = RunFolder(out)
-    run.check(resume, settings.images)
+    run = Run(out)
+    run.check(resume, inputs=[settings.images])
     if resume and run.started():
-        run.check_same(settings)
+        run.check_same(build_settings(run.saved()), settings, FREE_ON_RESUME)
     with (
         world(settings.device) as here,
         stop_on_signals() as stop,
@@ -91,7 +87,7 @@ def train(
 
 def _train(
     settings: Settings,
-    run: RunFolder,
+    run: Run,
     here: World,
     stop: StopRequest,
     resume: bool,
@@ -135,16 +131,14 @@ def _train(
     optimizer = build_optimizer(settings, method)
     groups = bn_groups(settings, here.size) * here.size * settings.accumulate  # of a batch
     step = 0
-    found = checkpoint.load_newest(run.checkpoints, holding=_STATE) if resume else None
+    found = run.newest(_STATE, say) if resume else None
     if resume and found is None:
         check_unsaved(run, steps, say)
     if found is not None:
-        for path, reason in found.damaged:
-            say(f"{path} is passed over: {reason}; going on from {found.path.name}.")
         if found.state["keys"] != keys.digest():
             raise UserError(
                 f"{settings.images!r} does not hold the images that the run in "
-                f"{str(run.path)!r} was begun with; resume it with those, or start another run."
+                f"{str(run.folder)!r} was begun with; resume it with those, or start another run."
             )
         step = found.step
         had = found.state.get("bn_groups", groups)
@@ -156,11 +150,16 @@ def _train(
         method.load_state_dict(found.state["method"])
         optimizer.load_state_dict(found.state["optimizer"])
     if here.first:
-        if not run.started():
-            run.write_start(settings)
+        run.start(settings)
         if found is not None:
-            checkpoint.set_aside(found)
-    metrics = Metrics(run.metrics, run.tensorboard, step) if here.first else None
+            found.set_aside()
+    log = Metrics(
+        run.path("metrics.jsonl") if here.first else None,
+        run.path("tensorboard") if here.first else None,
+        step,
+        settings.batch_size,
+        mean_over_processes,
+    )
     if settings.compile:
         for encoder in (
             (method.encoder,) if method.views == 1 else (method.encoder_q, method.encoder_k)
@@ -181,7 +180,6 @@ def _train(
         say(f"Every {settings.knn_every} epochs: {knn.describe()}.")
 
     # ---- what happens now and then ----
-    log = StepLog(metrics, settings.batch_size)
     saved_at = time.monotonic()
     drawn_at = -math.inf
 
@@ -189,17 +187,17 @@ def _train(
         try:
             log.flush()
         except LossNotFinite as error:
-            raise TrainingFailed(
+            raise RunFailed(
                 f"the loss of step {error.step} (epoch {error.epoch + 1}) is {error.loss}; "
-                f"{last_good(run)}; a lower lr (now {settings.lr:g}) or a warm-up may help."
+                f"{run.last_good()}; a lower lr (now {settings.lr:g}) or a warm-up may help."
             ) from None
 
     def save() -> None:
         nonlocal saved_at
         began = time.monotonic()
         if not all_finite(method.parameters()):  # the loss was, before the last update
-            raise TrainingFailed(
-                f"weights are not finite any more after step {step}; {last_good(run)}; "
+            raise RunFailed(
+                f"weights are not finite any more after step {step}; {run.last_good()}; "
                 f"a lower lr (now {settings.lr:g}) or a warm-up may help."
             )
         if here.first:
@@ -210,7 +208,7 @@ def _train(
                 "method": method.state_dict(),
                 "optimizer": optimizer.state_dict(),
             }
-            checkpoint.save(run.checkpoints, step, state, settings.keep_checkpoints)
+            run.save(step, state, settings.keep_checkpoints)
         saved_at = time.monotonic()
         log.leave_out(saved_at - began)
 
@@ -222,11 +220,11 @@ def _train(
 
     def measure_knn(epoch: int) -> str:
         accuracy = knn(method.backbone, here.device)
-        metrics.write({"step": step, "epoch": epoch, "knn": accuracy})
+        log.write({"step": step, "epoch": epoch, "knn": accuracy})
         return f"kNN {accuracy:.1%}"
 
     try:
-        if knn_due() and not metrics.holds("knn", step):  # else it was, before a run was stopped
+        if knn_due() and not log.holds("knn", step):  # else it was, before a run was stopped
             done = step // steps
             when = f"after epoch {done}" if done else "before training"
             say(f"{when}: {measure_knn(max(0, done - 1))}")
@@ -236,14 +234,7 @@ def _train(
             loader.set_epoch(epoch, step % steps)
             log.begin_epoch()
             replaced: list[str] = []
-            bar = tqdm(
-                total=steps,
-                initial=step % steps,
-                desc=f"epoch {epoch + 1}/{settings.epochs}",
-                unit="step",
-                disable=None if here.first else True,
-                leave=False,
-            )
+            bar = epoch_bar(epoch, settings.epochs, steps, step % steps, here.first)
             for batch in log.timed(loader):
                 lr = learning_rate(
                     step,
@@ -267,8 +258,8 @@ def _train(
                 replaced += batch["replaced_reasons"] + batch["backgrounds_passed_over"]
                 index = batch["index"]
                 rows = here.rank * len(index) + torch.arange(len(index), device=here.device)
-                if here.first and not run.views.exists():
-                    save_views(run.views, batch, augment, settings.images, keys)
+                if here.first and not run.path("views.png").exists():
+                    save_views(run.path("views.png"), batch, augment, settings.images, keys)
                 with torch.no_grad():
                     views = augment(batch)  # V x (B, 3, S, S)
                 if not settings.channels_last:
@@ -298,7 +289,7 @@ def _train(
                 optimizer.zero_grad(set_to_none=True)
                 method.update(index, torch.cat(outputs))  # bank, or queue and key encoder
                 step += 1
-                log.add(step, epoch, loss_sum, lr)
+                log.add(step, epoch, loss_sum, lr=lr)
                 bar.update()
 
                 minutes = (time.monotonic() - saved_at) / 60
@@ -323,8 +314,8 @@ def _train(
             replaced = sorted(set(here.gather(replaced)))  # one may be drawn again
             if replaced and here.first:
                 line = {"step": step, "epoch": epoch, "replaced": len(replaced)}
-                metrics.write(line | {"reasons": replaced[:10]})
-                metrics.flush()
+                log.write(line | {"reasons": replaced[:10]})
+                log.save()
             save()
             stopping = step < last_step and here.any(bool(stop))[0]
             report = f"epoch {epoch + 1}/{settings.epochs}: loss {log.mean_loss:.4f}"
@@ -337,45 +328,46 @@ def _train(
             if replaced:
                 say(f"  {len(replaced)} unreadable images were replaced: {_some(replaced)}")
             if here.first:
-                metrics.flush()
+                log.save()
                 # Not after each of many short epochs: it would take as long as they.
                 if step == last_step or stopping or time.monotonic() - drawn_at > DRAW_EVERY:
                     chance = chance_loss(settings, len(keys))
-                    draw_curve(run.metrics, run.curve, title(settings), chance)
+                    draw_curve(
+                        run.path("metrics.jsonl"), run.path("curve.png"), title(settings), chance
+                    )
                     drawn_at = time.monotonic()
             if stopping:
                 return _stopped(stop, run, step, say)
         if here.first:
-            export_backbone(method.backbone, settings, run.backbone)
+            export_backbone(method.backbone, settings, run.path("backbone.pt"))
             say(
-                f"Done. Weights: {run.backbone}; curve: {run.curve}; what the network saw: "
-                f"{run.views}."
+                f"Done. Weights: {run.path('backbone.pt')}; curve: {run.path('curve.png')}; what the network saw: "
+                f"{run.path('views.png')}."
             )
         return Outcome(done=True)
     finally:
         loader.close()
-        if metrics is not None:
-            metrics.close()
+        log.close()
 
 
-def check_unsaved(run: RunFolder, epoch_steps: int, say: Callable[[str], None]) -> None:
+def check_unsaved(run: Run, epoch_steps: int, say: Callable[[str], None]) -> None:
     """Say that a run without a checkpoint starts again; refuse where its checkpoints are gone.
 
     epoch_steps : steps of an epoch, at whose end there is always one.
     """
-    done = max((line["step"] for line in read_metrics(run.metrics)), default=0)
+    done = max((line["step"] for line in read_metrics(run.path("metrics.jsonl"))), default=0)
     if done > epoch_steps:
         raise UserError(
-            f"the run in {str(run.path)!r} came to step {done}, and {str(run.checkpoints)!r} holds "
+            f"the run in {str(run.folder)!r} came to step {done}, and {str(run.checkpoints)!r} holds "
             "no checkpoint any more; put them back, or start another run in a new folder."
         )
     if done:
         say(f"The run came to step {done} without a checkpoint; it starts again.")
 
 
-def _stopped(stop: StopRequest, run: RunFolder, step: int, say) -> Outcome:
+def _stopped(stop: StopRequest, run: Run, step: int, say) -> Outcome:
     why = "Interrupted" if stop.interrupted else "Asked to stop"
-    say(f"{why} after step {step}; all is saved in {run.path}. Go on with the same and --resume.")
+    say(f"{why} after step {step}; all is saved in {run.folder}. Go on with the same and --resume.")
     return Outcome(done=False, interrupted=stop.interrupted)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.training.failures import PartFailed
-from pretrain.metrics import read_metrics
+from data.metrics import read_metrics
 from pretrain.settings import Settings
 
 WARM_UP = 20  # steps: compiling, choosing algorithms, filling queues

@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 import torch
 
-from data.checkpoint import checkpoints
 from data.device import pick_device, pick_precision
 from data.errors import UserError
+from data.run import checkpoints
 from saliency.basnet.dataset import Pair, list_pairs
 from saliency.basnet.encoder_weights import load_encoder
 from saliency.basnet.network import BASNet

@@ -13,7 +13,6 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from data.checkpoint import load_newest, save, set_aside, write_atomically
 from data.device import (
     as_current,
     computing_in,
@@ -23,6 +22,7 @@ from data.device import (
 )
 from data.errors import UserError
 from data.finite import all_finite
+from data.run import load_newest, save, write_torch
 from saliency.basnet.dataset import EpochBatches, Pair, TrainingPairs
 from saliency.basnet.loss import hybrid_loss
 from saliency.basnet.network import BASNet
@@ -101,7 +101,7 @@ class Trainer:
             print(f"{path.name} is not used: {reason}", file=sys.stderr)
         state = found.state
         self.settings.check_resume(Settings.from_dict(state["settings"]), self.out)
-        set_aside(found)
+        found.set_aside()
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.loss_sum = state["step"], state["loss_sum"]
@@ -293,8 +293,8 @@ class Trainer:
             row |= {"max_f": scores.max_f, "mae": scores.mae}
             if scores.max_f > self.best:
                 self.best = scores.max_f
-                write_atomically(self.out / "best.pth", self._weights())
-        write_atomically(self.out / "last.pth", self._weights())
+                write_torch(self.out / "best.pth", self._weights())
+        write_torch(self.out / "last.pth", self._weights())
 
     def _weights(self) -> dict[str, torch.Tensor]:
         return {key: value.cpu().contiguous() for key, value in self.network.state_dict().items()}

@@ -5,9 +5,8 @@ import os
 import pytest
 from click.testing import CliRunner
 
+from data.run import Run, failures_told
 from pretrain.cli import main
-from pretrain.failures import failures_told
-from pretrain.run_folder import RunFolder
 from pretrain.settings import Settings
 
 SMALL = ("--batch-size", "4", "--negatives", "8", "--arch", "resnet18", "--image-size", "32")
@@ -107,7 +106,7 @@ def test_a_process_tells_what_it_alone_met(photographs, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
 
     def train(*arguments, **options):
-        with failures_told(RunFolder(tmp_path / "run"), 4, "cuda:1"):
+        with failures_told(Run(tmp_path / "run"), 4, "cuda:1"):
             raise MemoryError
 
     monkeypatch.setattr("pretrain.trainer.train", train)

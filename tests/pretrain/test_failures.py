@@ -8,11 +8,12 @@ import signal
 import pytest
 import torch
 
-from data import checkpoint
+from data import run as checkpoint
 from data.errors import UserError
+from data.metrics import Metrics
+from data.run import RunFailed
 from pretrain import trainer
-from pretrain.metrics import Metrics
-from pretrain.trainer import TrainingFailed, train
+from pretrain.trainer import train
 from tests.pretrain.runs import losses, tiny
 
 
@@ -77,7 +78,7 @@ def test_a_loading_process_that_is_killed(photographs, tmp_path, monkeypatch):
         return rate(step, *arguments, **options)
 
     monkeypatch.setattr(trainer, "learning_rate", kill_workers)
-    with pytest.raises(TrainingFailed, match=r"loading process .* ended .* with --resume"):
+    with pytest.raises(RunFailed, match=r"loading process .* ended .* with --resume"):
         train(tiny(photographs, workers=1, epochs=50), tmp_path / "run")
     assert checkpoint.checkpoints(tmp_path / "run" / "checkpoints")
 
@@ -111,6 +112,6 @@ def test_weights_that_are_not_finite_are_not_saved(photographs, tmp_path, monkey
         lambda step, *a, **o: float("inf") if step == 5 else rate(step, *a, **o),
     )
     out = tmp_path / "run"
-    with pytest.raises(TrainingFailed, match=r"weights .* step 6; the last good .*00000003"):
+    with pytest.raises(RunFailed, match=r"weights .* step 6; the last good .*00000003"):
         train(tiny(photographs, epochs=3), out)
     assert [step for step, _ in checkpoint.checkpoints(out / "checkpoints")] == [3]

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torchvision import models
 
-from data import checkpoint
+from data import run as checkpoint
 from data.errors import UserError
 from data.knn import weighted_knn
+from data.run import RunFailed, stop_on_signals
 from pretrain import trainer
 from pretrain.parts import encoder
 from pretrain.parts.backbones import build_backbone
-from pretrain.stop import stop_on_signals
-from pretrain.trainer import TrainingFailed, train
+from pretrain.trainer import train
 from tests.pretrain.runs import command, finish, losses, metrics, start, stop_after, tiny
 
 
@@ -371,7 +371,7 @@ def test_loss_that_is_not_finite(photographs, tmp_path, monkeypatch):
         "learning_rate",
         lambda step, *a, **o: math.inf if step == 4 else rate(step, *a, **o),
     )
-    with pytest.raises(TrainingFailed, match=r"loss of step 6 .* is nan; the last good .*00000003"):
+    with pytest.raises(RunFailed, match=r"loss of step 6 .* is nan; the last good .*00000003"):
         train(tiny(photographs), tmp_path / "run")
     assert max(losses(tmp_path / "run")) == 5
 

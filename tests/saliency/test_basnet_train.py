@@ -16,9 +16,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from data.checkpoint import checkpoints
 from data.errors import UserError
 from data.masks.precision_recall import normalise
+from data.run import checkpoints
 from saliency.basnet import BASNet, Predictor, load_basnet
 from saliency.basnet.dataset import EpochBatches, TrainingPairs, list_pairs, read_pair
 from saliency.basnet.encoder_weights import load_encoder

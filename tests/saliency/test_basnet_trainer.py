@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from data.checkpoint import checkpoints, load
 from data.errors import UserError
+from data.run import checkpoints, load
 from saliency.basnet import BASNet
 from saliency.basnet.settings import Settings
 from saliency.basnet.trainer import Trainer

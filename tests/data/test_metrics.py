@@ -4,8 +4,8 @@ import json
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from data.metrics import Metrics, read_metrics
 from pretrain.curve import draw_curve
-from pretrain.metrics import Metrics, read_metrics
 
 
 def line(step):

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from data import checkpoint
+from data import run as checkpoint
 from data.errors import UserError
 
 
@@ -67,7 +67,7 @@ def test_damaged_last_falls_back(tmp_path, harm):
     assert found.step == 1 and found.state["step"] == 1
     ((path, reason),) = found.damaged
     assert path == last and "damaged" in reason
-    checkpoint.set_aside(found)
+    found.set_aside()
     assert not last.exists() and last.with_name(last.name + ".damaged").exists()
 
 
@@ -126,7 +126,7 @@ def test_missing_file_is_named(tmp_path):
 def test_killed_while_writing_leaves_the_earlier_one(tmp_path):
     program = f"""
 import torch
-from data import checkpoint
+from data import run as checkpoint
 step = 0
 while True:
     step += 1

@@ -1,0 +1,405 @@
+"""The folder of a run: refuse, start, resume; checkpoints; stop on signals; how it failed.
+
+    run = Run(out)
+    run.check(resume, inputs=[images])                  # refuses a foreign or non-empty folder
+    if resume and run.started():
+        run.check_same(build(Settings, run.saved()), settings, free={"workers"})
+    with stop_on_signals() as stop, failures_told(run, batch_size, device):
+        state = run.newest(("network", "optimizer"), say) if resume else None
+        run.start(settings)                             # the first process only
+        metrics = Metrics(run.path("metrics.jsonl"), run.path("tensorboard"), step)
+        ...
+        run.save(step, {"network": ..., "optimizer": ...})
+        if stop: ...                                    # after saving
+
+A checkpoint is `checkpoint-00001200.pt`, the number being the step. It is written under a temporary
+name, flushed to the disk and then renamed, so a crash leaves the earlier ones. PyTorch's files are
+zip archives with a CRC-32 for every tensor; all are checked before anything is loaded, and loading
+goes with `weights_only=True`, so nothing in a file can run code.
+
+Torch is imported only where something is written or read.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import pickle
+import platform
+import re
+import signal
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import BaseModel
+
+from data.errors import UserError
+from data.files import PendingFile
+from data.keys import is_utf8
+from data.options import read_toml, to_toml
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d{8,})\.pt")
+_DISTRIBUTIONS = ("dilo", "torch", "torchvision", "numpy", "opencv-contrib-python-headless", "h5py")
+_TEMPORARY = re.compile(r"\..+\.tmp|.+\.tmp")  # what a killed process leaves of a file
+
+
+class Run:
+    """The files of one run.
+
+    folder : of the run.
+    record : name of the TOML file of its settings.
+    checkpoints : folder of its checkpoints, within `folder`; "." is `folder` itself.
+    argument : how its user named the folder; errors begin with it.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        record: str = "config.toml",
+        checkpoints: str = "checkpoints",
+        argument: str = "--out",
+    ) -> None:
+        self.folder = Path(folder)
+        self.record = self.folder / record
+        self.checkpoints = self.folder / checkpoints
+        self.name = f"{argument} {str(self.folder)!r}"
+
+    def path(self, name: str) -> Path:
+        """Return a path within the folder."""
+        return self.folder / name
+
+    def started(self) -> bool:
+        """Return whether a run has begun here."""
+        return self.record.is_file()
+
+    def check(self, resume: bool, inputs: Iterable[str | os.PathLike] = ()) -> None:
+        """Refuse a folder within one of the inputs, or that holds files and no run to resume."""
+        if not is_utf8(str(self.folder)):
+            raise UserError(f"{self.name} is not UTF-8; give another folder.")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{self.name} is a file; give a folder.")
+        if any(self.folder.resolve().is_relative_to(Path(path).resolve()) for path in inputs):
+            raise UserError(
+                f"{self.name} lies in IMAGES, where its pictures would count as images; "
+                "give a folder elsewhere."
+            )
+        if self.started() and resume:
+            return
+        held = list(self.folder.iterdir()) if self.folder.is_dir() else []
+        if all(_TEMPORARY.fullmatch(path.name) for path in held):
+            return
+        if resume:
+            raise UserError(f"{self.name} holds files, and no run to resume; give another folder.")
+        remedy = "go on with --resume, or " if self.started() else ""
+        raise UserError(f"{self.name} is not empty; {remedy}give another folder.")
+
+    def saved(self) -> dict[str, Any]:
+        """Return the settings that the run was begun with, unchecked."""
+        return read_toml(self.record)
+
+    def check_same(
+        self,
+        saved: BaseModel | Mapping[str, Any],
+        now: BaseModel | Mapping[str, Any],
+        free: Collection[str] = (),
+    ) -> None:
+        """Refuse to resume with settings that would change the run, but for those in `free`."""
+        was, now = _flat(saved), _flat(now)
+        for name in now | was:
+            if name not in free and was.get(name) != now.get(name):
+                raise UserError(
+                    f"the run in {str(self.folder)!r} has {name} = {was.get(name)!r}, not "
+                    f"{now.get(name)!r}; resume it without that setting, or start another run."
+                )
+
+    def start(self, settings: BaseModel | Mapping[str, Any]) -> None:
+        """Write the settings, and the versions that run them; nothing where a run has begun."""
+        if self.started():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.path("versions.json"), json.dumps(versions(), indent=2) + "\n")
+        write_text(self.record, to_toml(settings))  # last: with it a run has begun
+
+    def save(self, step: int, state: dict[str, Any], keep: int = 2) -> Path:
+        """Write a checkpoint, then remove all but the `keep` newest up to this step; see `save`."""
+        return save(self.checkpoints, step, state, keep)
+
+    def newest(
+        self, holding: Collection[str] = (), say: Callable[[str], None] = click.echo
+    ) -> Checkpoint | None:
+        """Load the newest sound checkpoint, and say which newer ones are damaged; None: there is
+        none. See `load_newest`.
+        """
+        newest = load_newest(self.checkpoints, holding)
+        for path, reason in newest.damaged if newest else ():
+            say(f"{path} is skipped: {reason}; resuming from {newest.path.name}.")
+        return newest
+
+    def last_good(self) -> str:
+        """Return in words which checkpoint a run can be resumed from."""
+        good = checkpoints(self.checkpoints)
+        return (
+            f"the last good checkpoint is {good[-1][1]}" if good else "no checkpoint is there yet"
+        )
+
+
+def _flat(settings: BaseModel | Mapping[str, Any], table: str = "") -> dict[str, Any]:
+    """Return settings as {name: value}, those of tables as {table.name: value}."""
+    if isinstance(settings, BaseModel):
+        settings = settings.model_dump(mode="json", exclude_none=True)
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {table + name: value}
+    return flat
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was loaded.
+
+    path, step, state : where it was, its step, and what was saved.
+    damaged : newer files that are not sound, each with the reason; newest first.
+    """
+
+    path: Path
+    step: int
+    state: dict[str, Any]
+    damaged: list[tuple[Path, str]] = field(default_factory=list)
+
+    def set_aside(self) -> None:
+        """Rename the damaged files to `....pt.damaged`."""
+        for path, _ in self.damaged:
+            os.replace(path, path.with_name(path.name + ".damaged"))
+
+
+def checkpoints(folder: str | os.PathLike) -> list[tuple[int, Path]]:
+    """Return (step, path) of a folder's checkpoints, oldest first; [] when there is no folder."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return []
+    matches = ((_CHECKPOINT.fullmatch(path.name), path) for path in folder.iterdir())
+    return sorted((int(match[1]), path) for match, path in matches if match)
+
+
+def save(folder: str | os.PathLike, step: int, state: dict[str, Any], keep: int = 2) -> Path:
+    """Write a checkpoint whole or not at all, then remove all but the `keep` newest up to `step`.
+
+    folder : made if need be.
+    state : tensors, numbers, strings, and lists and dicts of them.
+    keep : checkpoints to keep, this one among them; at least 2 leave one to fall back to.
+
+    Returns the new file's path.
+    """
+    if keep < 1:
+        raise ValueError(f"keep is {keep}; at least this checkpoint itself is kept")
+    path = Path(folder) / f"checkpoint-{step:08d}.pt"
+    write_torch(path, state)
+    older = [old for number, old in checkpoints(folder) if number < step]
+    for old in older[: max(0, len(older) - (keep - 1))]:
+        old.unlink(missing_ok=True)
+    for forsaken in path.parent.glob(".checkpoint-*.pt.*.tmp"):  # of a process that was killed
+        forsaken.unlink(missing_ok=True)
+    return path
+
+
+def write_torch(path: Path, state: dict[str, Any]) -> None:
+    """Do `torch.save` whole or not at all. UserError: the disk is full, or cannot be written."""
+    import torch
+
+    pending = PendingFile(path)  # which remembers a failed write, for torch.save would hide it
+    try:
+        torch.save(state, pending)
+        pending.publish()
+    finally:
+        pending.discard()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def load(path: str | os.PathLike) -> dict[str, Any]:
+    """Load a checkpoint onto the CPU after checking it.
+
+    Raises UserError: missing, damaged, or holding what `weights_only=True` refuses.
+    """
+    import torch
+
+    reason = damage(path)
+    if reason is None:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    raise UserError(f"the checkpoint {os.fspath(path)} cannot be used: {reason}.")
+
+
+def load_newest(folder: str | os.PathLike, holding: Collection[str] = ()) -> Checkpoint | None:
+    """Load the newest sound checkpoint of a folder; None when it holds none at all.
+
+    A damaged one is skipped for the one before it and named in `damaged`. So is a file that another
+    program made, without the entries named in `holding`.
+
+    Raises UserError: there are checkpoints, and none is sound.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for step, path in reversed(checkpoints(folder)):
+        try:
+            state = load(path)
+            lacking = [name for name in holding if not isinstance(state, dict) or name not in state]
+            if not lacking:
+                return Checkpoint(path, step, state, damaged)
+            damaged.append((path, f"no checkpoint of such a run (it holds no {lacking[0]!r})"))
+        except UserError as error:
+            damaged.append((path, error.message.split(" cannot be used: ", 1)[-1].rstrip(".")))
+    if damaged:
+        raise UserError(
+            f"none of the {len(damaged)} checkpoints in {os.fspath(folder)} is sound "
+            f"({damaged[0][0].name}: {damaged[0][1]}); start again in a new folder."
+        )
+    return None
+
+
+def damage(path: str | os.PathLike) -> str | None:
+    """Return what is wrong with a file of `torch.save`; None if every CRC-32 is right."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except FileNotFoundError:
+        return "there is no such file"
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+        return f"the file is damaged ({error})"
+    except OSError as error:
+        return f"the file cannot be read ({error.strerror or error})"
+    return None if bad is None else f"the file is damaged (its part {bad} has a wrong checksum)"
+
+
+# ---- how a run ends ------------------------------------------------------------------------------
+
+
+class StopRequest:
+    """Whether, and by which signal, this process was asked to stop."""
+
+    number: int | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was Ctrl-C."""
+        return self.number == signal.SIGINT
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, as shells report it; SIGTERM's 0 tells a cluster that all is well."""
+        return 130 if self.interrupted else 0
+
+    def __bool__(self) -> bool:
+        return self.number is not None
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn SIGTERM and the first Ctrl-C into a request; the second Ctrl-C interrupts at once."""
+    request = StopRequest()
+
+    def note(number: int, frame: object) -> None:
+        if request.interrupted and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        request.number = number
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class RunFailed(click.ClickException):
+    """A run that cannot go on, for a reason that is not an argument's; exit code 1."""
+
+    exit_code = 1
+    of_one_process = False
+
+
+@contextmanager
+def failures_told(run: Run, batch_size: int, device: object) -> Iterator[None]:
+    """Tell what no check foresees in one sentence, and that the run can be resumed.
+
+    Raises UserError: a file cannot be written or read, or the batch does not fit into memory;
+    RunFailed: a loading process has ended.
+    """
+    from data.exhaustion import is_exhaustion
+
+    try:
+        yield
+        return
+    except OSError as error:
+        reason = str(error.strerror or error).lower()
+        failure: click.ClickException = UserError(
+            f"the run in {str(run.folder)!r} has to end, because {error.filename or 'a file'} "
+            f"cannot be used ({reason}); mend that and go on with --resume."
+        )
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        if "DataLoader worker" in text:
+            failure = RunFailed(
+                f"a loading process has ended ({text.splitlines()[0].strip(' .')}), often for want "
+                f"of memory; {run.last_good()}; go on with --resume, and fewer workers."
+            )
+        elif is_exhaustion(error):
+            failure = UserError(
+                f"batch_size is {batch_size}, and needs more memory than {device} has; give a "
+                "smaller one, or compute it in parts by accumulate = 2."
+            )
+        else:
+            raise
+    failure.of_one_process = True
+    raise failure  # here, outside the handlers, no frame holds on to tensors
+
+
+# ---- what made a run -----------------------------------------------------------------------------
+
+
+def versions() -> dict[str, str | None]:
+    """Return versions of software, the project's commit, and the command."""
+    made: dict[str, str | None] = {"python": platform.python_version()}
+    for name in _DISTRIBUTIONS:
+        try:
+            made[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            made[name] = None  # run from a checkout that is not installed
+    return made | {"git": git_commit(), "command": " ".join(sys.argv)}
+
+
+def git_commit() -> str | None:
+    """Return the project's commit, "+changes" if files differ; None outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(root, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=20
+    )
+    return done.stdout.strip()
