@@ -148,7 +148,7 @@ class Run:
         """Return in words which checkpoint a run can be resumed from."""
         good = checkpoints(self.checkpoints)
         return (
-            f"the last good checkpoint is {good[-1][1]}" if good else "no checkpoint is there yet"
+            f"the last good checkpoint is {good[-1][1]}" if good else "there is no checkpoint yet"
         )
 
 

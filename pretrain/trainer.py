@@ -153,6 +153,7 @@ def _train(
         run.start(settings)
         if found is not None:
             found.set_aside()
+    curve, seen, backbone = (run.path(n) for n in ("curve.png", "views.png", "backbone.pt"))
     log = Metrics(
         run.path("metrics.jsonl") if here.first else None,
         run.path("tensorboard") if here.first else None,
@@ -258,8 +259,8 @@ def _train(
                 replaced += batch["replaced_reasons"] + batch["backgrounds_passed_over"]
                 index = batch["index"]
                 rows = here.rank * len(index) + torch.arange(len(index), device=here.device)
-                if here.first and not run.path("views.png").exists():
-                    save_views(run.path("views.png"), batch, augment, settings.images, keys)
+                if here.first and not seen.exists():
+                    save_views(seen, batch, augment, settings.images, keys)
                 with torch.no_grad():
                     views = augment(batch)  # V x (B, 3, S, S)
                 if not settings.channels_last:
@@ -332,18 +333,13 @@ def _train(
                 # Not after each of many short epochs: it would take as long as they.
                 if step == last_step or stopping or time.monotonic() - drawn_at > DRAW_EVERY:
                     chance = chance_loss(settings, len(keys))
-                    draw_curve(
-                        run.path("metrics.jsonl"), run.path("curve.png"), title(settings), chance
-                    )
+                    draw_curve(run.path("metrics.jsonl"), curve, title(settings), chance)
                     drawn_at = time.monotonic()
             if stopping:
                 return _stopped(stop, run, step, say)
         if here.first:
-            export_backbone(method.backbone, settings, run.path("backbone.pt"))
-            say(
-                f"Done. Weights: {run.path('backbone.pt')}; curve: {run.path('curve.png')}; what the network saw: "
-                f"{run.path('views.png')}."
-            )
+            export_backbone(method.backbone, settings, backbone)
+            say(f"Done. Weights: {backbone}; curve: {curve}; what the network saw: {seen}.")
         return Outcome(done=True)
     finally:
         loader.close()
@@ -358,8 +354,8 @@ def check_unsaved(run: Run, epoch_steps: int, say: Callable[[str], None]) -> Non
     done = max((line["step"] for line in read_metrics(run.path("metrics.jsonl"))), default=0)
     if done > epoch_steps:
         raise UserError(
-            f"the run in {str(run.folder)!r} came to step {done}, and {str(run.checkpoints)!r} holds "
-            "no checkpoint any more; put them back, or start another run in a new folder."
+            f"the run in {str(run.folder)!r} came to step {done}, and {str(run.checkpoints)!r} "
+            "holds no checkpoint any more; put them back, or start another run in a new folder."
         )
     if done:
         say(f"The run came to step {done} without a checkpoint; it starts again.")

@@ -44,7 +44,7 @@ def test_metrics_that_cannot_be_written(photographs, tmp_path, monkeypatch):
 @pytest.mark.parametrize("out", ["file/run", "file/run/deeper"])
 def test_a_folder_that_cannot_be_made(photographs, tmp_path, out):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--out '.*run.*' cannot be written \(not a directory\)"):
+    with pytest.raises(UserError, match=r"because .*run.* cannot be used \(not a directory\)"):
         train(tiny(photographs), tmp_path / out)
 
 

@@ -193,7 +193,7 @@ def test_damaged_last_checkpoint(photographs, whole_run, tmp_path, monkeypatch, 
     last.write_bytes(last.read_bytes()[:-1000])
     train(tiny(photographs, epochs=3), out, resume=True)
     text = capsys.readouterr().out
-    assert f"{last} is passed over" in text and before.name in text
+    assert f"{last} is skipped" in text and before.name in text
     assert losses(out) == losses(whole_run)
 
 
