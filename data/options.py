@@ -20,7 +20,7 @@ import difflib
 import functools
 import json
 import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -28,6 +28,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import click
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+from tqdm import tqdm
 
 from data.errors import UserError
 
@@ -342,9 +343,11 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise UserError(f"the configuration {str(path)!r} is not TOML: {error}.") from None
 
 
-def to_toml(record: BaseModel) -> str:
+def to_toml(record: BaseModel | Mapping[str, Any]) -> str:
     """Return a record as TOML, records within it as tables; what is None has no line."""
-    values = record.model_dump(mode="json", exclude_none=True)
+    if isinstance(record, BaseModel):
+        record = record.model_dump(mode="json", exclude_none=True)
+    values = dict(record)
     tables = {name: value for name, value in values.items() if isinstance(value, dict)}
     # JSON's strings, numbers, booleans and lists of them are TOML's
     lines = [_toml_line(n, value) for n, value in values.items() if n not in tables]
@@ -391,3 +394,26 @@ def list_settings(record: type[Record], defaults: BaseModel | None = None, table
         shown = "" if default is None or field.is_required() else default
         lines.append(f"{table}{name} = {shown}\n    {field.description}")
     return "\n".join(lines)
+
+
+# ---- options that several commands share ---------------------------------------------------------
+
+FOLDER = click.Path(path_type=Path)
+images_option = click.option("--images", type=FOLDER, help="The folder of images the masks are of.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+
+
+def number_of_jobs(context: click.Context, parameter: click.Parameter, jobs: int) -> int:
+    """Refuse --jobs 0, as the callback of that option."""
+    if jobs == 0:
+        raise UserError("--jobs 0: give the number of processes, or -1 for one a core.")
+    return jobs
+
+
+def progress_bar(what: str) -> Callable[[Iterable, int], Iterable]:
+    """Return a progress function; its bar shows only on a terminal."""
+
+    def progress(steps: Iterable, total: int) -> Iterable:
+        return tqdm(steps, what, total, unit="", disable=None, leave=False)
+
+    return progress
