@@ -18,11 +18,11 @@ import numpy as np
 
 from data.backgrounds import POOL_FORMAT, POOL_VERSION
 from data.errors import UserError
-from data.files import PendingFile
 from data.images.decode import UnreadableImage, decode, key_path, list_images
 from data.keys import encode_key
 from data.masks.format import LIBVER, TEXT_TYPE
 from data.masks.read import MaskShards
+from data.pending_file import PendingFile
 from data.software import software_versions
 
 _SIDES = 0.9  # each side that is tried is so much of the one before

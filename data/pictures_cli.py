@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from data.errors import UserError
-from data.files import PendingFile
 from data.gallery.page import make_page
 from data.gallery.panels import Row, headings, make_row
 from data.gallery.sheet import draw_sheet
@@ -19,6 +18,7 @@ from data.keys import printable
 from data.masks.format import Status
 from data.masks.read import MaskShards
 from data.options import FOLDER, images_option, overwrite_option, progress_bar
+from data.pending_file import PendingFile
 
 
 @click.command()

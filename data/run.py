@@ -43,9 +43,9 @@ import click
 from pydantic import BaseModel
 
 from data.errors import UserError
-from data.files import PendingFile
 from data.keys import is_utf8
 from data.options import read_toml, to_toml
+from data.pending_file import PendingFile
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d{8,})\.pt")
 _DISTRIBUTIONS = ("dilo", "torch", "torchvision", "numpy", "opencv-contrib-python-headless", "h5py")

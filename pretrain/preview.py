@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from data.files import PendingFile
 from data.images.decode import UnreadableImage, decode, key_path
 from data.keys import Keys, printable
+from data.pending_file import PendingFile
 from pretrain.views.augment import DeviceAugment
 from pretrain.views.draws import COLUMN
 

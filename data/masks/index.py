@@ -11,7 +11,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from data.files import PendingFile
 from data.interrupts import uninterrupted
 from data.keys import Keys
 from data.masks.format import (
@@ -24,6 +23,7 @@ from data.masks.format import (
     shard_paths,
 )
 from data.masks.scan import Index, scan
+from data.pending_file import PendingFile
 
 INDEX_FORMAT = "dilo-mask-index"
 

@@ -9,9 +9,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data.draft_folder import draft_folder
 from data.errors import UserError
-from data.files import sync_folder
+from data.files import draft_folder, sync_folder
 from data.gallery.mask_pictures import read_mask
 from data.gallery.panels import scale_mask
 from data.images.decode import UnreadableImage, capped_size, key_path, list_images, read_size

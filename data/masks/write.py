@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, Self
 import h5py
 import numpy as np
 
-from data.files import PendingFile, remove_if_stale
 from data.interrupts import uninterrupted
 from data.keys import Keys
 from data.masks.format import (
@@ -30,6 +29,7 @@ from data.masks.format import (
     shard_paths,
     status_of,
 )
+from data.pending_file import PendingFile, remove_if_stale
 
 __all__ = [
     "Chunk",

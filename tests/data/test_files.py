@@ -1,108 +1,119 @@
-"""A file appears whole or not at all."""
+"""A file, and a set of files, appear whole or not at all."""
 
 import errno
 import os
 import re
+import resource
 import subprocess
 import sys
 
-import h5py
-import numpy as np
 import pytest
 
-from data.errors import UserError
-from data.files import PendingFile, remove_if_stale
+from data.files import draft_folder, replacing, write_whole
 
 
-def test_appears_only_when_published(tmp_path):
+def test_a_file_appears_only_when_it_is_whole(tmp_path):
     path = tmp_path / "new" / "a.bin"
-    file = PendingFile(path)
-    file.write(b"hello")
-    (temporary,) = path.parent.iterdir()
-    assert re.fullmatch(r"\.a\.bin\.[0-9a-f]{8}\.tmp", temporary.name)
-    file.publish()
+    with replacing(path) as temporary:
+        assert re.fullmatch(r"\.a\.bin\.[0-9a-f]{8}\.tmp", temporary.name)
+        temporary.write_bytes(b"hello")
+        assert list(path.parent.iterdir()) == [temporary]
     assert path.read_bytes() == b"hello"
+    write_whole(path, memoryview(b"again"))
+    assert path.read_bytes() == b"again"
+    write_whole(path, "caf\u00e9 \udcff")
+    assert path.read_bytes() == b"caf\xc3\xa9 \\udcff"
     assert list(path.parent.iterdir()) == [path]
-    file.write(b"too late")  # does nothing
-    assert path.read_bytes() == b"hello"
 
 
-def test_discarded_without_a_trace(tmp_path):
-    file = PendingFile(tmp_path / "a.bin")
-    file.write(b"hello")
-    file.discard()
-    file.discard()
+def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("old")
+    for error in (KeyboardInterrupt, ValueError, FileNotFoundError):
+        with pytest.raises(error), replacing(path) as temporary:
+            temporary.write_text("new")
+            raise error
+    with pytest.raises(FileNotFoundError) as caught, replacing(path):
+        pass  # it writes nothing
+    assert caught.value.filename == str(path)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # Python ignores its signal
+    try:
+        with pytest.raises(OSError) as caught:
+            write_whole(tmp_path / "a", bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG
+    assert caught.value.filename == str(tmp_path / "a")
     assert not list(tmp_path.iterdir())
 
 
-def test_hdf5_through_it_is_hdf5(tmp_path):
-    data = np.random.default_rng(0).random((100, 100))
-    pending = PendingFile(tmp_path / "a.h5")
-    with h5py.File(pending, "w") as file:
-        file["x"] = data
-        del file["x"]
-        file["y"] = data
-        assert np.array_equal(file["y"][:], data)
-    pending.publish()
-    with h5py.File(tmp_path / "a.h5", "r") as file:
-        assert np.array_equal(file["y"][:], data)
+def test_left_overs_of_killed_processes_go_with_the_next_write(tmp_path):
+    (tmp_path / ".a[1].0123abcd.tmp").touch()
+    others = [tmp_path / name for name in (".a1.0123abcd.tmp", ".a[1].tmp", ".b.0123abcd.tmp")]
+    for other in others:
+        other.touch()
+    write_whole(tmp_path / "a[1]", b"")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a[1]", *others])
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-def test_a_failing_write_is_told_once_asked(tmp_path, monkeypatch, capfd, code):
-    pending = PendingFile(tmp_path / "a.h5")
-    pwrite = os.pwrite
-    count = 0
-
-    def fail(*arguments):
-        nonlocal count
-        count += 1
-        if count > 3:
-            raise OSError(code, os.strerror(code))
-        return pwrite(*arguments)
-
-    monkeypatch.setattr(os, "pwrite", fail)
-    with h5py.File(pending, "w") as file:
-        for number in range(5):
-            file[f"{number}"] = np.arange(10_000)
-            file.flush()
-    with pytest.raises(UserError, match="cannot be written" if code == errno.EIO else "is full"):
-        pending.publish()
-    assert not list(tmp_path.iterdir())
-    assert capfd.readouterr().err == ""  # HDF5 has not noticed
+def test_of_two_that_write_one_file_at_once_one_stands(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        temporary.write_text("slow")
+        write_whole(path, "fast")  # takes the other's temporary file for a left-over
+    assert path.read_text() == "fast" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="cannot be written"):
-        PendingFile(tmp_path / "file" / "a.bin")
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for make in (
+        lambda path: write_whole(path, b""),
+        lambda path: draft_folder(path, "a").__enter__(),
+    ):
+        with pytest.raises(OSError) as caught:
+            make(tmp_path / "file" / "out" / "a")
+        assert str(tmp_path / "file") in caught.value.filename
 
 
-def test_only_a_dead_writers_file_is_stale(tmp_path):
+def test_a_draft_goes_with_what_is_left_in_it(tmp_path):
+    with draft_folder(tmp_path / "out", "import") as draft:
+        (draft / "a").write_text("1")
+        (draft / "b").write_text("2")
+        os.replace(draft / "a", tmp_path / "out" / "a")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+
+
+def test_an_out_that_was_made_for_nothing_goes_too(tmp_path):
+    (tmp_path / "old").mkdir()
+    for name in ("new", "old"):
+        with pytest.raises(KeyboardInterrupt), draft_folder(tmp_path / name, "import"):
+            raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_only_a_dead_makers_draft_is_removed(tmp_path):
     program = (
-        "import sys; from data.files import PendingFile;"
-        "file = PendingFile(sys.argv[1]); print(file.temporary, flush=True); sys.stdin.read()"
+        "import sys; from data.files import draft_folder\n"
+        "with draft_folder(sys.argv[1], 'import') as draft:\n"
+        "    print(draft, flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", program, tmp_path / "a.bin"],
+        [sys.executable, "-c", program, tmp_path],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    temporary = tmp_path / process.stdout.readline().strip()
-    assert not remove_if_stale(temporary)
-    assert temporary.exists()
+    other = tmp_path / process.stdout.readline().strip()
+    with draft_folder(tmp_path, "import"):
+        assert other.is_dir()
     process.kill()
     process.wait()
-    assert remove_if_stale(temporary)
-    assert not temporary.exists()
-    assert not remove_if_stale(temporary)
-
-
-def test_without_locks_a_file_goes_unless_certainty_is_asked(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.files.fcntl", None)
-    file = PendingFile(tmp_path / "a.bin")
-    assert not remove_if_stale(file.temporary, certain=True)
-    assert remove_if_stale(file.temporary)
-    file.discard()
-    assert not list(tmp_path.iterdir())
+    assert other.is_dir()
+    with draft_folder(tmp_path, "import"):
+        assert not other.exists()
