@@ -17,7 +17,7 @@ from data.errors import UserError
 from data.run import checkpoints, damage
 from data.weights import read_weights
 from evaluate import networks
-from evaluate.options import say
+from evaluate.results import say
 
 FORMAT = "dilo-backbone"
 WRAPPERS = ("state_dict", "model_state_dict", "model", "method", "network", "student", "backbone")

@@ -1,30 +1,108 @@
 """`probe`: what a network has learnt, and how good masks are, in scores and pictures."""
 
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
 import signal
 import sys
+from types import ModuleType
+from typing import Any
 
 import click
+from tabulate import tabulate
 
-from evaluate.export_command import export
-from evaluate.gradients_command import gradients
-from evaluate.knn_command import knn
-from evaluate.linear_command import linear
-from evaluate.neighbors_command import neighbors
-from evaluate.processes import OneVoice, refuse_several
-from evaluate.robustness_command import robustness
-from evaluate.saliency_command import saliency
+from data.errors import UserError
+from data.options import Command, options
+from evaluate import PROBES
+from evaluate.options import NetworkOptions, ResultOptions
+from evaluate.results import Results, refuse_several, say, speaks
+
+HEADINGS = ("Arguments", "Options", "Network", "Results")  # in the order of `--help`
 
 
-@click.group(cls=OneVoice, context_settings={"help_option_names": ["-h", "--help"]})
-@click.pass_context
-def main(context: click.Context) -> None:
+class Probes(click.Group):
+    """The registry's probes; a module is imported when its probe is named.
+
+    Of torchrun's processes the first of a host tells an error; the others end without a word.
+    """
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """The probes' names."""
+        return list(PROBES)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the probes by their line in the registry."""
+        with formatter.section("Probes"):
+            formatter.write_dl([(name, probe.help) for name, probe in PROBES.items()])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command:
+        """The probe as a command; its module stays without torch."""
+        if name not in PROBES:
+            raise UserError(f"there is no probe '{name}'; probes are {', '.join(PROBES)}.")
+        module = importlib.import_module(PROBES[name].module)
+
+        @click.command(name, cls=Command, help=inspect.getdoc(module.Options))
+        @options(module.Options)
+        def command(settings: Any) -> None:
+            run_probe(name, module, settings)
+
+        command.params.sort(key=lambda option: HEADINGS.index(_heading(option)))
+        return command
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the probe that the user named."""
+        try:
+            return super().invoke(context)
+        except click.ClickException as error:
+            if speaks():
+                raise
+            sys.exit(error.exit_code)
+
+
+def _heading(parameter: click.Parameter) -> str:
+    return getattr(parameter, "heading", "Arguments")
+
+
+@click.group(cls=Probes, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
     """Judge masks and pretrained networks: scores on the terminal, JSON and pictures in files."""
     sys.stdout.reconfigure(errors="backslashreplace")  # keys may hold what a terminal cannot show
-    if context.invoked_subcommand != linear.name:
-        refuse_several(str(context.invoked_subcommand))
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # tidy up then, as after Ctrl-C
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
-for command in (linear, knn, robustness, neighbors, gradients, saliency, export):
-    main.add_command(command)
+def run_probe(name: str, module: ModuleType, settings: Any) -> None:
+    """Run a probe, write its report into the folder --out, and print it."""
+    if not getattr(module, "SHARES_WORK", False):
+        refuse_several(name)
+    with _exact(settings):
+        if not isinstance(settings, ResultOptions):
+            module.run(settings)
+            return
+        own = getattr(module, "UNFINISHED", ())
+        with Results(name, settings.out, settings.overwrite, own) as results:
+            report = module.run(settings, results)
+            if report is None:  # the first process has it
+                return
+            text = results.write_json(report.content)
+    for note in report.notes:
+        say(note)
+    if settings.as_json:
+        click.echo(text)
+    else:
+        click.echo(tabulate(report.table, headers="keys", disable_numparse=True))
+        for sentence in report.sentences:
+            click.echo(sentence)
+    page = results.folder / "index.html"
+    say(f"Open {page}" if page.exists() else f"Written to {results.folder}")
+
+
+def _exact(settings: Any) -> contextlib.AbstractContextManager:
+    """Full float32 for a probe with a network."""
+    if not isinstance(settings, NetworkOptions):
+        return contextlib.nullcontext()
+    from data.tf32 import without_tf32  # needs torch
+
+    return without_tf32()

@@ -1,115 +1,197 @@
-"""Where a model looks: gradients of class scores, and how much of them falls on the object.
-
-Simonyan, Vedaldi, Zisserman: Deep Inside Convolutional Networks, 2013: the gradient of a class's
-score (before the softmax) by the pixels. A backbone without classes gets its scores from a linear
-classifier trained on its features.
-"""
+"""`probe gradients`: class-score gradients, and how much of them falls on the object."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
-import torch
-from torch import Tensor
+from tqdm import tqdm
 
-from data.images.channel_statistics import IMAGENET_STD
-from data.loading import normalise, of_channels
+from data.errors import UserError
+from data.images.decode import key_path, read_size
+from data.options import setting
+from evaluate.labelled import Labelled, Split, has_split, open_split, stratified_subset
+from evaluate.masks import MaskFinder, NoMask, open_masks
+from evaluate.options import ComparisonOptions, Count, MaskOptions, Seed
+from evaluate.results import Report, Results, unreadable_notes
 
-POINTING_SIGMA = 0.02  # of the image's side: the map is smoothed before its maximum is sought
+if TYPE_CHECKING:
+    from evaluate.classifiers import LogisticRegression
+    from evaluate.gradients_figures import MaskSet, Seen
+    from evaluate.models import Model
+
+BACKWARD_BATCH = 32  # images of one backward pass, however many fit a forward one
 
 
-def pixel_gradients(
-    features: Callable[[Tensor], Tensor], weight: Tensor, images: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of the labels' scores by the pixels, which are taken as values in [0, 1].
+class Options(ComparisonOptions, MaskOptions):
+    """Show where models look, and measure how much of it is the object.
 
-    Parameters
-    ----------
-    features : (B, 3, S, S), normalised -> (B, D)
-    weight : (C, D) of the linear classifier; its bias has no gradient
-    images : (B, S, S, 3) uint8
-    labels : (B,) int64, the class whose score is differentiated
+    For each model a linear classifier is trained on its features of train/ (logistic regression, as
+    probe linear --fast). Then the score of each test image's own class, before the softmax, is
+    differentiated by the pixels. With --masks: the share of the gradient's energy (its squares)
+    that falls inside the mask, beside the share of the area, which an even gradient would have, and
+    the pointing game. The last line compares each model with the first.
 
-    Returns
-    -------
-    gradients (B, 3, S, S) float32, and the features (B, D)
+    Writes results.json, gradients.png, shares.png and index.html, which holds all its pictures.
     """
-    inputs = normalise(images).requires_grad_(True)
-    with torch.enable_grad():
-        seen = features(inputs)
-        (gradient,) = torch.autograd.grad((seen * weight[labels]).sum(), inputs)
-    return gradient / of_channels(IMAGENET_STD, gradient), seen.detach()
+
+    ground_truth: Path | None = setting(None, "pictures of the objects' true masks")
+    limit: Count = setting(1000, "test images, evenly over the classes")
+    pages: Count = setting(40, "rows of the page")
+    rows: Count = setting(8, "rows of the PNG")
+    seed: Seed = setting(0, "of the classifier's held-out images")
 
 
-def energy(gradient: Tensor) -> Tensor:
-    """Energy at each pixel: the sum over channels of squares, (B, 3, S, S) -> (B, S, S)."""
-    return gradient.square().sum(dim=1)
+def run(options: Options, results: Results) -> Report:
+    """Measure every model, and show the images where they differ most."""
+    from evaluate.gradients_figures import comparisons, gallery_of, plot_shares, report_of
+    from evaluate.loading import readable
+    from evaluate.models import load_models, workers_of
+
+    split = open_split(options.images)
+    subset = stratified_subset(split.val, options.limit)
+    folder = split.val.root.name if has_split(options.images) else ""
+    kinds = {
+        title: MaskFinder(open_masks(path, argument), folder)
+        for title, path, argument in (
+            ("masks", options.masks, "--masks"),
+            ("ground truth", options.ground_truth, "--ground-truth"),
+        )
+        if path is not None
+    }
+    models = load_models(options.checkpoints, options)
+    sizes = sorted({model.size for model in models})
+    if len(sizes) > 1:
+        raise UserError(
+            f"the models were trained at different sizes ({', '.join(map(str, sizes))}) and "
+            "gradients compare at one; add --image-size."
+        )
+    subset, unreadable = readable(subset, workers_of(options))
+    sets = [
+        _foregrounds(title, finder, subset, sizes[0], options.mask_threshold)
+        for title, finder in kinds.items()
+    ]
+    seen, chosen, maps = _look_at_all(models, split, subset, sets, options)
+    gallery = gallery_of(seen, subset, sets, chosen, maps, sizes[0], split.how)
+    if sets:
+        plot_shares(seen, sets, results.path("shares.png"))
+        gallery.plots.append(("shares", results.path("shares.png").read_bytes()))
+    gallery.save_html(results.path("index.html"))
+    gallery.save_png(results.path("gradients.png"), options.rows)
+    content = {
+        "images": options.images,
+        "masks": options.masks,
+        "ground_truth": options.ground_truth,
+        "split": split.how,
+        "limit": options.limit,
+        "mask_threshold": options.mask_threshold,
+        **report_of(seen, subset, sets, options.seed),
+        "unreadable": unreadable,
+    }
+    notes = unreadable_notes(unreadable)
+    for each in sets:
+        for key, reason in list(each.left_out.items())[:1]:
+            notes.append(
+                f"without {each.title}: {len(each.left_out)} images; the first: {key} {reason}"
+            )
+    return Report(content, gallery.table, comparisons(seen, sets), notes)
 
 
-def magnitude(gradient: Tensor) -> Tensor:
-    """What pictures show: the largest absolute value over channels, (B, 3, S, S) -> (B, S, S)."""
-    return gradient.abs().amax(dim=1)
+def _foregrounds(
+    title: str, finder: MaskFinder, images: Labelled, size: int, threshold: int
+) -> MaskSet:
+    """The foregrounds in the images' centre crops; empty and missing ones are left out."""
+    from evaluate.gradients_figures import MaskSet
+
+    foregrounds, left_out = {}, {}
+    for row, key in enumerate(tqdm(images.keys, desc=title, unit="image", disable=None)):
+        try:
+            mask = finder.read(key, read_size(key_path(images.root, key)), size) >= threshold
+        except NoMask as reason:
+            left_out[key] = str(reason)
+            continue
+        if mask.any():
+            foregrounds[row] = mask
+        else:
+            left_out[key] = f"has an empty mask: nothing from {threshold} up"
+    if not foregrounds:
+        key, reason = next(iter(left_out.items()))
+        raise UserError(f"--{title.replace(' ', '-')}: no image has a usable mask; {key} {reason}.")
+    return MaskSet(title, foregrounds, left_out)
 
 
-def share_inside(energies: np.ndarray, mask: np.ndarray) -> float:
-    """The share of an image's gradient energy inside a mask; NaN where there is no gradient.
+def _look_at_all(
+    models: list[Model], split: Split, images: Labelled, sets: list[MaskSet], options: Options
+) -> tuple[list[Seen], np.ndarray, dict[str, dict[int, np.ndarray]]]:
+    """Measure every model on every image, then make the maps of the images that are shown."""
+    from evaluate.classifiers import fit
+    from evaluate.gradient_maps import as_picture, magnitude
+    from evaluate.gradients_figures import choose_images
 
-    energies : (S, S) >= 0; mask : (S, S) bool
-    """
-    total = float(energies.sum(dtype=np.float64))
-    return float(energies[mask].sum(dtype=np.float64)) / total if total > 0 else float("nan")
-
-
-def points_inside(magnitudes: np.ndarray, mask: np.ndarray) -> bool:
-    """The pointing game (Zhang et al., ECCV 2016): is the smoothed map's maximum in the mask?
-
-    The map is smoothed by a Gaussian of .02 of its side, as TorchRay does (Fong et al., ICCV 2019);
-    there is no margin around the mask.
-    """
-    sigma = POINTING_SIGMA * magnitudes.shape[0]
-    smooth = cv2.GaussianBlur(magnitudes.astype(np.float32), (0, 0), sigma)
-    return bool(mask.flat[int(smooth.argmax())])
-
-
-def as_picture(magnitudes: np.ndarray) -> np.ndarray:
-    """A gradient map as a picture: (S, S) -> (S, S, 3) uint8, black to yellow.
-
-    Scaled by its 99th percentile, so that a few strong pixels do not leave the rest black.
-    """
-    top = float(np.percentile(magnitudes, 99)) or float(magnitudes.max()) or 1.0
-    levels = np.clip(magnitudes / top * 255, 0, 255).astype(np.uint8)
-    return cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]
+    regressions, seen = [], []
+    for model in models:
+        train, labels = model.features(split.train, "train")
+        regression = fit(
+            train.features, labels, len(images.classes), seed=options.seed, device=model.device
+        )
+        regressions.append(regression)
+        seen.append(_measure(model, regression, images, sets))
+    chosen = choose_images(seen, sets, options.pages)
+    shown = images.take(np.sort(chosen))
+    maps = {}
+    for model, regression in zip(models, regressions, strict=True):
+        pictures = {}
+        for rows, _, gradient in _gradients(model, regression, shown, "pictures"):
+            for row, values in zip(rows, magnitude(gradient).cpu().numpy(), strict=True):
+                pictures[int(np.sort(chosen)[row])] = as_picture(values)
+        maps[model.label] = pictures
+    return seen, chosen, maps
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """How much more one model looks at the object than another, with a 95 % interval."""
+def _gradients(model: Model, regression: LogisticRegression, images: Labelled, description: str):
+    """Yield (rows, features, gradients of the own class's score by the pixels)."""
+    from evaluate.gradient_maps import pixel_gradients
 
-    ratio: float
-    low: float
-    high: float
+    weight = regression.weight.to(model.device)
+    model.backbone.to(model.device)
+    with tqdm(
+        total=len(images), desc=f"{model.label} {description}", unit="image", disable=None
+    ) as bar:
+        for batch in model.batches(images, most=BACKWARD_BATCH):
+            if not len(batch["index"]):
+                continue
+            pixels = batch["image"].to(model.device, non_blocking=True)
+            labels = batch["label"].to(model.device, non_blocking=True)
+            gradient, features = pixel_gradients(model.backbone, weight, pixels, labels)
+            yield batch["index"].tolist(), features.cpu(), gradient
+            bar.update(len(batch["index"]))
 
-    def __str__(self) -> str:
-        return f"{self.ratio:.3f} times ({self.low:.3f} to {self.high:.3f})"
 
+def _measure(
+    model: Model, regression: LogisticRegression, images: Labelled, sets: list[MaskSet]
+) -> Seen:
+    from evaluate.gradient_maps import energy, magnitude, points_inside, share_inside
+    from evaluate.gradients_figures import Seen
 
-def compare(shares: np.ndarray, reference: np.ndarray, seed: int = 0) -> Comparison | None:
-    """Ratio of two models' mean shares over the same images.
-
-    None where there is not one, or the reference's shares are all zero.
-
-    The interval is the 2.5th to 97.5th percentile of 2000 bootstrap samples of the images, the same
-    for both models. Images where either has no gradient are left out.
-    """
-    both = ~(np.isnan(shares) | np.isnan(reference))
-    if not both.any() or not reference[both].any():
-        return None
-    ours, theirs = shares[both], reference[both]
-    rng = np.random.default_rng(seed)
-    samples = rng.integers(len(ours), size=(2000, len(ours)))
-    ratios = ours[samples].mean(axis=1) / theirs[samples].mean(axis=1)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return Comparison(float(ours.mean() / theirs.mean()), float(low), float(high))
+    count = len(images)
+    right = np.zeros(count, bool)
+    shares = {one.title: np.full(count, np.nan) for one in sets}
+    pointing = {one.title: np.full(count, np.nan) for one in sets}
+    for rows, features, gradient in _gradients(model, regression, images, "gradients"):
+        right[rows] = regression(features).argmax(1).numpy() == images.labels[rows]
+        energies, magnitudes = energy(gradient).cpu().numpy(), magnitude(gradient).cpu().numpy()
+        for one in sets:
+            for row, squares, values in zip(rows, energies, magnitudes, strict=True):
+                mask = one.foregrounds.get(row)
+                if mask is not None:
+                    shares[one.title][row] = share_inside(squares, mask)
+                    if squares.any():
+                        pointing[one.title][row] = points_inside(values, mask)
+    for one in sets:
+        if np.isnan(shares[one.title]).all():
+            raise UserError(
+                f"CHECKPOINT {model.label}: no image's score has a gradient: its features do not "
+                "depend on the images; name a checkpoint of a trained network."
+            )
+    return Seen(model, regression.c, float(right.mean()), right, shares, pointing)

@@ -12,7 +12,7 @@ from data.images.crop import centre_crop
 from data.images.decode import decode, key_path
 from evaluate.captions import add_legend
 from evaluate.gallery import Gallery, Picture, Row
-from evaluate.gradients import compare
+from evaluate.gradient_maps import compare
 from evaluate.labelled import Labelled
 from evaluate.models import Model
 

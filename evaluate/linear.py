@@ -1,274 +1,334 @@
-"""The linear probe: a linear classifier trained by SGD on a frozen backbone's features.
+"""`probe linear`: the linear probe, a linear classifier on frozen features.
 
-`evaluate.linear_settings` has the published protocols.
+The published protocols: DiLo (arXiv 2004.06638, section 5.3) and MoCo (He et al., CVPR 2020,
+section 4.1) on ImageNet; Places as in Zhan et al. / DiLo's Table 6.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
+from pydantic import AfterValidator, Field
 
-from data import run as checkpoint_files
 from data.errors import UserError
-from data.loading import build_plain_loader, normalise, unreadable_of
-from evaluate.accuracy import top_k
-from evaluate.checkpoints import digest
-from evaluate.features import Backbone
-from evaluate.labelled import Split
-from evaluate.linear_settings import LinearSettings
-from evaluate.loading import EpochBatches, TrainingImages, train_loader
-from evaluate.to_host import to_host
-from pretrain.parts.distributed import World
+from data.options import one_of, setting
+from evaluate.labelled import Labelled, Split, open_split
+from evaluate.options import FLOAT32_MAX, Count, NetworkOptions, Positive, ResultOptions, Seed
+from evaluate.results import (
+    Report,
+    Results,
+    percent,
+    refuse_several,
+    say,
+    several,
+    unreadable_notes,
+)
+
+if TYPE_CHECKING:
+    from evaluate.linear_training import Epoch
+    from evaluate.models import Model
+    from pretrain.parts.distributed import World
+
+SHARES_WORK = True  # among torchrun's processes
+UNFINISHED = ("resume",)  # what a run that was stopped leaves in the folder --out
 
 
-class Head(nn.Module):
-    """The classifier: (B, D) -> (B, C). Weights N(0, .01), bias 0."""
+@dataclass(frozen=True)
+class Protocol:
+    """How the classifier is trained; the defaults are DiLo's protocol.
 
-    def __init__(self, dim: int, classes: int, settings: LinearSettings):
-        super().__init__()
-        self.norm = nn.BatchNorm1d(dim, affine=False) if settings.batch_norm else nn.Identity()
-        self.fc = nn.Linear(dim, classes)
-        generator = torch.Generator().manual_seed(settings.seed)
-        nn.init.normal_(self.fc.weight, std=0.01, generator=generator)
-        nn.init.zeros_(self.fc.bias)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits."""
-        return self.fc(self.norm(features))
-
-
-@dataclass
-class Epoch:
-    """What one epoch gave: mean training loss and accuracy, validation accuracies in [0, 1]."""
-
-    epoch: int
-    lr: float
-    loss: float
-    train_top1: float
-    top1: float
-    top5: float | None
-
-
-@dataclass
-class LinearResult:
-    """The trained classifier, its history, and the proof that the backbone did not change."""
-
-    head: Head
-    history: list[Epoch]
-    backbone_sha256: str
-    unreadable: dict[str, str] = field(default_factory=dict)
-
-
-class LinearProbe:
-    """Trains and validates; `state` and `restore` make it resumable after any epoch."""
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        split: Split,
-        settings: LinearSettings,
-        world: World,
-        image_size: int,
-        workers: int,
-        amp: bool = False,
-    ):
-        if settings.batch_size % world.size:
-            raise UserError(
-                f"--batch-size {settings.batch_size} is over all processes and must be a multiple "
-                f"of their number, {world.size}."
-            )
-        self.backbone, self.split, self.settings = backbone.to(world.device), split, settings
-        self.world, self.amp = world, amp
-        self.before = digest(backbone)
-        pin = world.device.type == "cuda"
-        images = TrainingImages(split.train, image_size, settings.seed)
-        self.batches = EpochBatches(
-            len(split.train), settings.batch_size, settings.seed, world.rank, world.size
-        )
-        self.train_loader = train_loader(images, self.batches, workers, pin)
-        share = settings.batch_size // world.size
-        self.val_loader = build_plain_loader(
-            split.val.root,
-            keys=split.val.keys,
-            labels=split.val.labels,
-            image_size=image_size,
-            batch_size=share,
-            workers=workers,
-            pin_memory=pin,
-        )
-        self.head = Head(self._dim(image_size), len(split.train.classes), settings)
-        self.head.to(world.device)
-        self.optimizer = torch.optim.SGD(
-            self.head.parameters(),
-            settings.lr,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            weight_decay=settings.weight_decay,
-        )
-        self.history: list[Epoch] = []
-        self.unreadable: dict[str, str] = {}
-
-    def _dim(self, image_size: int) -> int:
-        device = self.world.device
-        with torch.no_grad():
-            return self.backbone(torch.zeros(2, 3, image_size, image_size, device=device)).shape[1]
-
-    def features(self, images: Tensor) -> Tensor:
-        """uint8 (B, S, S, 3) -> float32 (B, D), without gradient."""
-        images = normalise(images.to(self.world.device, non_blocking=True))
-        kind = self.world.device.type
-        with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=self.amp):
-            return self.backbone(images).float()
-
-    def run(self, after_epoch: Callable[[LinearProbe], None] | None = None) -> LinearResult:
-        """Train the epochs that are not in the history yet."""
-        model: nn.Module = self.head
-        if self.world.size > 1:
-            if self.settings.batch_norm and self.world.device.type == "cuda":
-                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-            model = DistributedDataParallel(model)
-        for epoch in range(len(self.history), self.settings.epochs):
-            lr = self.settings.rate(epoch)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            loss, train_top1 = self._train(model, epoch)
-            top1, top5 = self._validate()
-            self.history.append(Epoch(epoch, lr, loss, train_top1, top1, top5))
-            if after_epoch is not None and self.world.first:
-                after_epoch(self)
-        after = digest(self.backbone)
-        if after != self.before:
-            raise RuntimeError("the backbone changed while the classifier was trained")
-        return LinearResult(self.head, self.history, after, self.unreadable)
-
-    def _train(self, model: nn.Module, epoch: int) -> tuple[float, float]:
-        model.train()
-        self.batches.epoch = epoch
-        device, count = self.world.device, 0
-        sums = torch.zeros(2, device=device, dtype=torch.float64)  # read at the epoch's end only
-        for batch in self._bar(self.train_loader, f"epoch {epoch + 1}"):
-            self.unreadable |= unreadable_of(batch)
-            target = batch["label"].to(device, non_blocking=True)
-            if len(target) < 2 and self.settings.batch_norm and self.world.size == 1:
-                continue  # batch norm has no statistics of a single image
-            if len(target):
-                logits = model(self.features(batch["image"]))
-            else:  # every image of this process was unreadable, and the others wait for it
-                logits = model(torch.zeros(0, self.head.fc.in_features, device=device))
-            loss = F.cross_entropy(logits, target, reduction="sum") / max(len(target), 1)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            hits = (logits.argmax(1) == target).sum()
-            sums += torch.stack([loss.detach() * len(target), hits])
-            count += len(target)
-        sums = torch.cat([sums, sums.new_tensor([count])])
-        if self.world.size > 1:
-            torch.distributed.all_reduce(sums)
-        loss, hits, count = sums.tolist()
-        if not count:
-            raise UserError(f"IMAGES: no training image can be read; {_first(self.unreadable)}.")
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is not finite in epoch {epoch + 1} at --lr {self.settings.lr:g}; these "
-                "features need a smaller one."
-            )
-        return loss / count, hits / count
-
-    def _validate(self) -> tuple[float, float | None]:
-        """Top-1 and top-5 over the validation images; every process does all of it alike."""
-        self.head.eval()
-        labels = []
-
-        def computed() -> Iterator[Tensor]:
-            for batch in self._bar(self.val_loader, "validate"):
-                self.unreadable |= unreadable_of(batch)
-                if len(batch["index"]):
-                    labels.append(batch["label"])
-                    yield self.head(self.features(batch["image"]))
-
-        with torch.no_grad():
-            scores = list(to_host(computed()))
-        if not scores:
-            raise UserError(f"IMAGES: no validation image can be read; {_first(self.unreadable)}.")
-        logits, target = torch.cat(scores), torch.cat(labels)
-        return top_k(logits, target, 1), top_k(logits, target, 5)
-
-    def _bar(self, loader: Iterable, description: str):
-        hidden = None if self.world.first else True
-        return tqdm(loader, desc=description, unit="batch", leave=False, disable=hidden)
-
-    def state(self) -> dict:
-        """All that the next epoch depends on, for `restore`."""
-        return {
-            "head": self.head.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "history": [asdict(epoch) for epoch in self.history],
-            "unreadable": dict(self.unreadable),
-        }
-
-    def restore(self, state: dict) -> None:
-        """Continue after the last epoch of a state."""
-        self.head.load_state_dict(state["head"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.history = [Epoch(**epoch) for epoch in state["history"]]
-        self.unreadable = dict(state["unreadable"])
-
-
-def _first(unreadable: dict[str, str]) -> str:
-    key, reason = next(iter(unreadable.items()), ("", "there is none"))
-    return f"{key}: {reason}"
-
-
-class ResumeFolder:
-    """The checkpoints of an unfinished probe, in a folder beside its results' names.
-
-    `identity` is what must be the same for a continuation to mean anything: settings, backbone,
-    images. The folder of another probe is refused; or begun anew, with `overwrite`.
+    batch_size is over all processes. The learning rate is multiplied by .1 at the start of each
+    epoch in `milestones`. `batch_norm` puts a batch norm without parameters before the classifier.
     """
 
-    NAME = "resume"
+    lr: float = 30.0
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    epochs: int = 100
+    milestones: tuple[int, ...] = (30, 60, 90)
+    batch_size: int = 256
+    batch_norm: bool = False
+    seed: int = 0
 
-    def __init__(self, out: Path, identity: dict, overwrite: bool = False):
-        self.folder, self.identity, self.overwrite = out / self.NAME, identity, overwrite
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        return self.lr * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
 
-    def load(self, probe: LinearProbe) -> str | None:
-        """Restore the newest sound state; returns a sentence about it, or None for a new start."""
-        found = checkpoint_files.load_newest(self.folder, holding=("identity", *probe.state()))
-        if found is None:
+
+PRESETS = {
+    "dilo": Protocol(),
+    "moco": Protocol(milestones=(60, 80)),
+    "places": Protocol(
+        lr=0.01,
+        nesterov=True,
+        weight_decay=1e-4,
+        epochs=28,
+        milestones=(7, 14, 21),
+        batch_norm=True,
+    ),
+}
+
+
+def _epochs(text: str) -> tuple[int, ...]:
+    epochs = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and int(part) for part in epochs):
+        raise ValueError("give epochs, from 1 on, as 60,80")
+    return tuple(sorted(map(int, epochs)))
+
+
+class Options(NetworkOptions, ResultOptions):
+    """Train a linear classifier on frozen features.
+
+    IMAGES holds train/ and val/ with a folder for each class; from class folders alone a fifth of
+    each class is held out. The backbone stays in eval mode, and at the end is proved unchanged.
+    Training crops are RandomResizedCrop(.08, 1) with flips, test crops the centre.
+
+    A run that was stopped continues when the same command with the same --out is given again. Start
+    it by torchrun to use several GPUs; --batch-size is over all of them.
+
+    Writes results.json, classifier.pt and curve.png into the folder --out.
+    """
+
+    checkpoint: str = setting(..., "the network", argument=True)
+    images: Path = setting(..., "labelled images", argument=True)
+    preset: Annotated[str, one_of(PRESETS)] = setting(
+        "dilo",
+        "published protocol: lr 30, 100 epochs, decay at 30/60/90 (dilo) or 60/80 (moco); places "
+        "is lr .01 with Nesterov momentum, weight decay 1e-4, 28 epochs, decay at 7/14/21 and a "
+        "batch norm without parameters before the classifier",
+    )
+    lr: Positive | None = setting(None, "in place of the preset's")
+    weight_decay: Annotated[float, Field(ge=0, le=FLOAT32_MAX)] | None = setting(
+        None, "in place of the preset's"
+    )
+    epochs: Count | None = setting(
+        None, "in place of the preset's; its milestones move along in proportion"
+    )
+    milestones: Annotated[str, AfterValidator(_epochs)] | None = setting(
+        None, "epochs at which the rate is cut to a tenth, as 60,80"
+    )
+    seed: Seed = setting(0, "of crops, order and initial weights")
+    amp: bool = setting(False, "run the backbone in bfloat16: faster on a GPU")
+    fast: bool = setting(
+        False,
+        "features once, without augmentation, then logistic regression; minutes, not hours",
+    )
+
+    def protocol(self) -> Protocol:
+        """The preset with what the command line puts in its place."""
+        preset = PRESETS[self.preset]
+        milestones = self.milestones
+        if self.epochs is not None and milestones is None:
+            moved = (round(m * self.epochs / preset.epochs) for m in preset.milestones)
+            milestones = tuple(sorted({max(1, m) for m in moved}))
+        given: dict[str, Any] = {
+            "lr": self.lr,
+            "weight_decay": self.weight_decay,
+            "epochs": self.epochs,
+            "milestones": milestones,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+        }
+        return replace(preset, **{key: value for key, value in given.items() if value is not None})
+
+
+def run(options: Options, results: Results) -> Report | None:
+    """Train and validate; None in all of torchrun's processes but the first."""
+    if options.fast:
+        refuse_several("linear --fast")
+        content = _run_fast(options, results)
+    elif options.out is None and several():
+        raise UserError("--out is needed under torchrun: all processes must agree on one folder.")
+    else:
+        from pretrain.parts.distributed import world
+
+        _check_gpus(options.device)
+        with world(options.device) as processes:
+            content = _run_sgd(options, results, processes)
+        if content is None:
             return None
-        theirs = found.state["identity"]
-        differ = [key for key, value in self.identity.items() if theirs.get(key) != value]
-        if differ and self.overwrite:
-            self.remove()
-            return None
-        if differ:
-            key = differ[0]
-            raise UserError(
-                f"--out {self.folder.parent} holds an unfinished probe with another {key} "
-                f"({theirs.get(key)} there, {self.identity[key]} here); name another folder or "
-                "add --overwrite."
-            )
-        probe.restore(found.state)
-        return f"Continuing after epoch {found.step} of {probe.settings.epochs}."
+    notes = [
+        *unreadable_notes(content["unreadable"]),
+        f"the backbone is unchanged: sha256 {content['backbone_sha256'][:16]}...",
+        content["split"],
+    ]
+    return Report(content, [_table_row(content)], notes=notes)
 
-    def save(self, probe: LinearProbe) -> None:
-        """Write the state after an epoch; the one before stays as a fallback."""
-        state = {**probe.state(), "identity": self.identity}
-        checkpoint_files.save(self.folder, len(probe.history), state, keep=2)
 
-    def remove(self) -> None:
-        """Remove the states, of a probe whose results are written; nothing else that lies there."""
-        for _, path in checkpoint_files.checkpoints(self.folder):
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it holds something else, or is not there
-            self.folder.rmdir()
+def _check_gpus(device: str) -> None:
+    """Let every process of a host complain alike where the last has no GPU: the first tells it."""
+    from evaluate.models import choose_device
+    from pretrain.parts import distributed
+
+    count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    distributed.choose_device(str(choose_device(device)), count - 1, count)
+
+
+def _run_sgd(options: Options, results: Results, processes: World) -> dict | None:
+    """Train by SGD; returns what the JSON says."""
+    import torch
+
+    from evaluate.linear_training import LinearProbe, ResumeFolder
+    from evaluate.models import load_models, workers_of
+
+    split, protocol = open_split(options.images), options.protocol()
+    (model,) = load_models((options.checkpoint,), options)
+    workers = workers_of(options)
+    probe = LinearProbe(
+        model.backbone, split, protocol, processes, model.size, workers, options.amp
+    )
+    identity = {
+        "protocol": str(asdict(protocol)),
+        "backbone": probe.before,
+        "layer": options.layer,
+        "image size": model.size,
+        "images": _images_digest(split),
+        "--amp": options.amp,
+    }
+    resume = ResumeFolder(results.folder, identity, options.overwrite)
+    sentence = resume.load(probe)
+    if sentence and processes.first:
+        say(sentence)
+
+    def after_epoch(probe: LinearProbe) -> None:
+        resume.save(probe)
+        say(_line(probe.history[-1], protocol.epochs))
+
+    result = probe.run(after_epoch)
+    if not processes.first:
+        return None
+    results.when_written(resume.remove)
+    state = {key: value.cpu() for key, value in result.head.state_dict().items()}
+    content = {"state_dict": state, "classes": split.train.classes}
+    torch.save(content, results.path("classifier.pt"))
+    _plot(result.history, results.path("curve.png"))
+    return {
+        **_common(model, split, options),
+        "protocol": {
+            "preset": options.preset,
+            **asdict(protocol),
+            "amp": options.amp,
+            "gpus": processes.size,
+        },
+        "top1": result.history[-1].top1,
+        "top5": result.history[-1].top5,
+        "best_top1": max(epoch.top1 for epoch in result.history),
+        "history": [asdict(epoch) for epoch in result.history],
+        "backbone_sha256": result.backbone_sha256,
+        "unreadable": result.unreadable,
+    }
+
+
+def _run_fast(options: Options, results: Results) -> dict:
+    """Fit a logistic regression; returns what the JSON says."""
+    import torch
+
+    from evaluate.checkpoints import digest
+    from evaluate.classifiers import HOLDOUT, fit, top_k
+    from evaluate.models import load_models
+
+    split = open_split(options.images)
+    (model,) = load_models((options.checkpoint,), options)
+    before = digest(model.backbone)
+    train, train_labels = model.features(split.train, "train")
+    val, val_labels = model.features(split.val, "val")
+    regression = fit(
+        train.features,
+        train_labels,
+        len(split.train.classes),
+        seed=options.seed,
+        device=model.device,
+    )
+    after = digest(model.backbone)
+    if after != before:
+        raise RuntimeError("the backbone changed while features were taken")
+    state = {"weight": regression.weight, "bias": regression.bias}
+    content = {"state_dict": state, "classes": split.train.classes}
+    torch.save(content, results.path("classifier.pt"))
+    logits = regression(val.features)
+    return {
+        **_common(model, split, options),
+        "protocol": {
+            "fast": "logistic regression on features of the test crop",
+            "c": regression.c,
+            "c_tried": {f"{c:g}": accuracy for c, accuracy in regression.tried.items()},
+            "c_chosen_on": f"{HOLDOUT:.0%} of the training images",
+            "seed": options.seed,
+        },
+        "top1": top_k(logits, val_labels, 1),
+        "top5": top_k(logits, val_labels, 5),
+        "backbone_sha256": after,
+        "unreadable": train.unreadable | val.unreadable,
+    }
+
+
+def _common(model: Model, split: Split, options: Options) -> dict:
+    return {
+        **model.describe(),
+        "images": options.images,
+        "split": split.how,
+        "train_images": len(split.train),
+        "test_images": len(split.val),
+        "classes": len(split.train.classes),
+        "batch_size": options.batch_size,
+    }
+
+
+def _images_digest(split: Split) -> str:
+    sha = hashlib.sha256()
+    for part in (split.train, split.val):
+        sha.update("\n".join(_with_labels(part)).encode("utf-8", "surrogateescape"))
+    return sha.hexdigest()[:16]
+
+
+def _with_labels(images: Labelled) -> Iterator[str]:
+    return (f"{key}\t{label}" for key, label in zip(images.keys, images.labels, strict=True))
+
+
+def _line(epoch: Epoch, epochs: int) -> str:
+    return (
+        f"epoch {epoch.epoch + 1}/{epochs}  lr {epoch.lr:g}  loss {epoch.loss:.4f}  "
+        f"train {100 * epoch.train_top1:.2f} %  val {100 * epoch.top1:.2f} %"
+    )
+
+
+def _plot(history: list[Epoch], path: Path) -> None:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    epochs = [epoch.epoch + 1 for epoch in history]
+    axes.plot(epochs, [100 * e.train_top1 for e in history], label="training crops", alpha=0.7)
+    axes.plot(epochs, [100 * e.top1 for e in history], label="validation")
+    for before, after in pairwise(history):
+        if after.lr != before.lr:
+            axes.axvline(after.epoch + 0.5, color="gray", linewidth=0.8, linestyle=":")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="epoch (dotted: the rate is cut)", ylabel="top-1 %")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150, format="png")
+
+
+def _table_row(content: dict) -> dict[str, str]:
+    protocol = content["protocol"]
+    return {
+        "checkpoint": content["label"],
+        "layer": content["layer"],
+        "size": content["image_size"],
+        "protocol": f"fast, C {protocol['c']:g}"
+        if "fast" in protocol
+        else f"{protocol['preset']}, {protocol['epochs']} epochs, lr {protocol['lr']:g}",
+        "top-1 %": percent(content["top1"]),
+        "top-5 %": percent(content["top5"]),
+        "train": content["train_images"],
+        "test": content["test_images"],
+    }

@@ -1,4 +1,4 @@
-"""Masks from a shard folder or a folder of pictures, found by the image's key without suffix."""
+"""Masks from a shard folder or a folder of pictures, by the image's key without its suffix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data.errors import UserError
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 
 
-class Unusable(Exception):
+class NoMask(Exception):
     """This image has no mask that can be used; the message says why."""
 
 
@@ -77,15 +77,15 @@ class PictureMasks(_Stems):
         super().__init__(folder, names)
 
     def read(self, name: str) -> Mask:
-        """The mask of one stem; raises `Unusable` with the reason."""
+        """The mask of one stem; raises `NoMask` with the reason."""
         path = self.folder / self.key(name)
         try:
             data = np.fromfile(path, np.uint8)
         except OSError as error:
-            raise Unusable(f"{path.name} cannot be read ({error.strerror})") from None
+            raise NoMask(f"{path.name} cannot be read ({error.strerror})") from None
         values = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if len(data) else None
         if values is None:
-            raise Unusable(f"{path.name} cannot be decoded")
+            raise NoMask(f"{path.name} cannot be decoded")
         return Mask(values, None)
 
 
@@ -101,11 +101,11 @@ class ShardedMasks(_Stems):
         super().__init__(folder, self.shards.keys)
 
     def read(self, name: str) -> Mask:
-        """The mask of one stem; raises `Unusable` with the reason recorded in the shard."""
+        """The mask of one stem; raises `NoMask` with the reason recorded in the shard."""
         row = self.shards.find(self.key(name))
         if self.shards.status(row) >= 2:  # unreadable image or failed method: there is no mask
             reason = self.shards.error(row) or "no reason recorded"
-            raise Unusable(f"has no mask in {self.folder}: {reason}")
+            raise NoMask(f"has no mask in {self.folder}: {reason}")
         return Mask(self.shards.read(row), tuple(int(n) for n in self.shards.image_size(row)))
 
 
@@ -122,6 +122,53 @@ def open_masks(folder: str | Path, argument: str = "MASKS") -> Masks:
     if next(folder.glob("shard-*.h5"), None) is not None:
         return ShardedMasks(folder)
     return PictureMasks(folder, argument)
+
+
+class MaskFinder:
+    """Masks by image key, whether they were computed for IMAGES or for a folder below it.
+
+    Parameters
+    ----------
+    masks : as `open_masks` gives them
+    folder : the name of the images' folder below IMAGES, such as `val`; '' where there is none
+    """
+
+    def __init__(self, masks: Masks, folder: str = ""):
+        self.masks = masks
+        self.prefix = f"{folder}/" if folder else ""
+
+    def name(self, key: str) -> str | None:
+        """The mask's name for an image, or None."""
+        plain = stem(key)
+        return next((n for n in (self.prefix + plain, plain) if n in self.masks), None)
+
+    def read(self, key: str, image_size: tuple[int, int], size: int) -> np.ndarray:
+        """The mask in the image's centre crop, uint8 (size, size); `NoMask` says why not."""
+        name = self.name(key)
+        if name is None:
+            raise NoMask("has no mask")
+        mask = self.masks.read(name)
+        if mask.image_size is not None and tuple(mask.image_size) != tuple(image_size):
+            theirs = f"{mask.image_size[1]}x{mask.image_size[0]}"
+            raise NoMask(f"is {image_size[1]}x{image_size[0]}, its mask is of {theirs}")
+        return crop_mask(mask.values, image_size, size)
+
+
+def crop_mask(mask: np.ndarray, image_size: tuple[int, int], size: int) -> np.ndarray:
+    """The part of a mask, at whatever resolution, that the image's centre crop shows.
+
+    mask : uint8 (h, w); image_size : (height, width) of its image. Returns uint8 (size, size).
+    """
+    from data.images.crop import evaluation_size, sample_box  # needs torch
+
+    # where the crop is in the image, in pixels of the image, and then of the mask
+    target = evaluation_size(*image_size, size)
+    per_row, per_column = image_size[0] / target[0], image_size[1] / target[1]
+    top = round((target[0] - size) / 2) * per_row
+    left = round((target[1] - size) / 2) * per_column
+    y, x = mask.shape[0] / image_size[0], mask.shape[1] / image_size[1]
+    box = (top * y, left * x, size * per_row * y, size * per_column * x)
+    return sample_box(mask, box, (size, size))
 
 
 def names_of(folders: list[Path]) -> list[str]:

@@ -1,48 +1,202 @@
-"""The models that a probe is given, and how images go through them."""
+"""The models that a probe is given: frozen backbones, and images through them to features."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from data.errors import UserError
 from data.images.crop import centre_crop
-from data.loading import Crop
-from evaluate import processes
+from data.loading import Crop, PlainLoader, build_plain_loader, normalise, unreadable_of
+from data.loading_workers import usable_cores
 from evaluate.checkpoints import Checkpoint, Source, load_checkpoint
-from evaluate.features import Backbone, Features, extract_folder
 from evaluate.labelled import Labelled
 from evaluate.masks import names_of
-from evaluate.options import say
+from evaluate.options import PENULTIMATE, NetworkOptions
+from evaluate.results import say, several
+from evaluate.to_host import to_host
 
 DEFAULT_SIZE = 224
+MOST_WORKERS = 16  # where the user does not say
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How images go through a network, the same for every probe."""
+class Backbone(nn.Module):
+    """Images (B, 3, S, S), normalised, to features (B, D) of one layer.
 
-    layer: str
-    image_size: int | None
-    batch_size: int
-    workers: int
+    Parameters
+    ----------
+    checkpoint : the network; it is put into eval mode, and stays there whatever `train` is called
+        with, so that batch norm uses its running statistics and does not change them
+    layer : "penultimate", what the classifier reads, or a module's name such as `layer4` or
+        `features.8`; maps (B, D, H, W) are averaged over positions, tokens (B, T, D) over tokens
+    """
+
+    def __init__(self, checkpoint: Checkpoint, layer: str = PENULTIMATE):
+        super().__init__()
+        self.model, self.source, self.layer = checkpoint.model, checkpoint.source, layer
+        self._output: Tensor | None = None
+        if layer != PENULTIMATE:
+            modules = dict(self.model.named_modules())
+            if layer not in modules or not layer:
+                choices = ", ".join(name for name, _ in self.model.named_children())
+                raise UserError(
+                    f"--layer {layer}: {self.source.arch} has no such module; at its top are "
+                    f"{choices}, and '{PENULTIMATE}' is what its classifier reads."
+                )
+            modules[layer].register_forward_hook(self._keep)
+        self.requires_grad_(False).eval()
+
+    def _keep(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        self._output = output
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in eval mode."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) float32 -> (B, D)."""
+        output = self.model(images)
+        if self.layer != PENULTIMATE:
+            output, self._output = self._output, None
+            if not isinstance(output, Tensor):
+                what = "is not used" if output is None else f"gives a {type(output).__name__}"
+                raise UserError(
+                    f"--layer {self.layer}: this module of {self.source.arch} {what}, and no "
+                    "tensor; name another, such as the block around it."
+                )
+        if output.ndim == 4:
+            return output.mean(dim=(2, 3))
+        return output.mean(dim=1) if output.ndim == 3 else output
+
+    @torch.no_grad()
+    def check_size(self, size: int) -> None:
+        """Refuse a side of images that the network does not take, before any is read."""
+        device = next(self.model.parameters()).device
+        try:
+            self(torch.zeros(1, 3, size, size, device=device))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+            raise UserError(
+                f"--image-size {size}: {self.source.arch} does not take images of this size "
+                f"({reason[:120]}); give its own, often 224."
+            ) from None
+
+
+@dataclass
+class Features:
+    """Features of the images that could be read; `rows` says which those are.
+
+    features: (N, D) float32 in host memory; rows: (N,) int64, positions in the list of keys;
+    unreadable: key -> reason.
+    """
+
+    features: Tensor
+    rows: np.ndarray
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def extract(
+    backbone: Backbone,
+    batches: Iterable[dict],
+    total: int,
+    device: torch.device,
+    description: str = "features",
+) -> Features:
+    """Run the backbone over batches of uint8 images, in order.
+
+    batches : as of `data.loading`: dicts of `index` (B,), `image` (B, S, S, 3), `unreadable`
+    total : how many images there are, for the progress bar
+    """
+    backbone.to(device, memory_format=torch.channels_last)
+    rows, unreadable = [], {}
+
+    def computed() -> Iterator[Tensor]:
+        for batch in batches:
+            unreadable.update(unreadable_of(batch))
+            if len(batch["index"]):
+                rows.append(batch["index"].numpy())
+                images = normalise(batch["image"].to(device, non_blocking=True))
+                yield backbone(images).float()
+            bar.update(len(batch["index"]) + len(batch["unreadable"]))
+
+    with tqdm(total=total, desc=description, unit="image", disable=None) as bar:
+        features = list(to_host(computed()))
+    if not features:
+        key, reason = next(iter(unreadable.items()))
+        raise UserError(f"IMAGES: not one image can be read; '{key}': {reason}.")
+    return Features(torch.cat(features), np.concatenate(rows), unreadable)
+
+
+@dataclass
+class Model:
+    """A backbone under the name that the user gave it or that its path gives.
+
+    size : side of its test crop; device : where it computes, None for the one of the options
+    """
+
+    label: str
+    backbone: Backbone
+    size: int
+    options: NetworkOptions
     device: torch.device
 
-    def size_for(self, source: Source) -> int:
-        """The side of the test crop: as asked, or as the backbone was trained, or 224."""
-        return self.image_size or trained_size(source) or DEFAULT_SIZE
+    def features(
+        self, images: Labelled, part: str, crop: Crop = centre_crop
+    ) -> tuple[Features, Tensor]:
+        """Features of the images that can be read, and their labels, int64 (N,).
+
+        `part` names the images in the progress bar, such as "train".
+        """
+        batches = self.batches(images, crop=crop)
+        extracted = extract(
+            self.backbone, batches, len(images), self.device, f"{self.label} {part}"
+        )
+        return extracted, torch.from_numpy(images.labels[extracted.rows])
+
+    def batches(
+        self, images: Labelled, most: int | None = None, crop: Crop = centre_crop
+    ) -> PlainLoader:
+        """Load the images with their labels, in batches as the options say, of `most` at most."""
+        size = self.options.batch_size
+        return build_plain_loader(
+            images.root,
+            keys=images.keys,
+            labels=images.labels,
+            image_size=self.size,
+            batch_size=size if most is None else min(size, most),
+            workers=workers_of(self.options),
+            pin_memory=self.device.type == "cuda",
+            crop=crop,
+        )
+
+    def describe(self) -> dict:
+        """What a result says about this model."""
+        return {
+            "label": self.label,
+            **self.backbone.source.as_dict(),
+            "layer": self.backbone.layer,
+            "image_size": self.size,
+        }
+
+
+def workers_of(options: NetworkOptions) -> int:
+    """How many processes load images."""
+    return min(usable_cores(), MOST_WORKERS) if options.workers is None else options.workers
 
 
 def choose_device(name: str) -> torch.device:
     """The device of this name; "auto" takes an accelerator where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and processes.count() > 1:
-        return torch.device(
-            name
-        )  # `pretrain.parts.distributed.world` gives each process its own GPU
+    if name == "cuda" and several():
+        return torch.device(name)  # `pretrain.parts.distributed.world` gives each process its own
     try:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()  # "meta" computes nothing, and fails here
@@ -64,66 +218,28 @@ def trained_size(source: Source) -> int | None:
     return find(source.config)
 
 
-@dataclass
-class Model:
-    """A backbone under the name that the user gave it or that its path gives."""
-
-    label: str
-    backbone: Backbone
-    size: int  # side of its test crop
-
-    def features(
-        self, images: Labelled, settings: Settings, part: str, crop: Crop = centre_crop
-    ) -> tuple[Features, torch.Tensor]:
-        """Features of the images that can be read, and their labels, int64 (N,).
-
-        `part` names the images in the progress bar, such as "train".
-        """
-        found = extract_folder(
-            self.backbone,
-            images.root,
-            images.keys,
-            size=self.size,
-            batch_size=settings.batch_size,
-            workers=settings.workers,
-            device=settings.device,
-            description=f"{self.label} {part}",
-            crop=crop,
-        )
-        return found, torch.from_numpy(images.labels[found.rows])
-
-    def describe(self) -> dict:
-        """What a result says about this model."""
-        return {
-            "label": self.label,
-            **self.backbone.source.as_dict(),
-            "layer": self.backbone.layer,
-            "image_size": self.size,
-        }
-
-
-def load_models(checkpoints: tuple[str, ...], settings: Settings, arch: str | None) -> list[Model]:
+def load_models(checkpoints: tuple[str, ...], options: NetworkOptions) -> list[Model]:
     """Load a command line's checkpoints, `NAME=CHECKPOINT` or `CHECKPOINT`; say what they are."""
+    device = choose_device(options.device)
     given = [_named(text) for text in checkpoints]
     paths = [path for _, path in given]
-    for path in paths:
-        if paths.count(path) > 1:
-            raise UserError(f"CHECKPOINT {path} is named twice; name it once.")
     tails = names_of([Path(path) for path in paths])
     labels = [name or tail for (name, _), tail in zip(given, tails, strict=True)]
-    for label in labels:
+    for label, path in zip(labels, paths, strict=True):
+        if paths.count(path) > 1:
+            raise UserError(f"CHECKPOINT {path} is named twice; name it once.")
         if labels.count(label) > 1:
             raise UserError(
                 f"CHECKPOINT: two of them are called '{label}'; name one by NAME=CHECKPOINT."
             )
     models = []
     for label, path in zip(labels, paths, strict=True):
-        loaded: Checkpoint = load_checkpoint(path, arch)
+        loaded = load_checkpoint(path, options.arch)
         say(loaded.source.describe())
-        backbone = Backbone(loaded, settings.layer)
-        size = settings.size_for(loaded.source)
+        backbone = Backbone(loaded, options.layer)
+        size = options.image_size or trained_size(loaded.source) or DEFAULT_SIZE
         backbone.check_size(size)
-        models.append(Model(label, backbone, size))
+        models.append(Model(label, backbone, size, options, device))
     return models
 
 

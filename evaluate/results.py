@@ -1,4 +1,7 @@
-"""A command's folder of results: written whole or not at all, and never over another's."""
+"""A probe's report, its folder of results, and what it tells: once, on stderr.
+
+The folder is written whole or not at all, and never over another's.
+"""
 
 import contextlib
 import json
@@ -6,15 +9,69 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import click
 import numpy as np
 
 from data.errors import UserError
 from data.interrupts import uninterrupted
 
 RESULTS = "results.json"
+
+
+@dataclass
+class Report:
+    """What a probe gives; JSON, table and page are made of it.
+
+    content : of `results.json`, plain values, paths or NumPy's
+    table : rows of the terminal's and the page's table, every cell as shown
+    sentences : below the table
+    notes : told on stderr, such as the images that were left out
+    """
+
+    content: dict[str, Any]
+    table: list[dict[str, str]]
+    sentences: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def speaks() -> bool:
+    """Whether this process speaks to the user: the first of those on this host."""
+    return os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) == "0"
+
+
+def several() -> bool:
+    """Whether torchrun started more than one process for this work, on all hosts together."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def refuse_several(what: str) -> None:
+    """Raise a UserError where several processes would do the same and write the same files."""
+    if several():
+        raise UserError(
+            f"probe {what} runs in one process, and WORLD_SIZE is {os.environ['WORLD_SIZE']}, as "
+            "under torchrun; start it without torchrun, which is for probe linear."
+        )
+
+
+def say(text: str) -> None:
+    """Tell the user something that is not the result: on stderr, so that `--json` stays JSON."""
+    if speaks():
+        click.echo(text, err=True)
+
+
+def unreadable_notes(unreadable: dict[str, str]) -> list[str]:
+    """Sentences that name the images that were left out: key -> reason."""
+    return [f"left out, cannot be read: {key}: {reason}" for key, reason in unreadable.items()]
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """A share in [0, 1] as a table shows it, in percent; empty where there is none."""
+    return "" if share is None else f"{100 * share:.{digits}f}"
 
 
 def next_folder(command: str, parent: Path = Path("probe-output")) -> Path:
@@ -75,6 +132,7 @@ class Results:
         own: tuple[str, ...] = (),
     ):
         self.command = command
+        self._afterwards: list[Callable[[], None]] = []
         self.folder = next_folder(command) if folder is None else Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"--out {self.folder} is a file; name a folder.")
@@ -94,31 +152,31 @@ class Results:
         self._draft = self._open.__enter__()
         return self
 
-    def check(self) -> None:
-        """Say now, before hours of work, that the folder cannot be written to."""
-        with draft_folder(self.folder, "--out"):
-            pass
-
     def path(self, name: str) -> Path:
         """Where to write the file `name` until all are done; it may hold `/`."""
         path = self._draft / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def write_text(self, name: str, text: str) -> None:
-        """Add a text file, UTF-8; bytes of a file's name that are none are escaped, as in JSON."""
-        self.path(name).write_text(text, encoding="utf-8", errors="backslashreplace")
-
     def write_json(self, content: dict) -> str:
-        """Add `results.json`: the command, the versions of the software, and `content`."""
+        """Add `results.json`: the command, the versions of the software, and `content`.
+
+        Bytes of a file's name that are no UTF-8 are escaped.
+        """
         text = dumps({"command": f"probe {self.command}", "software": software(), **content})
-        self.write_text(RESULTS, text)
+        self.path(RESULTS).write_text(text, encoding="utf-8", errors="backslashreplace")
         return text
+
+    def when_written(self, action: Callable[[], None]) -> None:
+        """Do this when the results are where they belong, such as to remove what was unfinished."""
+        self._afterwards.append(action)
 
     def __exit__(self, kind, *_) -> None:
         try:
-            if kind is None:
+            if kind is None and (self._draft / RESULTS).exists():
                 self._publish()
+                for action in self._afterwards:
+                    action()
         finally:
             self._open.__exit__(None, None, None)
 

@@ -1,217 +1,308 @@
-"""Accuracy with backgrounds swapped: images, their masks, and which background goes with which."""
+"""`probe robustness`: accuracy with backgrounds swapped, and the background gap."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from data.errors import UserError
-from data.images.crop import centre_crop, evaluation_size, sample_box
-from data.images.decode import UnreadableImage, decode, key_path, read_size
-from evaluate.choices import MASK_THRESHOLD
-from evaluate.labelled import Labelled
-from evaluate.masks import Masks, Unusable, stem
-from evaluate.variants import MIXED, alone, bounding_box, mixed, tile_box
+from data.options import one_of, setting
+from evaluate.labelled import Labelled, has_split, open_labelled, open_split
+from evaluate.masks import MaskFinder, open_masks, stem
+from evaluate.options import ComparisonOptions, MaskOptions, Seed
+from evaluate.results import Report, Results, draft_folder, percent, say
 
-LARGEST_BOX = 0.9  # of the crop: beyond, too little background is left to swap
+if TYPE_CHECKING:
+    from torch import Tensor
 
+    from evaluate.models import Model
+    from evaluate.variants import VariantImages
 
-def centre_box(height: int, width: int, size: int) -> tuple[float, float, float, float]:
-    """Where `centre_crop` cuts, in pixels of the image: (top, left, height, width)."""
-    target = evaluation_size(height, width, size)
-    y, x = height / target[0], width / target[1]
-    top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
-    return top * y, left * x, size * y, size * x
+SHOWN = 6  # rows of variants.png
+SAVED_AT_ONCE = 16
 
 
-def crop_mask(mask: np.ndarray, image_size: tuple[int, int], size: int) -> np.ndarray:
-    """The part of a mask, at whatever resolution, that the image's centre crop shows.
+class Options(ComparisonOptions, MaskOptions):
+    """Measure accuracy with the background swapped.
 
-    mask : uint8 (h, w); image_size : (height, width) of its image. Returns uint8 (size, size).
-    """
-    y, x = mask.shape[0] / image_size[0], mask.shape[1] / image_size[1]
-    top, left, height, width = centre_box(*image_size, size)
-    return sample_box(mask, (top * y, left * x, height * y, width * x), (size, size))
+    From IMAGES (train/ and val/, or class folders) and their --masks the variants of the background
+    challenge (Xiao et al., ICLR 2021) are made; a folder in ImageNet-9's own layout
+    (original/val/..., mixed_same/val/..., ...) is taken as it is. A classifier is trained on
+    features of original training images and tested on every variant. The background gap is the
+    accuracy on mixed_same minus that on mixed_rand: what a background of the right class is worth.
 
-
-class MaskFinder:
-    """Masks by image key, whether they were computed for IMAGES or for a folder below it.
-
-    Parameters
-    ----------
-    masks : as `open_masks` gives them
-    folder : the name of the images' folder below IMAGES, such as `val`; '' where there is none
+    Writes results.json, accuracies.png and variants.png into the folder --out.
     """
 
-    def __init__(self, masks: Masks, folder: str = ""):
-        self.masks = masks
-        self.prefix = f"{folder}/" if folder else ""
-
-    def name(self, key: str) -> str | None:
-        """The mask's name for an image, or None."""
-        plain = stem(key)
-        return next((n for n in (self.prefix + plain, plain) if n in self.masks), None)
-
-    def read(self, key: str, image_size: tuple[int, int], size: int) -> np.ndarray:
-        """The mask in the image's centre crop, uint8 (size, size); `Unusable` says why not."""
-        name = self.name(key)
-        if name is None:
-            raise Unusable("has no mask")
-        mask = self.masks.read(name)
-        if mask.image_size is not None and tuple(mask.image_size) != tuple(image_size):
-            theirs = f"{mask.image_size[1]}x{mask.image_size[0]}"
-            raise Unusable(f"is {image_size[1]}x{image_size[0]}, its mask is of {theirs}")
-        return crop_mask(mask.values, image_size, size)
-
-
-@dataclass
-class Usable:
-    """Images whose masks can be used, and why the others cannot: key -> reason."""
-
-    images: Labelled
-    left_out: dict[str, str] = field(default_factory=dict)
-
-
-def usable_images(
-    images: Labelled, finder: MaskFinder, size: int, threshold: int = MASK_THRESHOLD
-) -> Usable:
-    """Find the images that have a foreground and a background in their centre crop.
-
-    Raises
-    ------
-    UserError
-        A class is left without two images; the sentence says why its images are left out.
-    """
-    kept, left_out = [], {}
-    bar = tqdm(images.keys, desc="masks", unit="image", disable=None)
-    for row, key in enumerate(bar):
-        try:
-            image_size = read_size(key_path(images.root, key))
-            mask = finder.read(key, image_size, size) >= threshold
-        except (Unusable, UnreadableImage) as reason:
-            left_out[key] = str(reason)
-            continue
-        box = bounding_box(mask)
-        if box is None:
-            left_out[key] = f"has an empty mask: nothing from {threshold} up"
-        elif box.area > LARGEST_BOX * mask.size:
-            left_out[key] = f"has a mask whose box covers over {LARGEST_BOX:.0%} of the image"
-        else:
-            kept.append(row)
-    kept = np.array(kept, np.int64)
-    counts = np.bincount(images.labels[kept], minlength=len(images.classes))
-    if counts.min() < 2:
-        name = images.classes[int(counts.argmin())]
-        reason = next((f"; {k} {r}" for k, r in left_out.items() if k.startswith(name + "/")), "")
-        raise UserError(
-            f"--masks: the class '{name}' has {counts.min()} images with a usable mask, and two "
-            f"are needed to swap backgrounds{reason}."
-        )
-    return Usable(images.take(kept), left_out)
-
-
-def donors(labels: np.ndarray, classes: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Whose background each image gets: for each mixed variant the donors' rows, int64 (N,).
-
-    The same class is the image's own, the next one (label + 1) mod C, the random one uniform over
-    all classes. No image is its own donor. Drawn from (seed, row, variant).
-    """
-    rows_of = [np.flatnonzero(labels == label) for label in range(classes)]
-    chosen = {name: np.empty(len(labels), np.int64) for name in MIXED}
-    for row, label in enumerate(labels):
-        for number, name in enumerate(MIXED):
-            rng = np.random.default_rng((seed, row, number))
-            if name == "mixed_same":
-                donor_class = label
-            elif name == "mixed_next":
-                donor_class = (label + 1) % classes
-            else:
-                donor_class = rng.integers(classes)
-            choice = rows_of[donor_class]
-            if donor_class == label:
-                choice = choice[choice != row]
-            chosen[name][row] = rng.choice(choice)
-    return chosen
-
-
-class VariantImages(Dataset):
-    """All variants of an image at once: (row, {variant: uint8 (S, S, 3)}), from usable images."""
-
-    def __init__(
-        self,
-        images: Labelled,
-        finder: MaskFinder,
-        size: int,
-        threshold: int = MASK_THRESHOLD,
-        seed: int = 0,
-    ):
-        self.images, self.finder, self.size, self.threshold = images, finder, size, threshold
-        self.donors = donors(images.labels, len(images.classes), seed)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def crop(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """An image's centre crop, uint8 (S, S, 3), and its foreground, bool (S, S)."""
-        key = self.images.keys[row]
-        try:
-            image = decode(key_path(self.images.root, key)).image
-        except UnreadableImage as reason:  # its header was fine
-            raise UserError(f"IMAGES: '{key}' cannot be read ({reason}); remove it.") from None
-        mask = self.finder.read(key, image.shape[:2], self.size)
-        return centre_crop(image, self.size), mask >= self.threshold
-
-    def __getitem__(self, row: int) -> tuple[int, dict[str, np.ndarray]]:
-        image, mask = self.crop(row)
-        variants = alone(image, mask)
-        for name in MIXED:
-            background = tile_box(*self.crop(int(self.donors[name][row])))
-            variants[name] = mixed(image, mask, background)
-        return row, variants
-
-
-def _collate(samples: list[tuple[int, dict[str, np.ndarray]]]) -> dict[str, torch.Tensor]:
-    """Rows (B,) under "row", and uint8 (B, S, S, 3) for each variant."""
-    batch = {"row": torch.tensor([row for row, _ in samples])}
-    for name in samples[0][1]:
-        batch[name] = torch.from_numpy(np.stack([variants[name] for _, variants in samples]))
-    return batch
-
-
-def variant_batches(
-    images: VariantImages, batch_size: int, workers: int, pin_memory: bool = False
-) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches over all images, in order."""
-    return iter(
-        DataLoader(
-            images,
-            batch_size=batch_size,
-            num_workers=workers,
-            collate_fn=_collate,
-            pin_memory=pin_memory,
-        )
+    train: Path | None = setting(
+        None, "labelled originals to train the classifier on", shown_default="IMAGES' own"
+    )
+    classifier: Annotated[str, one_of(("linear", "knn"))] = setting("linear", "its kind")
+    seed: Seed = setting(0, "of the choice of backgrounds")
+    save_variants: Path | None = setting(
+        None, "also write all pictures, in ImageNet-9's layout, into this new folder"
     )
 
 
-@dataclass(frozen=True)
-class Folders:
-    """ImageNet-9's own layout: `<root>/<variant>/val/<class>/`, and perhaps `original/train/`."""
+@dataclass
+class Tested:
+    """The variants of one crop size, and why other images are left out: key -> reason."""
 
-    root: Path
-    variants: tuple[str, ...]
-
-    def val(self, variant: str) -> Path:
-        """The labelled folder of a variant."""
-        return self.root / variant / "val"
+    images: VariantImages
+    left_out: dict[str, str]
 
 
-def imagenet9_folders(root: Path, names: tuple[str, ...]) -> Folders | None:
-    """Recognise ImageNet-9's layout: the variants that are there, or None where it is another."""
-    there = tuple(name for name in names if (root / name / "val").is_dir())
-    return Folders(root, there) if "original" in there and len(there) > 1 else None
+def run(options: Options, results: Results) -> Report:
+    """Train a classifier on every model's features, and test it on every variant."""
+    from evaluate.classifiers import train_classifier
+    from evaluate.models import load_models
+    from evaluate.variants import imagenet9_variants
+
+    given = imagenet9_variants(options.images)
+    _check(options, given)
+    models = load_models(options.checkpoints, options)
+    tested: dict[int, Tested] = {}
+    if given:
+        train, how = _open_given(options, given)
+    else:
+        train, how, tested = _make(options, models)
+    rows = []
+    for model in models:
+        features, labels = model.features(train, "train")
+        classify, description = train_classifier(
+            options.classifier, features.features, labels, len(train.classes), model.device
+        )
+        accuracy = (
+            _score_given(model, classify, options.images, given)
+            if given
+            else _score_made(model, classify, tested[model.size].images)
+        )
+        rows.append({**model.describe(), "classifier": description, **_gap(accuracy)})
+    first = None if given else tested[models[0].size]
+    left_out = first.left_out if first else {}
+    _plot(rows, results.path("accuracies.png"))
+    if first:
+        _sheet(first.images, results.path("variants.png"))
+        if options.save_variants is not None:
+            _save(first.images, options.save_variants, models[0])
+    content = {
+        "images": options.images,
+        "masks": options.masks,
+        "train": options.train,
+        "mask_threshold": None if given else options.mask_threshold,
+        "split": how,
+        "classes": train.classes,
+        "seed": options.seed,
+        "rows": rows,
+        "left_out": left_out,
+    }
+    notes = [
+        f"left out {len(left_out)} of the test images; the first: {key} {reason}"
+        for key, reason in list(left_out.items())[:1]
+    ]
+    return Report(content, [_table_row(row) for row in rows], notes=[*notes, how])
+
+
+def _check(options: Options, given: tuple[str, ...]) -> None:
+    """Refuse what does not go together, before the long work."""
+    if not given and options.masks is None:
+        raise UserError(
+            f"--masks is needed: {options.images} is not in ImageNet-9's layout, so variants must "
+            "be made."
+        )
+    save = options.save_variants
+    for option, value in (("--masks", options.masks), ("--save-variants", save)):
+        if given and value is not None:
+            raise UserError(
+                f"{option} {value}: {options.images} is in ImageNet-9's layout, whose variants are "
+                f"made already; leave {option} out."
+            )
+    if save is not None:
+        if save.exists():
+            raise UserError(f"--save-variants {save} exists; name a new folder.")
+        with draft_folder(save, "--save-variants"):
+            pass
+
+
+def _make(options: Options, models: list[Model]) -> tuple[Labelled, str, dict[int, Tested]]:
+    """Open IMAGES and its masks; the variants depend on a model's crop size."""
+    from evaluate.loading import readable
+    from evaluate.models import workers_of
+    from evaluate.variants import VariantImages, with_backgrounds
+
+    split = open_split(options.images)
+    folder = split.val.root.name if has_split(options.images) else ""
+    finder = MaskFinder(open_masks(options.masks, "--masks"), folder)
+    val, unreadable = readable(split.val, workers_of(options))
+    unreadable = {key: f"cannot be read: {reason}" for key, reason in unreadable.items()}
+    tested = {}
+    for size in sorted({model.size for model in models}):
+        images, left_out = with_backgrounds(val, finder, size, options.mask_threshold)
+        variants = VariantImages(images, finder, size, options.mask_threshold, options.seed)
+        tested[size] = Tested(variants, unreadable | left_out)
+    if options.train is None:
+        return split.train, split.how, tested
+    train = open_labelled(options.train, "--train")
+    _check_classes(train, split.val)
+    return train, f"{options.train}", tested
+
+
+def _open_given(options: Options, variants: tuple[str, ...]) -> tuple[Labelled, str]:
+    """The originals to train on, for ImageNet-9's own folders."""
+    source = options.train or options.images / "original" / "train"
+    if not source.is_dir():
+        raise UserError(
+            f"--train is needed: {options.images} has no original/train to train the classifier on."
+        )
+    train = open_labelled(source, "--train")
+    for name in variants:
+        _check_classes(train, open_labelled(options.images / name / "val"))
+    return train, f"trained on {source}"
+
+
+def _check_classes(train: Labelled, val: Labelled) -> None:
+    differ = sorted(set(train.classes) ^ set(val.classes))
+    if differ:
+        raise UserError(
+            f"the class '{differ[0]}' is in only one of {train.root} and {val.root}; both need the "
+            "same class folders."
+        )
+
+
+def _score_made(
+    model: Model, classify: Callable[[Tensor], Tensor], images: VariantImages
+) -> dict[str, float]:
+    """Accuracy on each variant, all made in one pass over the images."""
+    import torch
+
+    from data.loading import normalise
+    from evaluate.classifiers import top_k
+    from evaluate.to_host import to_host
+    from evaluate.variants import VARIANTS
+
+    labels = torch.from_numpy(images.images.labels)
+    scores: dict[str, list[Tensor]] = {name: [] for name in VARIANTS}
+    batch_size = max(1, model.options.batch_size // len(VARIANTS))
+
+    def computed() -> Iterator[Tensor]:  # (variants, B, D)
+        for rows, variants in _batches(images, batch_size, model):
+            pixels = (
+                normalise(variants[name].to(model.device, non_blocking=True)) for name in VARIANTS
+            )
+            yield torch.stack([model.backbone(each).float() for each in pixels])
+            bar.update(len(rows))
+
+    with (
+        torch.no_grad(),
+        tqdm(total=len(images), desc=model.label, unit="image", disable=None) as bar,
+    ):
+        for batch in to_host(computed()):
+            for name, features in zip(VARIANTS, batch, strict=True):
+                scores[name].append(classify(features))
+    return {name: top_k(torch.cat(parts), labels, 1) for name, parts in scores.items()}
+
+
+def _batches(images: VariantImages, batch_size: int, model: Model):
+    """Rows (B,) and {variant: uint8 (B, S, S, 3)} of all images, in order."""
+    from torch.utils.data import DataLoader
+
+    from evaluate.models import workers_of
+
+    workers, pin = workers_of(model.options), model.device.type == "cuda"
+    return DataLoader(images, batch_size=batch_size, num_workers=workers, pin_memory=pin)
+
+
+def _score_given(
+    model: Model, classify: Callable[[Tensor], Tensor], root: Path, variants: tuple[str, ...]
+) -> dict[str, float]:
+    """Accuracy on each of ImageNet-9's folders; its pictures are taken whole, as the authors do."""
+    from data.images.crop import whole_image
+    from evaluate.classifiers import top_k
+
+    accuracy = {}
+    for name in variants:
+        features, labels = model.features(open_labelled(root / name / "val"), name, whole_image)
+        accuracy[name] = top_k(classify(features.features), labels, 1)
+    return accuracy
+
+
+def _gap(accuracy: dict[str, float]) -> dict:
+    both = "mixed_same" in accuracy and "mixed_rand" in accuracy
+    gap = accuracy["mixed_same"] - accuracy["mixed_rand"] if both else None
+    return {"accuracy": accuracy, "background_gap": gap}
+
+
+def _signed(gap: float | None) -> str:
+    return "" if gap is None else f"{100 * gap:+.1f}"
+
+
+def _table_row(row: dict) -> dict[str, str]:
+    cells = {name: percent(value, 1) for name, value in row["accuracy"].items()}
+    return {"top-1 %": row["label"], **cells, "gap": _signed(row["background_gap"])}
+
+
+def _sheet(images: VariantImages, path: Path) -> None:
+    """Draw a few images as rows and variants as columns, for looking at."""
+    from matplotlib.figure import Figure
+
+    from evaluate.variants import VARIANTS
+
+    rows = np.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().astype(int)
+    figure = Figure(figsize=(1.3 * len(VARIANTS), 1.3 * len(rows) + 0.3), layout="constrained")
+    grid = figure.subplots(len(rows), len(VARIANTS), squeeze=False)
+    for line, row in zip(grid, rows.tolist(), strict=True):
+        _, variants = images[row]
+        for axes, name in zip(line, VARIANTS, strict=True):
+            axes.imshow(variants[name])
+            axes.set(xticks=[], yticks=[])
+    for axes, name in zip(grid[0], VARIANTS, strict=True):
+        axes.set_title(name, fontsize=8)
+    figure.savefig(path, dpi=150, format="png")
+
+
+def _plot(rows: list[dict], path: Path) -> None:
+    """Draw bars of accuracy: variants side by side, one colour for each model."""
+    from matplotlib.figure import Figure
+
+    from evaluate.captions import add_legend
+
+    names = list(rows[0]["accuracy"])
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(rows)
+    for number, row in enumerate(rows):
+        positions = np.arange(len(names)) + (number - (len(rows) - 1) / 2) * width
+        gap = _signed(row["background_gap"])
+        label = f"{row['label']}: gap {gap}" if gap else row["label"]
+        values = [100 * row["accuracy"][name] for name in names]
+        bars = axes.bar(positions, values, width, label=label)
+        axes.bar_label(bars, fmt="%.0f", fontsize=7)
+    axes.set_xticks(np.arange(len(names)), names, fontsize=9)
+    axes.set(ylabel="top-1 %", ylim=(0, 105))
+    add_legend(axes, 8, title="background gap = mixed_same - mixed_rand", title_fontsize=8)
+    figure.savefig(path, dpi=150, format="png")
+
+
+def _save(images: VariantImages, folder: Path, model: Model) -> None:
+    """Write `<variant>/val/<class>/<image>.png`, under a temporary name until all are there."""
+    from PIL import Image
+
+    with (
+        draft_folder(folder, "--save-variants") as draft,
+        tqdm(total=len(images), desc="save", unit="image", disable=None) as bar,
+    ):
+        for rows, variants in _batches(images, SAVED_AT_ONCE, model):
+            for name, pictures in variants.items():
+                for row, pixels in zip(rows.tolist(), pictures.numpy(), strict=True):
+                    path = draft / name / "val" / (stem(images.images.keys[row]) + ".png")
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(pixels).save(path)
+            bar.update(len(rows))
+        os.replace(draft, folder)
+    say(f"the variants' pictures are in {folder}")

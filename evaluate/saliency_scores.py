@@ -15,7 +15,7 @@ from tqdm import tqdm
 from data.errors import UserError
 from data.gallery.panels import scale_mask
 from data.masks.precision_recall import Curve, normalise, precision_recall
-from evaluate.masks import Masks, Unusable, open_masks
+from evaluate.masks import Masks, NoMask, open_masks
 
 GROUND_TRUTH_LEVEL = 128  # ground truth is foreground above this level
 RUN = 8  # images that a worker takes at a time
@@ -119,19 +119,19 @@ class Scores:
 
 
 def load_pair(masks: Masks, truths: Masks, name: str, resize: bool) -> tuple[np.ndarray, ...]:
-    """Read one map and its ground truth at the ground truth's size; `Unusable` says why not.
+    """Read one map and its ground truth at the ground truth's size; `NoMask` says why not.
 
     A shard's mask is at working resolution and is scaled bilinearly, when the image that it was
     computed from has the ground truth's size. A picture must have that size, unless `resize`.
     """
     truth = truths.read(name).values > GROUND_TRUTH_LEVEL
     if not truth.any():
-        raise Unusable("ground truth is empty: no pixel above 128")
+        raise NoMask("ground truth is empty: no pixel above 128")
     mask = masks.read(name)
     size = mask.image_size or mask.values.shape
     if tuple(size) != truth.shape and not resize:
         what = "mask" if mask.image_size is None else "image"
-        raise Unusable(
+        raise NoMask(
             f"{what} is {size[1]}x{size[0]}, its ground truth {truth.shape[1]}x{truth.shape[0]}"
         )
     return scale_mask(mask.values, truth.shape), truth
@@ -153,7 +153,7 @@ def _score_some(
         try:
             pair = load_pair(masks, truths, name, resize)
             outcomes.append(score_image(*pair, structure=structure))
-        except Unusable as reason:
+        except NoMask as reason:
             outcomes.append(str(reason))
     return outcomes
 

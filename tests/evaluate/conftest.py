@@ -14,7 +14,9 @@ from data.keys import Keys
 from data.masks.write import ChunkEncoder, ShardWriter, Status, shard_name
 from evaluate.checkpoints import Checkpoint, Source
 from evaluate.cli import main
-from evaluate.features import Backbone
+from evaluate.labelled import Labelled
+from evaluate.models import Backbone, Features, Model
+from evaluate.options import NetworkOptions
 
 
 @pytest.fixture
@@ -93,6 +95,20 @@ class Colour(nn.Module):
 def colour_backbone():
     torch.manual_seed(0)
     return Backbone(Checkpoint(Colour(), Source("colour", arch="colour")))
+
+
+@pytest.fixture
+def features_of():
+    """Take the features of labelled images on the CPU."""
+
+    def take(
+        backbone: Backbone, images: Labelled, size: int, batch_size: int = 64, workers: int = 0
+    ) -> Features:
+        options = NetworkOptions(batch_size=batch_size, workers=workers)
+        model = Model("model", backbone, size, options, torch.device("cpu"))
+        return model.features(images, "images")[0]
+
+    return take
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from data.loading import IMAGENET_MEAN, IMAGENET_STD
-from evaluate.gradients import (
+from evaluate.gradient_maps import (
     as_picture,
     compare,
     energy,

@@ -17,14 +17,13 @@ from data.errors import UserError
 from data.images.crop import centre_crop
 from data.images.decode import decode
 from evaluate import loading
-from evaluate.features import extract_folder
 from evaluate.labelled import open_split
-from evaluate.linear import Head, LinearProbe, ResumeFolder
-from evaluate.linear_settings import PRESETS, LinearSettings
+from evaluate.linear import PRESETS, Protocol
+from evaluate.linear_training import Head, LinearProbe, ResumeFolder
 from pretrain.parts.distributed import World
 
 ONE = World(0, 1, 0, 1, torch.device("cpu"))
-QUICK = LinearSettings(lr=0.5, epochs=4, milestones=(2,), batch_size=16)
+QUICK = Protocol(lr=0.5, epochs=4, milestones=(2,), batch_size=16)
 
 
 def test_presets_are_the_published_protocols():
@@ -39,13 +38,13 @@ def test_presets_are_the_published_protocols():
 
 
 def test_head_starts_as_published():
-    head = Head(512, 100, LinearSettings())
+    head = Head(512, 100, Protocol())
     assert head.fc.weight.std().item() == pytest.approx(0.01, rel=0.02)
     assert not head.fc.bias.any()
 
 
 def test_full_batch_training_reaches_scikit_learns_optimum(
-    monkeypatch, split_folder, colour_backbone
+    monkeypatch, split_folder, colour_backbone, features_of
 ):
     """Without augmentation and with weight decay the optimum is that of logistic regression."""
     monkeypatch.setattr(
@@ -53,19 +52,14 @@ def test_full_batch_training_reaches_scikit_learns_optimum(
     )
     split = open_split(split_folder)
     decay = 0.05
-    settings = LinearSettings(
-        lr=1.0, weight_decay=decay, epochs=90, milestones=(70,), batch_size=36
-    )
+    settings = Protocol(lr=1.0, weight_decay=decay, epochs=90, milestones=(70,), batch_size=36)
     probe = LinearProbe(colour_backbone, split, settings, ONE, 16, 0)
     result = probe.run()
 
     def features(part):
-        found = extract_folder(
-            colour_backbone, part.root, part.keys,
-            size=16, batch_size=8, workers=0, device=torch.device("cpu"),
-        )  # fmt: skip
+        part_features = features_of(colour_backbone, part, 16)
         ones = np.ones((len(part), 1))  # SGD decays the bias too: make it a weight for both
-        return np.hstack([found.features.numpy(), ones])
+        return np.hstack([part_features.features.numpy(), ones])
 
     reference = LogisticRegression(C=1 / (decay * len(split.train)), fit_intercept=False, tol=1e-8)
     reference.fit(features(split.train), split.train.labels)

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from evaluate.checkpoints import load_checkpoint
-from evaluate.features import Backbone, extract_folder
 from evaluate.labelled import open_split
+from evaluate.models import Backbone
 
 ARGUMENTS = ("--image-size", 32, "--workers", 0, "--device", "cpu", "--batch-size", 16)
 
 
-def test_command(tmp_path, probe, split_folder, resnet18_file):
+def test_command(tmp_path, probe, split_folder, resnet18_file, features_of):
     out = tmp_path / "out"
     result = probe(
         "neighbors", f"one={resnet18_file}", "random:resnet18", split_folder, *ARGUMENTS,
@@ -32,13 +32,7 @@ def test_command(tmp_path, probe, split_folder, resnet18_file):
     # the neighbours of one query, computed plainly
     split = open_split(split_folder)
     backbone = Backbone(load_checkpoint(resnet18_file))
-    train, val = (
-        extract_folder(
-            backbone, part.root, part.keys,
-            size=32, batch_size=64, workers=0, device=torch.device("cpu"),
-        ).features
-        for part in (split.train, split.val)
-    )  # fmt: skip
+    train, val = (features_of(backbone, part, 32).features for part in (split.train, split.val))
     row = report["rows"][0]
     query = list(split.val.keys).index(row["query"])
     best = torch.cosine_similarity(val[query : query + 1], train).argsort(descending=True)[:3]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data.tf32 import without_tf32
-from evaluate.features import Backbone
+from evaluate.models import Backbone
 
 
 @pytest.mark.parametrize("command", ["knn", "linear", "neighbors"])

@@ -9,16 +9,17 @@ import pytest
 from data.errors import UserError
 from data.images.crop import centre_crop
 from evaluate.labelled import open_labelled
-from evaluate.masks import open_masks
-from evaluate.robustness import (
-    MaskFinder,
+from evaluate.masks import MaskFinder, crop_mask, open_masks
+from evaluate.variants import (
+    VARIANTS,
     VariantImages,
-    crop_mask,
+    alone,
     donors,
-    imagenet9_folders,
-    usable_images,
+    imagenet9_variants,
+    mixed,
+    tile_box,
+    with_backgrounds,
 )
-from evaluate.variants import VARIANTS, alone, mixed, tile_box
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (60, 41), (34, 80)])
@@ -62,9 +63,9 @@ def with_masks(tmp_path, split_folder, write_pictures):
 def test_variants_are_made_of_crops_and_donors(split_folder, with_masks):
     images = open_labelled(split_folder / "val")
     finder = MaskFinder(open_masks(with_masks), "val")
-    usable = usable_images(images, finder, 32)
-    assert not usable.left_out
-    made = VariantImages(usable.images, finder, 32)
+    images, left_out = with_backgrounds(images, finder, 32)
+    assert not left_out
+    made = VariantImages(images, finder, 32)
     row, variants = made[4]
     assert row == 4 and tuple(variants) == VARIANTS
     image, mask = made.crop(4)
@@ -92,7 +93,7 @@ def test_images_without_foreground_or_background_are_left_out(
     (with_masks / "val" / "blue" / "002.png").unlink()
     images = open_labelled(split_folder / "val")
     finder = MaskFinder(open_masks(with_masks), "val")
-    left_out = usable_images(images, finder, 32).left_out
+    _, left_out = with_backgrounds(images, finder, 32)
     assert left_out.keys() == {"blue/002.png", "red/000.png", "red/001.png"}
     assert "empty mask" in left_out["red/000.png"]
     assert "covers over 90%" in left_out["red/001.png"]
@@ -103,7 +104,7 @@ def test_images_without_foreground_or_background_are_left_out(
         )
     finder = MaskFinder(open_masks(with_masks), "val")
     with pytest.raises(UserError, match="'red' has 0 images with a usable mask"):
-        usable_images(images, finder, 32)
+        with_backgrounds(images, finder, 32)
 
 
 ARGUMENTS = ("--image-size", 32, "--workers", 0, "--device", "cpu", "--batch-size", 16)
@@ -129,7 +130,7 @@ def test_command_then_its_own_pictures_give_the_same(
         assert cv2.imread(str(out / name)).size
     assert len(list(saved.glob("*/val/*/*.png"))) == 15 * len(VARIANTS)
 
-    assert imagenet9_folders(saved, VARIANTS).variants == VARIANTS
+    assert imagenet9_variants(saved) == VARIANTS
     assert "--train" in probe("robustness", resnet18_file, saved, *ARGUMENTS, code=2).stderr
     again = probe(
         "robustness", resnet18_file, saved, *ARGUMENTS, "--train", split_folder / "train",

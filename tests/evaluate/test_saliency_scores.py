@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from evaluate import saliency_probe
+from evaluate import saliency_scores
 from evaluate.saliency_scores import score_image, score_masks
 
 
@@ -189,7 +189,7 @@ def test_photographs_that_are_not_there_are_told_first(
     tmp_path, probe, write_pictures, monkeypatch
 ):
     masks = write_pictures(tmp_path / "m", {"a.png": np.full((9, 9), 200, np.uint8)})
-    monkeypatch.setattr(saliency_probe, "score_masks", lambda *a, **o: pytest.fail("scored"))
+    monkeypatch.setattr(saliency_scores, "score_masks", lambda *a, **o: pytest.fail("scored"))
     arguments = ("saliency", masks, masks, "--images", tmp_path / "typo", "--out", tmp_path / "out")
     assert "there is no folder" in probe(*arguments, code=2).stderr
 

@@ -7,10 +7,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.loading import IMAGENET_MEAN, normalise, of_channels
-from evaluate.features import extract
 from evaluate.labelled import open_split
-from evaluate.linear import LinearProbe
-from evaluate.linear_settings import LinearSettings
+from evaluate.linear import Protocol
+from evaluate.linear_training import LinearProbe
+from evaluate.models import extract
 from evaluate.to_host import to_host
 from pretrain.parts.distributed import World
 
@@ -41,7 +41,7 @@ def linear_probe(split_folder, colour_backbone):
     split = open_split(split_folder)
 
     def make(batch_size: int, device: str = "cpu") -> LinearProbe:
-        settings = LinearSettings(lr=0.1, epochs=1, milestones=(), batch_size=batch_size)
+        settings = Protocol(lr=0.1, epochs=1, milestones=(), batch_size=batch_size)
         world = World(0, 1, 0, 1, torch.device(device))
         probe = LinearProbe(colour_backbone, split, settings, world, 16, 0)
         probe.train_loader = list(probe.train_loader)

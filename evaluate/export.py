@@ -5,27 +5,46 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import safetensors.torch
-import torch
 
 from data.errors import UserError
-from evaluate.checkpoints import load_checkpoint
-from evaluate.networks import classifier
-from evaluate.options import say
-from evaluate.results import write_whole
+from data.options import Record, setting
+from evaluate.results import say, write_whole
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 
 
-def run(checkpoint, out, arch, overwrite):
-    """Do `probe export`; the arguments are its options."""
+class Options(Record):
+    """Write a backbone's weights for other software.
+
+    OUT ends in .pt, .pth or .safetensors and holds a plain state_dict with torchvision's names, as
+    float32, without the classifier: model.load_state_dict(weights, strict=False) then misses the
+    classifier's two tensors alone.
+    """
+
+    checkpoint: str = setting(..., "the network", argument=True)
+    out: Path = setting(..., "the file", argument=True)
+    arch: str | None = setting(
+        None, "torchvision's name of the network, where the weights do not tell"
+    )
+    overwrite: bool = setting(False, "replace OUT where it exists")
+
+
+def run(options: Options) -> None:
+    """Write the file."""
+    import safetensors.torch
+    import torch
+
+    from evaluate.checkpoints import load_checkpoint
+    from evaluate.networks import classifier
+
+    out = options.out
     if out.suffix not in SUFFIXES:
         raise UserError(f"OUT {out} must end in {', '.join(SUFFIXES)}.")
-    if out.exists() and not overwrite:
+    if out.exists() and not options.overwrite:
         raise UserError(f"OUT {out} exists; name another file or add --overwrite.")
     if not out.parent.is_dir():
         raise UserError(f"OUT {out}: there is no folder {out.parent}; make it first.")
-    loaded = load_checkpoint(checkpoint, arch)
+    loaded = load_checkpoint(options.checkpoint, options.arch)
     say(loaded.source.describe())
     state = {
         key: (value.float() if value.is_floating_point() else value).detach().cpu().contiguous()
@@ -40,6 +59,6 @@ def run(checkpoint, out, arch, overwrite):
             with path.open("wb") as file:  # given a path, torch reports a failure as a RuntimeError
                 torch.save(state, file)
 
-    write_whole(out, write, overwrite)
+    write_whole(out, write, options.overwrite)
     name = loaded.source.arch
     click.echo(f"{out}: {len(state)} tensors of {name}, all but {classifier(name)}")

@@ -8,7 +8,8 @@ import torchvision
 from data.errors import UserError
 from data.keys import Keys
 from evaluate.checkpoints import load_checkpoint
-from evaluate.features import Backbone, extract_folder
+from evaluate.labelled import Labelled
+from evaluate.models import Backbone
 
 
 def test_penultimate_is_what_the_classifier_reads(resnet18_file):
@@ -40,32 +41,26 @@ def test_stays_in_eval_mode_without_gradients(resnet18_file):
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
 
 
-def test_extract_is_in_order_and_names_the_unreadable(tmp_path, colour_backbone, write_pictures):
+def test_features_are_in_order_and_the_unreadable_named(
+    tmp_path, colour_backbone, write_pictures, features_of
+):
     rng = np.random.default_rng(0)
     pictures = {f"{i}.png": rng.integers(0, 255, (20, 30, 3), dtype=np.uint8) for i in range(5)}
     write_pictures(tmp_path, pictures)
     (tmp_path / "2.png").write_bytes(b"not a picture")
-    keys = Keys(pictures)
-
-    def run(batch_size, workers):
-        return extract_folder(
-            colour_backbone, tmp_path, keys,
-            size=16, batch_size=batch_size, workers=workers, device=torch.device("cpu"),
-        )  # fmt: skip
-
-    one, other = run(2, 0), run(5, 1)
+    images = Labelled(tmp_path, Keys(pictures), np.zeros(5, np.int64), ["a"])
+    one = features_of(colour_backbone, images, 16, batch_size=2)
+    other = features_of(colour_backbone, images, 16, batch_size=5, workers=1)
     assert one.rows.tolist() == [0, 1, 3, 4]
     assert one.unreadable.keys() == {"2.png"}
     torch.testing.assert_close(one.features, other.features)
 
 
-def test_nothing_readable_is_one_sentence(tmp_path, colour_backbone):
+def test_nothing_readable_is_one_sentence(tmp_path, colour_backbone, features_of):
     (tmp_path / "a.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"'a.png'"):
-        extract_folder(
-            colour_backbone, tmp_path, Keys(["a.png"]),
-            size=16, batch_size=2, workers=0, device=torch.device("cpu"),
-        )  # fmt: skip
+        images = Labelled(tmp_path, Keys(["a.png"]), np.zeros(1, np.int64), ["a"])
+        features_of(colour_backbone, images, 16)
 
 
 @pytest.mark.parametrize("name", ["random:vgg16", "random:alexnet", "random:vit_b_16"])

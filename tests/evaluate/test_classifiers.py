@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression as Reference
 
-from evaluate.fast_linear import fit, minimise
+from evaluate.classifiers import fit, minimise
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from evaluate.checkpoints import load_checkpoint
-from evaluate.features import Backbone, extract_folder
 from evaluate.labelled import open_labelled, open_split
+from evaluate.models import Backbone
 
 ARGUMENTS = ("--image-size", 32, "--workers", 0, "--device", "cpu", "--batch-size", 16)
 
 
-def test_accuracy_is_scikit_learns(tmp_path, probe, split_folder, resnet18_file):
+def test_accuracy_is_scikit_learns(tmp_path, probe, split_folder, resnet18_file, features_of):
     out = tmp_path / "out"
     result = probe(
         "knn", resnet18_file, split_folder, *ARGUMENTS, "--k", 5, "--k", 500, "--layer", "layer2",
@@ -23,13 +23,7 @@ def test_accuracy_is_scikit_learns(tmp_path, probe, split_folder, resnet18_file)
     assert [row["k"] for row in report["rows"]] == [5, 36]  # cut to the training images
     split = open_split(split_folder)
     backbone = Backbone(load_checkpoint(resnet18_file), "layer2")
-    train, val = (
-        extract_folder(
-            backbone, part.root, part.keys,
-            size=32, batch_size=64, workers=0, device=torch.device("cpu"),
-        ).features
-        for part in (split.train, split.val)
-    )  # fmt: skip
+    train, val = (features_of(backbone, part, 32).features for part in (split.train, split.val))
     for row in report["rows"]:
         model = KNeighborsClassifier(
             row["k"], metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07)
@@ -41,16 +35,15 @@ def test_accuracy_is_scikit_learns(tmp_path, probe, split_folder, resnet18_file)
     assert "layer2" in result.stdout and "0.07" in result.stdout
 
 
-def test_class_folders_alone_are_left_out_one_by_one(tmp_path, probe, split_folder, resnet18_file):
+def test_class_folders_alone_are_left_out_one_by_one(
+    tmp_path, probe, split_folder, resnet18_file, features_of
+):
     arguments = ("knn", resnet18_file, split_folder / "val", *ARGUMENTS)
     result = probe(*arguments, "--k", 1, "--out", tmp_path / "out", "--json")
     report = json.loads(result.stdout)
     assert report["split"] == "leave one out"
     images = open_labelled(split_folder / "val")
-    features = extract_folder(
-        Backbone(load_checkpoint(resnet18_file)), images.root, images.keys,
-        size=32, batch_size=64, workers=0, device=torch.device("cpu"),
-    ).features  # fmt: skip
+    features = features_of(Backbone(load_checkpoint(resnet18_file)), images, 32).features
     similarity = torch.cosine_similarity(features[:, None], features[None], dim=2)
     nearest = similarity.fill_diagonal_(-2).argmax(1).numpy()
     expected = (images.labels[nearest] == images.labels).mean()

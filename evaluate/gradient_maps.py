@@ -1,0 +1,115 @@
+"""Where a model looks: gradients of class scores, and how much of them falls on the object.
+
+Simonyan, Vedaldi, Zisserman: Deep Inside Convolutional Networks, 2013: the gradient of a class's
+score (before the softmax) by the pixels. A backbone without classes gets its scores from a linear
+classifier trained on its features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.images.channel_statistics import IMAGENET_STD
+from data.loading import normalise, of_channels
+
+POINTING_SIGMA = 0.02  # of the image's side: the map is smoothed before its maximum is sought
+
+
+def pixel_gradients(
+    features: Callable[[Tensor], Tensor], weight: Tensor, images: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the labels' scores by the pixels, which are taken as values in [0, 1].
+
+    Parameters
+    ----------
+    features : (B, 3, S, S), normalised -> (B, D)
+    weight : (C, D) of the linear classifier; its bias has no gradient
+    images : (B, S, S, 3) uint8
+    labels : (B,) int64, the class whose score is differentiated
+
+    Returns
+    -------
+    gradients (B, 3, S, S) float32, and the features (B, D)
+    """
+    inputs = normalise(images).requires_grad_(True)
+    with torch.enable_grad():
+        seen = features(inputs)
+        (gradient,) = torch.autograd.grad((seen * weight[labels]).sum(), inputs)
+    return gradient / of_channels(IMAGENET_STD, gradient), seen.detach()
+
+
+def energy(gradient: Tensor) -> Tensor:
+    """Energy at each pixel: the sum over channels of squares, (B, 3, S, S) -> (B, S, S)."""
+    return gradient.square().sum(dim=1)
+
+
+def magnitude(gradient: Tensor) -> Tensor:
+    """What pictures show: the largest absolute value over channels, (B, 3, S, S) -> (B, S, S)."""
+    return gradient.abs().amax(dim=1)
+
+
+def share_inside(energies: np.ndarray, mask: np.ndarray) -> float:
+    """The share of an image's gradient energy inside a mask; NaN where there is no gradient.
+
+    energies : (S, S) >= 0; mask : (S, S) bool
+    """
+    total = float(energies.sum(dtype=np.float64))
+    return float(energies[mask].sum(dtype=np.float64)) / total if total > 0 else float("nan")
+
+
+def points_inside(magnitudes: np.ndarray, mask: np.ndarray) -> bool:
+    """The pointing game (Zhang et al., ECCV 2016): is the smoothed map's maximum in the mask?
+
+    The map is smoothed by a Gaussian of .02 of its side, as TorchRay does (Fong et al., ICCV 2019);
+    there is no margin around the mask.
+    """
+    sigma = POINTING_SIGMA * magnitudes.shape[0]
+    smooth = cv2.GaussianBlur(magnitudes.astype(np.float32), (0, 0), sigma)
+    return bool(mask.flat[int(smooth.argmax())])
+
+
+def as_picture(magnitudes: np.ndarray) -> np.ndarray:
+    """A gradient map as a picture: (S, S) -> (S, S, 3) uint8, black to yellow.
+
+    Scaled by its 99th percentile, so that a few strong pixels do not leave the rest black.
+    """
+    top = float(np.percentile(magnitudes, 99)) or float(magnitudes.max()) or 1.0
+    levels = np.clip(magnitudes / top * 255, 0, 255).astype(np.uint8)
+    return cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How much more one model looks at the object than another, with a 95 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.ratio:.3f} times ({self.low:.3f} to {self.high:.3f})"
+
+
+def compare(shares: np.ndarray, reference: np.ndarray, seed: int = 0) -> Comparison | None:
+    """Ratio of two models' mean shares over the same images.
+
+    None where there is not one, or the reference's shares are all zero.
+
+    The interval is the 2.5th to 97.5th percentile of 2000 bootstrap samples of the images, the same
+    for both models. Images where either has no gradient are left out.
+    """
+    both = ~(np.isnan(shares) | np.isnan(reference))
+    if not both.any() or not reference[both].any():
+        return None
+    ours, theirs = shares[both], reference[both]
+    rng = np.random.default_rng(seed)
+    samples = rng.integers(len(ours), size=(2000, len(ours)))
+    ratios = ours[samples].mean(axis=1) / theirs[samples].mean(axis=1)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return Comparison(float(ours.mean() / theirs.mean()), float(low), float(high))

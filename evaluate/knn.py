@@ -1,0 +1,118 @@
+"""`probe knn`: weighted k-nearest-neighbour accuracy of frozen features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from data.errors import UserError
+from data.options import setting
+from evaluate.labelled import Labelled, has_split, open_labelled, open_split
+from evaluate.options import ComparisonOptions, Count, Positive
+from evaluate.results import Report, Results, percent, unreadable_notes
+
+if TYPE_CHECKING:
+    from evaluate.models import Model
+
+
+class Options(ComparisonOptions):
+    """Classify by the nearest training images of frozen features.
+
+    IMAGES holds train/ and val/ with a folder for each class, or the class folders themselves; then
+    each image is classified by all others. A CHECKPOINT is a run of pretrain, a file with weights
+    of one of torchvision's networks, torchvision:NAME for supervised weights on disk, or
+    random:NAME for the untrained network. Several are compared; NAME=CHECKPOINT names one.
+
+    The k training images of largest cosine similarity s vote with weight exp(s / T), as in Wu et
+    al., CVPR 2018. Writes results.json into the folder --out.
+    """
+
+    k: tuple[Count, ...] = setting((200,), "neighbours that vote; may be given several times")
+    temperature: Positive = setting(0.07, "T in a vote's weight exp(similarity / T)")
+
+
+def run(options: Options, results: Results) -> Report:
+    """Score every model at every k."""
+    from evaluate.models import load_models
+
+    images = options.images
+    leave_one_out = not has_split(images)
+    if leave_one_out:
+        train = val = open_labelled(images)
+        how = "leave one out"
+    else:
+        split = open_split(images)
+        train, val, how = split.train, split.val, split.how
+    if len(train) - int(leave_one_out) < 1:
+        raise UserError(f"IMAGES {images} has a single image; there is none to compare it with.")
+    rows = [
+        {**model.describe(), **row}
+        for model in load_models(options.checkpoints, options)
+        for row in score(model, train, val, options)
+    ]
+    largest = rows[-1]["k"]
+    content = {
+        "images": images,
+        "split": how,
+        "classes": len(train.classes),
+        "batch_size": options.batch_size,
+        "rows": rows,
+    }
+    notes = unreadable_notes(rows[0]["unreadable"])  # the same for all models
+    notes += [
+        f"--k {k} is cut to {largest}: there are no more training images to vote."
+        for k in sorted({k for k in options.k if k > largest})
+    ]
+    return Report(content, [_table_row(row) for row in rows], notes=[*notes, how])
+
+
+def score(model: Model, train: Labelled, val: Labelled, options: Options) -> list[dict]:
+    """Accuracies for each k; a k larger than the training set is cut to it, and so reported."""
+    from data.knn import nearest, votes
+    from evaluate.classifiers import top_k
+
+    leave_one_out = train is val
+    bank, bank_labels = model.features(train, "train")
+    test, labels = (bank, bank_labels) if leave_one_out else model.features(val, "val")
+    available = len(bank.features) - int(leave_one_out)
+    if available < 1:
+        raise UserError(
+            f"IMAGES {val.root}: a single image can be read; there is no other to vote."
+        )
+    sizes = sorted({min(k, available) for k in options.k})
+    neighbours = nearest(
+        bank.features,
+        test.features,
+        sizes[-1],
+        leave_one_out=leave_one_out,
+        device=model.device,
+    )
+    rows = []
+    for k in sizes:
+        first = type(neighbours)(neighbours.similarity[:, :k], neighbours.index[:, :k])
+        scores = votes(first, bank_labels, options.temperature, len(train.classes)).cpu()
+        rows.append(
+            {
+                "k": k,
+                "temperature": options.temperature,
+                "top1": top_k(scores, labels, 1),
+                "top5": top_k(scores, labels, 5),
+                "train_images": len(bank.features),
+                "test_images": len(test.features),
+                "unreadable": bank.unreadable | test.unreadable,
+            }
+        )
+    return rows
+
+
+def _table_row(row: dict) -> dict:
+    return {
+        "checkpoint": row["label"],
+        "layer": row["layer"],
+        "size": row["image_size"],
+        "k": row["k"],
+        "T": row["temperature"],
+        "top-1 %": percent(row["top1"]),
+        "top-5 %": percent(row["top5"]),
+        "train": row["train_images"],
+        "test": row["test_images"],
+    }

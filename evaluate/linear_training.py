@@ -1,0 +1,274 @@
+"""The linear probe: a linear classifier trained by SGD on a frozen backbone's features.
+
+`evaluate.linear` has the published protocols.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from data import run as checkpoint_files
+from data.errors import UserError
+from data.loading import build_plain_loader, normalise, unreadable_of
+from evaluate.checkpoints import digest
+from evaluate.classifiers import top_k
+from evaluate.labelled import Split
+from evaluate.linear import Protocol
+from evaluate.loading import EpochBatches, TrainingImages, train_loader
+from evaluate.models import Backbone
+from evaluate.to_host import to_host
+from pretrain.parts.distributed import World
+
+
+class Head(nn.Module):
+    """The classifier: (B, D) -> (B, C). Weights N(0, .01), bias 0."""
+
+    def __init__(self, dim: int, classes: int, settings: Protocol):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(dim, affine=False) if settings.batch_norm else nn.Identity()
+        self.fc = nn.Linear(dim, classes)
+        generator = torch.Generator().manual_seed(settings.seed)
+        nn.init.normal_(self.fc.weight, std=0.01, generator=generator)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits."""
+        return self.fc(self.norm(features))
+
+
+@dataclass
+class Epoch:
+    """What one epoch gave: mean training loss and accuracy, validation accuracies in [0, 1]."""
+
+    epoch: int
+    lr: float
+    loss: float
+    train_top1: float
+    top1: float
+    top5: float | None
+
+
+@dataclass
+class LinearResult:
+    """The trained classifier, its history, and the proof that the backbone did not change."""
+
+    head: Head
+    history: list[Epoch]
+    backbone_sha256: str
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+class LinearProbe:
+    """Trains and validates; `state` and `restore` make it resumable after any epoch."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        split: Split,
+        settings: Protocol,
+        world: World,
+        image_size: int,
+        workers: int,
+        amp: bool = False,
+    ):
+        if settings.batch_size % world.size:
+            raise UserError(
+                f"--batch-size {settings.batch_size} is over all processes and must be a multiple "
+                f"of their number, {world.size}."
+            )
+        self.backbone, self.split, self.settings = backbone.to(world.device), split, settings
+        self.world, self.amp = world, amp
+        self.before = digest(backbone)
+        pin = world.device.type == "cuda"
+        images = TrainingImages(split.train, image_size, settings.seed)
+        self.batches = EpochBatches(
+            len(split.train), settings.batch_size, settings.seed, world.rank, world.size
+        )
+        self.train_loader = train_loader(images, self.batches, workers, pin)
+        share = settings.batch_size // world.size
+        self.val_loader = build_plain_loader(
+            split.val.root,
+            keys=split.val.keys,
+            labels=split.val.labels,
+            image_size=image_size,
+            batch_size=share,
+            workers=workers,
+            pin_memory=pin,
+        )
+        self.head = Head(self._dim(image_size), len(split.train.classes), settings)
+        self.head.to(world.device)
+        self.optimizer = torch.optim.SGD(
+            self.head.parameters(),
+            settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+        )
+        self.history: list[Epoch] = []
+        self.unreadable: dict[str, str] = {}
+
+    def _dim(self, image_size: int) -> int:
+        device = self.world.device
+        with torch.no_grad():
+            return self.backbone(torch.zeros(2, 3, image_size, image_size, device=device)).shape[1]
+
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 (B, S, S, 3) -> float32 (B, D), without gradient."""
+        images = normalise(images.to(self.world.device, non_blocking=True))
+        kind = self.world.device.type
+        with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=self.amp):
+            return self.backbone(images).float()
+
+    def run(self, after_epoch: Callable[[LinearProbe], None] | None = None) -> LinearResult:
+        """Train the epochs that are not in the history yet."""
+        model: nn.Module = self.head
+        if self.world.size > 1:
+            if self.settings.batch_norm and self.world.device.type == "cuda":
+                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = DistributedDataParallel(model)
+        for epoch in range(len(self.history), self.settings.epochs):
+            lr = self.settings.rate(epoch)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            loss, train_top1 = self._train(model, epoch)
+            top1, top5 = self._validate()
+            self.history.append(Epoch(epoch, lr, loss, train_top1, top1, top5))
+            if after_epoch is not None and self.world.first:
+                after_epoch(self)
+        after = digest(self.backbone)
+        if after != self.before:
+            raise RuntimeError("the backbone changed while the classifier was trained")
+        return LinearResult(self.head, self.history, after, self.unreadable)
+
+    def _train(self, model: nn.Module, epoch: int) -> tuple[float, float]:
+        model.train()
+        self.batches.epoch = epoch
+        device, count = self.world.device, 0
+        sums = torch.zeros(2, device=device, dtype=torch.float64)  # read at the epoch's end only
+        for batch in self._bar(self.train_loader, f"epoch {epoch + 1}"):
+            self.unreadable |= unreadable_of(batch)
+            target = batch["label"].to(device, non_blocking=True)
+            if len(target) < 2 and self.settings.batch_norm and self.world.size == 1:
+                continue  # batch norm has no statistics of a single image
+            if len(target):
+                logits = model(self.features(batch["image"]))
+            else:  # every image of this process was unreadable, and the others wait for it
+                logits = model(torch.zeros(0, self.head.fc.in_features, device=device))
+            loss = F.cross_entropy(logits, target, reduction="sum") / max(len(target), 1)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            hits = (logits.argmax(1) == target).sum()
+            sums += torch.stack([loss.detach() * len(target), hits])
+            count += len(target)
+        sums = torch.cat([sums, sums.new_tensor([count])])
+        if self.world.size > 1:
+            torch.distributed.all_reduce(sums)
+        loss, hits, count = sums.tolist()
+        if not count:
+            raise UserError(f"IMAGES: no training image can be read; {_first(self.unreadable)}.")
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is not finite in epoch {epoch + 1} at --lr {self.settings.lr:g}; these "
+                "features need a smaller one."
+            )
+        return loss / count, hits / count
+
+    def _validate(self) -> tuple[float, float | None]:
+        """Top-1 and top-5 over the validation images; every process does all of it alike."""
+        self.head.eval()
+        labels = []
+
+        def computed() -> Iterator[Tensor]:
+            for batch in self._bar(self.val_loader, "validate"):
+                self.unreadable |= unreadable_of(batch)
+                if len(batch["index"]):
+                    labels.append(batch["label"])
+                    yield self.head(self.features(batch["image"]))
+
+        with torch.no_grad():
+            scores = list(to_host(computed()))
+        if not scores:
+            raise UserError(f"IMAGES: no validation image can be read; {_first(self.unreadable)}.")
+        logits, target = torch.cat(scores), torch.cat(labels)
+        return top_k(logits, target, 1), top_k(logits, target, 5)
+
+    def _bar(self, loader: Iterable, description: str):
+        hidden = None if self.world.first else True
+        return tqdm(loader, desc=description, unit="batch", leave=False, disable=hidden)
+
+    def state(self) -> dict:
+        """All that the next epoch depends on, for `restore`."""
+        return {
+            "head": self.head.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": [asdict(epoch) for epoch in self.history],
+            "unreadable": dict(self.unreadable),
+        }
+
+    def restore(self, state: dict) -> None:
+        """Continue after the last epoch of a state."""
+        self.head.load_state_dict(state["head"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.unreadable = dict(state["unreadable"])
+
+
+def _first(unreadable: dict[str, str]) -> str:
+    key, reason = next(iter(unreadable.items()), ("", "there is none"))
+    return f"{key}: {reason}"
+
+
+class ResumeFolder:
+    """The checkpoints of an unfinished probe, in a folder beside its results' names.
+
+    `identity` is what must be the same for a continuation to mean anything: settings, backbone,
+    images. The folder of another probe is refused; or begun anew, with `overwrite`.
+    """
+
+    NAME = "resume"
+
+    def __init__(self, out: Path, identity: dict, overwrite: bool = False):
+        self.folder, self.identity, self.overwrite = out / self.NAME, identity, overwrite
+
+    def load(self, probe: LinearProbe) -> str | None:
+        """Restore the newest sound state; returns a sentence about it, or None for a new start."""
+        found = checkpoint_files.load_newest(self.folder, holding=("identity", *probe.state()))
+        if found is None:
+            return None
+        theirs = found.state["identity"]
+        differ = [key for key, value in self.identity.items() if theirs.get(key) != value]
+        if differ and self.overwrite:
+            self.remove()
+            return None
+        if differ:
+            key = differ[0]
+            raise UserError(
+                f"--out {self.folder.parent} holds an unfinished probe with another {key} "
+                f"({theirs.get(key)} there, {self.identity[key]} here); name another folder or "
+                "add --overwrite."
+            )
+        probe.restore(found.state)
+        return f"Continuing after epoch {found.step} of {probe.settings.epochs}."
+
+    def save(self, probe: LinearProbe) -> None:
+        """Write the state after an epoch; the one before stays as a fallback."""
+        state = {**probe.state(), "identity": self.identity}
+        checkpoint_files.save(self.folder, len(probe.history), state, keep=2)
+
+    def remove(self) -> None:
+        """Remove the states, of a probe whose results are written; nothing else that lies there."""
+        for _, path in checkpoint_files.checkpoints(self.folder):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it holds something else, or is not there
+            self.folder.rmdir()
