@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import click
 
 from data.errors import UserError
+from data.files import write_whole
 from data.options import Record, setting
-from evaluate.results import say, write_whole
+from evaluate.results import say, writing
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 
@@ -50,15 +52,13 @@ def run(options: Options) -> None:
         key: (value.float() if value.is_floating_point() else value).detach().cpu().contiguous()
         for key, value in loaded.model.state_dict().items()
     }
-    metadata = {"arch": loaded.source.arch, "format": "pt"}
-
-    def write(path: Path) -> None:
-        if out.suffix == ".safetensors":
-            path.write_bytes(safetensors.torch.save(state, metadata))
-        else:
-            with path.open("wb") as file:  # given a path, torch reports a failure as a RuntimeError
-                torch.save(state, file)
-
-    write_whole(out, write, options.overwrite)
+    if out.suffix == ".safetensors":
+        data = safetensors.torch.save(state, {"arch": loaded.source.arch, "format": "pt"})
+    else:
+        memory = io.BytesIO()
+        torch.save(state, memory)
+        data = memory.getvalue()
+    with writing("OUT", out):
+        write_whole(out, data)
     name = loaded.source.arch
     click.echo(f"{out}: {len(state)} tensors of {name}, all but {classifier(name)}")

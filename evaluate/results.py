@@ -3,11 +3,11 @@
 The folder is written whole or not at all, and never over another's.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -18,9 +18,10 @@ import click
 import numpy as np
 
 from data.errors import UserError
-from data.interrupts import uninterrupted
+from data.files import draft_folder
 
 RESULTS = "results.json"
+DRAFT = "results"  # name of the hidden folder
 
 
 @dataclass
@@ -83,40 +84,21 @@ def next_folder(command: str, parent: Path = Path("probe-output")) -> Path:
 
 
 @contextlib.contextmanager
-def draft_folder(folder: Path, argument: str) -> Iterator[Path]:
-    """A hidden folder beside `folder`, to be renamed to it; removed at the end where it was not.
-
-    `argument` names it where it cannot be made, a `UserError`.
-    """
-    draft = None
+def writing(argument: str, path: Path) -> Iterator[None]:
+    """Tell a path that cannot be written to in a sentence that names the argument."""
     try:
-        with uninterrupted():  # made and known, or neither
-            draft = _make_draft(folder, argument)
-        yield draft
-    finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
-
-
-def _make_draft(folder: Path, argument: str) -> Path:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        yield
     except OSError as error:
         raise UserError(
-            f"{argument} {folder} cannot be written to ({error.strerror}); name another folder."
+            f"{argument} {path} cannot be written to ({error.strerror}); name another."
         ) from None
-    os.chmod(draft, 0o777 & ~_umask())
-    return draft
 
 
 class Results:
-    """Collects files in a hidden folder beside `folder` and moves them there when all are written.
+    """Collects files in a hidden folder in `folder` and moves them there when all are written.
 
     Use as a context manager; `with Results(...) as results:` leaves nothing behind on an error.
 
-    Parameters
-    ----------
     command : the probe's name, recorded in the JSON.
     folder : where the results go; None takes the next numbered folder below `probe-output`.
     overwrite : replace results that are there; otherwise they are a `UserError`, and so is a folder
@@ -141,15 +123,17 @@ class Results:
                 f"--out {self.folder} holds results; name another folder or add --overwrite."
             )
         held = {path.name for path in self.folder.iterdir()} if self.folder.exists() else set()
-        if RESULTS not in held and held - set(own):
+        foreign = {name for name in held - set(own) if not name.startswith(f".{DRAFT}.")}
+        if RESULTS not in held and foreign:
             raise UserError(
                 f"--out {self.folder} holds files that are no results of probe, such as "
-                f"{min(held - set(own))}; name another folder."
+                f"{min(foreign)}; name another folder."
             )
 
-    def __enter__(self) -> "Results":
-        self._open = draft_folder(self.folder, "--out")
-        self._draft = self._open.__enter__()
+    def __enter__(self) -> Results:
+        self._open = draft_folder(self.folder, DRAFT)
+        with writing("--out", self.folder):
+            self._draft = self._open.__enter__()
         return self
 
     def path(self, name: str) -> Path:
@@ -181,9 +165,6 @@ class Results:
             self._open.__exit__(None, None, None)
 
     def _publish(self) -> None:
-        if not self.folder.exists():
-            os.replace(self._draft, self.folder)
-            return
         files = sorted(path for path in self._draft.rglob("*") if path.is_file())
         files.sort(key=lambda path: path.name == RESULTS)  # the JSON last: it vouches for the rest
         for path in files:
@@ -192,22 +173,16 @@ class Results:
             os.replace(path, target)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def software() -> dict[str, str]:
     """Versions of what the figures depend on; a package that is not installed is left out."""
     names = ("dilo", "numpy", "torch", "torchvision", "scikit-learn", "pysodmetrics")
-    found = {}
+    versions = {}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def dumps(content: dict) -> str:
@@ -223,18 +198,3 @@ def _plain(value):
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"{type(value).__name__} is not JSON")
-
-
-def write_whole(path: str | Path, write: Callable[[Path], None], overwrite: bool = False) -> None:
-    """Write one file by `write(temporary path)` and rename it to `path` when it is complete."""
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} exists; name another file or add --overwrite.")
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        write(draft)
-        os.replace(draft, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written to ({error.strerror or error}).") from None
-    finally:
-        draft.unlink(missing_ok=True)

@@ -12,11 +12,12 @@ import numpy as np
 from tqdm import tqdm
 
 from data.errors import UserError
+from data.files import draft_folder
 from data.options import one_of, setting
 from evaluate.labelled import Labelled, has_split, open_labelled, open_split
 from evaluate.masks import MaskFinder, open_masks, stem
 from evaluate.options import ComparisonOptions, MaskOptions, Seed
-from evaluate.results import Report, Results, draft_folder, percent, say
+from evaluate.results import Report, Results, percent, say, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,7 +127,7 @@ def _check(options: Options, given: tuple[str, ...]) -> None:
     if save is not None:
         if save.exists():
             raise UserError(f"--save-variants {save} exists; name a new folder.")
-        with draft_folder(save, "--save-variants"):
+        with writing("--save-variants", save), draft_folder(save.parent, save.name):
             pass
 
 
@@ -294,7 +295,7 @@ def _save(images: VariantImages, folder: Path, model: Model) -> None:
     from PIL import Image
 
     with (
-        draft_folder(folder, "--save-variants") as draft,
+        draft_folder(folder.parent, folder.name) as draft,
         tqdm(total=len(images), desc="save", unit="image", disable=None) as bar,
     ):
         for rows, variants in _batches(images, SAVED_AT_ONCE, model):

@@ -31,7 +31,7 @@ def test_stopped_job_leaves_nothing(tmp_path, split_folder, resnet18_file):
         [str(part) for part in (*command, *options)], env=environment, stderr=subprocess.PIPE
     )
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("results/.out-*")):
+    while not list(tmp_path.glob("results/out/.results.*.tmp")):
         if time.monotonic() > deadline or job.poll() is not None:
             pytest.fail("the job did not begin to write")
         time.sleep(0.02)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
-from evaluate.results import Results, draft_folder, next_folder, write_whole
+from evaluate.results import Results, next_folder
 
 
 def test_default_folders_are_numbered(tmp_path, monkeypatch):
@@ -63,28 +63,3 @@ def test_out_that_is_a_file_or_cannot_be_made(tmp_path):
         Results("knn", tmp_path / "file")
     with pytest.raises(UserError, match="cannot be written"), Results("knn", tmp_path / "file/x"):
         pass
-
-
-def test_write_whole(tmp_path):
-    write_whole(tmp_path / "a", lambda path: path.write_text("1"))
-    with pytest.raises(UserError, match="exists"):
-        write_whole(tmp_path / "a", lambda path: path.write_text("2"))
-
-    def fail(path):
-        path.write_text("half")
-        raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        write_whole(tmp_path / "b", fail)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
-
-
-def test_draft_folder(tmp_path):
-    with draft_folder(tmp_path / "new" / "a", "--save-variants") as draft:
-        (draft / "picture").write_text("1")
-        draft.replace(tmp_path / "new" / "a")
-    with pytest.raises(KeyboardInterrupt), draft_folder(tmp_path / "new" / "b", "--out") as draft:
-        (draft / "picture").write_text("half")
-        raise KeyboardInterrupt
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a"]
-    assert (tmp_path / "new" / "a" / "picture").read_text() == "1"
