@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from data.images.channel_statistics import IMAGENET_STD
-from data.loading import normalise, of_channels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 POINTING_SIGMA = 0.02  # of the image's side: the map is smoothed before its maximum is sought
 
@@ -37,11 +38,15 @@ def pixel_gradients(
     -------
     gradients (B, 3, S, S) float32, and the features (B, D)
     """
+    import torch
+
+    from data.loading import normalise, of_channels
+
     inputs = normalise(images).requires_grad_(True)
     with torch.enable_grad():
-        seen = features(inputs)
-        (gradient,) = torch.autograd.grad((seen * weight[labels]).sum(), inputs)
-    return gradient / of_channels(IMAGENET_STD, gradient), seen.detach()
+        output = features(inputs)
+        (gradient,) = torch.autograd.grad((output * weight[labels]).sum(), inputs)
+    return gradient / of_channels(IMAGENET_STD, gradient), output.detach()
 
 
 def energy(gradient: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,16 +10,25 @@ import numpy as np
 from tqdm import tqdm
 
 from data.errors import UserError
-from data.images.decode import key_path, read_size
+from data.images.decode import decode, key_path, read_size
 from data.options import setting
+from evaluate.gallery import Gallery, Picture, Row
+from evaluate.gradient_maps import (
+    as_picture,
+    compare,
+    energy,
+    magnitude,
+    pixel_gradients,
+    points_inside,
+    share_inside,
+)
 from evaluate.labelled import Labelled, Split, has_split, open_split, stratified_subset
 from evaluate.masks import MaskFinder, NoMask, open_masks
 from evaluate.options import ComparisonOptions, Count, MaskOptions, Seed
-from evaluate.results import Report, Results, unreadable_notes
+from evaluate.results import Report, Results, add_legend, unreadable_notes
 
 if TYPE_CHECKING:
     from evaluate.classifiers import LogisticRegression
-    from evaluate.gradients_figures import MaskSet, Seen
     from evaluate.models import Model
 
 BACKWARD_BATCH = 32  # images of one backward pass, however many fit a forward one
@@ -43,9 +53,33 @@ class Options(ComparisonOptions, MaskOptions):
     seed: Seed = setting(0, "of the classifier's held-out images")
 
 
+@dataclass
+class MaskSet:
+    """Foregrounds of the images by row, bool (S, S), of one kind; and why others have none."""
+
+    title: str  # "masks" or "ground truth"
+    foregrounds: dict[int, np.ndarray]
+    left_out: dict[str, str]
+
+    def area(self, rows: list[int]) -> float:
+        """The mean share of the image that the foreground covers: what chance would give."""
+        return float(np.mean([self.foregrounds[row].mean() for row in rows]))
+
+
+@dataclass
+class Measured:
+    """One model's figures for each image: the share inside each kind of mask, and pictures."""
+
+    model: Model
+    c: float  # of the classifier
+    accuracy: float  # of the classifier on these images
+    right: np.ndarray  # (N,) bool
+    shares: dict[str, np.ndarray]  # title -> (N,), NaN without a mask or gradient
+    pointing: dict[str, np.ndarray]  # title -> (N,), 1 or 0, NaN alike
+
+
 def run(options: Options, results: Results) -> Report:
     """Measure every model, and show the images where they differ most."""
-    from evaluate.gradients_figures import comparisons, gallery_of, plot_shares, report_of
     from evaluate.loading import readable
     from evaluate.models import load_models, workers_of
 
@@ -72,10 +106,10 @@ def run(options: Options, results: Results) -> Report:
         _foregrounds(title, finder, subset, sizes[0], options.mask_threshold)
         for title, finder in kinds.items()
     ]
-    seen, chosen, maps = _look_at_all(models, split, subset, sets, options)
-    gallery = gallery_of(seen, subset, sets, chosen, maps, sizes[0], split.how)
+    measured, chosen, maps = _look_at_all(models, split, subset, sets, options)
+    gallery = _gallery(measured, subset, sets, chosen, maps, sizes[0], split.how)
     if sets:
-        plot_shares(seen, sets, results.path("shares.png"))
+        _plot_shares(measured, sets, results.path("shares.png"))
         gallery.plots.append(("shares", results.path("shares.png").read_bytes()))
     gallery.save_html(results.path("index.html"))
     gallery.save_png(results.path("gradients.png"), options.rows)
@@ -86,7 +120,7 @@ def run(options: Options, results: Results) -> Report:
         "split": split.how,
         "limit": options.limit,
         "mask_threshold": options.mask_threshold,
-        **report_of(seen, subset, sets, options.seed),
+        **_content(measured, subset, sets, options.seed),
         "unreadable": unreadable,
     }
     notes = unreadable_notes(unreadable)
@@ -95,15 +129,13 @@ def run(options: Options, results: Results) -> Report:
             notes.append(
                 f"without {each.title}: {len(each.left_out)} images; the first: {key} {reason}"
             )
-    return Report(content, gallery.table, comparisons(seen, sets), notes)
+    return Report(content, gallery.table, _comparisons(measured, sets), notes)
 
 
 def _foregrounds(
     title: str, finder: MaskFinder, images: Labelled, size: int, threshold: int
 ) -> MaskSet:
     """The foregrounds in the images' centre crops; empty and missing ones are left out."""
-    from evaluate.gradients_figures import MaskSet
-
     foregrounds, left_out = {}, {}
     for row, key in enumerate(tqdm(images.keys, desc=title, unit="image", disable=None)):
         try:
@@ -123,21 +155,19 @@ def _foregrounds(
 
 def _look_at_all(
     models: list[Model], split: Split, images: Labelled, sets: list[MaskSet], options: Options
-) -> tuple[list[Seen], np.ndarray, dict[str, dict[int, np.ndarray]]]:
+) -> tuple[list[Measured], np.ndarray, dict[str, dict[int, np.ndarray]]]:
     """Measure every model on every image, then make the maps of the images that are shown."""
     from evaluate.classifiers import fit
-    from evaluate.gradient_maps import as_picture, magnitude
-    from evaluate.gradients_figures import choose_images
 
-    regressions, seen = [], []
+    regressions, measured = [], []
     for model in models:
         train, labels = model.features(split.train, "train")
         regression = fit(
             train.features, labels, len(images.classes), seed=options.seed, device=model.device
         )
         regressions.append(regression)
-        seen.append(_measure(model, regression, images, sets))
-    chosen = choose_images(seen, sets, options.pages)
+        measured.append(_measure(model, regression, images, sets))
+    chosen = _choose_images(measured, sets, options.pages)
     shown = images.take(np.sort(chosen))
     maps = {}
     for model, regression in zip(models, regressions, strict=True):
@@ -146,13 +176,11 @@ def _look_at_all(
             for row, values in zip(rows, magnitude(gradient).cpu().numpy(), strict=True):
                 pictures[int(np.sort(chosen)[row])] = as_picture(values)
         maps[model.label] = pictures
-    return seen, chosen, maps
+    return measured, chosen, maps
 
 
 def _gradients(model: Model, regression: LogisticRegression, images: Labelled, description: str):
     """Yield (rows, features, gradients of the own class's score by the pixels)."""
-    from evaluate.gradient_maps import pixel_gradients
-
     weight = regression.weight.to(model.device)
     model.backbone.to(model.device)
     with tqdm(
@@ -170,28 +198,184 @@ def _gradients(model: Model, regression: LogisticRegression, images: Labelled, d
 
 def _measure(
     model: Model, regression: LogisticRegression, images: Labelled, sets: list[MaskSet]
-) -> Seen:
-    from evaluate.gradient_maps import energy, magnitude, points_inside, share_inside
-    from evaluate.gradients_figures import Seen
-
+) -> Measured:
     count = len(images)
     right = np.zeros(count, bool)
-    shares = {one.title: np.full(count, np.nan) for one in sets}
-    pointing = {one.title: np.full(count, np.nan) for one in sets}
+    shares = {each.title: np.full(count, np.nan) for each in sets}
+    pointing = {each.title: np.full(count, np.nan) for each in sets}
     for rows, features, gradient in _gradients(model, regression, images, "gradients"):
         right[rows] = regression(features).argmax(1).numpy() == images.labels[rows]
         energies, magnitudes = energy(gradient).cpu().numpy(), magnitude(gradient).cpu().numpy()
-        for one in sets:
+        for each in sets:
             for row, squares, values in zip(rows, energies, magnitudes, strict=True):
-                mask = one.foregrounds.get(row)
+                mask = each.foregrounds.get(row)
                 if mask is not None:
-                    shares[one.title][row] = share_inside(squares, mask)
+                    shares[each.title][row] = share_inside(squares, mask)
                     if squares.any():
-                        pointing[one.title][row] = points_inside(values, mask)
-    for one in sets:
-        if np.isnan(shares[one.title]).all():
+                        pointing[each.title][row] = points_inside(values, mask)
+    for each in sets:
+        if np.isnan(shares[each.title]).all():
             raise UserError(
                 f"CHECKPOINT {model.label}: no image's score has a gradient: its features do not "
                 "depend on the images; name a checkpoint of a trained network."
             )
-    return Seen(model, regression.c, float(right.mean()), right, shares, pointing)
+    return Measured(model, regression.c, float(right.mean()), right, shares, pointing)
+
+
+def _choose_images(measured: list[Measured], sets: list[MaskSet], count: int) -> np.ndarray:
+    """Images in which the models' shares differ most; without masks, in even steps."""
+    if not sets:
+        images = len(measured[0].right)
+        return np.linspace(0, images - 1, min(count, images)).astype(int)
+    shares = np.stack([each.shares[sets[0].title] for each in measured])
+    spread = shares.max(axis=0) - shares.min(axis=0) if len(measured) > 1 else -shares[0]
+    return np.argsort(-np.where(np.isnan(spread), -np.inf, spread), kind="stable")[:count]
+
+
+def _gallery(
+    measured: list[Measured],
+    images: Labelled,
+    sets: list[MaskSet],
+    chosen: np.ndarray,
+    maps: dict[str, dict[int, np.ndarray]],
+    size: int,
+    how: str,
+) -> Gallery:
+    from data.images.crop import centre_crop
+
+    rows = []
+    for row in chosen.tolist():
+        crop = centre_crop(decode(key_path(images.root, images.keys[row])).image, size)
+        cells = [[Picture(crop, images.classes[images.labels[row]])]]
+        for each in sets:
+            mask = each.foregrounds.get(row)
+            shown = (
+                np.zeros((size, size), np.uint8) if mask is None else mask.astype(np.uint8) * 255
+            )
+            area = "none" if mask is None else f"{100 * mask.mean():.0f} % of area"
+            cells.append([Picture(shown, area)])
+        for model in measured:
+            caption = ", ".join(f"{100 * model.shares[each.title][row]:.0f} %" for each in sets)
+            picture = maps[model.model.label][row]
+            cells.append([Picture(picture, f"{caption} inside" if sets else "", model.right[row])])
+        rows.append(Row(cells, images.keys[row]))
+    sentences = [
+        "The gradient of the score of each image's own class by its pixels: bright where a small "
+        "change of the pixel moves the score most. The classifier is a logistic regression on the "
+        f"model's {measured[0].model.backbone.layer} features. A green frame: the classifier is "
+        "right; a red one: it is wrong.",
+        f"Images: {how}; {len(images)} measured, {len(rows)} shown.",
+    ]
+    if sets:
+        sentences.insert(
+            1,
+            "Below each map: the share of the gradient's energy inside the mask. An even gradient "
+            "would have the mask's share of the area. "
+            + (
+                "Images where the models differ most come first."
+                if len(measured) > 1
+                else "Images with the smallest share come first."
+            ),
+        )
+        sentences += _comparisons(measured, sets)
+    columns = ["image", *(each.title for each in sets), *(each.model.label for each in measured)]
+    return Gallery("Where the models look", sentences, columns, rows, _table(measured, sets))
+
+
+def _rows_of(each: Measured, title: str) -> list[int]:
+    return np.flatnonzero(~np.isnan(each.shares[title])).tolist()
+
+
+def _table(measured: list[Measured], sets: list[MaskSet]) -> list[dict[str, str]]:
+    table = []
+    for each in measured:
+        row = {"checkpoint": each.model.label, "top-1 %": f"{100 * each.accuracy:.1f}"}
+        for masks in sets:
+            rows = _rows_of(each, masks.title)
+            share, area = np.nanmean(each.shares[masks.title]), masks.area(rows)
+            row |= {
+                f"inside {masks.title} %": f"{100 * share:.2f}",
+                "area %": f"{100 * area:.2f}",
+                "share / area": f"{share / area:.3f}",
+                "pointing %": f"{100 * np.nanmean(each.pointing[masks.title]):.1f}",
+                "images": str(len(rows)),
+            }
+        table.append(row)
+    return table
+
+
+def _comparisons(measured: list[Measured], sets: list[MaskSet]) -> list[str]:
+    """One sentence for each model after the first, by the truest masks that were given."""
+    if not sets or len(measured) < 2:
+        return []
+    title = sets[-1].title
+    first, sentences = measured[0], []
+    for each in measured[1:]:
+        ratio = compare(each.shares[title], first.shares[title])
+        names = f"{each.model.label} looks at the object {ratio} as much as {first.model.label}"
+        sentences.append(
+            f"{names} (gradient energy inside the {title}; 95 % interval)."
+            if ratio
+            else f"{each.model.label} and {first.model.label} share no image with a gradient."
+        )
+    return sentences
+
+
+def _plot_shares(measured: list[Measured], sets: list[MaskSet], path: Path) -> None:
+    """Draw the distribution of the shares over the images."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * len(sets), 4), layout="constrained")
+    bins = np.linspace(0, 1, 26)
+    for axes, masks in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
+        for number, each in enumerate(measured):
+            values = each.shares[masks.title]
+            values = values[~np.isnan(values)]
+            axes.hist(
+                values,
+                bins,
+                histtype="stepfilled",
+                alpha=0.25,
+                color=f"C{number}",
+            )
+            axes.hist(values, bins, histtype="step", color=f"C{number}", linewidth=1.5)
+            label = f"{each.model.label}: mean {values.mean():.3f}"
+            axes.axvline(values.mean(), color=f"C{number}", linestyle="--", label=label)
+        area = masks.area(_rows_of(measured[0], masks.title))
+        axes.axvline(area, color="black", linestyle=":", label=f"share of the area: {area:.3f}")
+        axes.set(xlabel=f"share of gradient energy inside {masks.title}", ylabel="images")
+        axes.set_xlim(0, 1)
+        add_legend(axes, 8)
+    figure.savefig(path, dpi=150, format="png")
+
+
+def _content(measured: list[Measured], images: Labelled, sets: list[MaskSet], seed: int) -> dict:
+    """What results.json says about the models, their figures and the images left out."""
+    models = []
+    for each in measured:
+        entry = {
+            **each.model.describe(),
+            "classifier": {"kind": "linear", "protocol": "fast", "c": each.c, "seed": seed},
+            "top1": each.accuracy,
+        }
+        for masks in sets:
+            ratio = compare(each.shares[masks.title], measured[0].shares[masks.title])
+            entry[masks.title.replace(" ", "_")] = {
+                "images": len(_rows_of(each, masks.title)),
+                "share_inside": float(np.nanmean(each.shares[masks.title])),
+                "share_of_area": masks.area(_rows_of(each, masks.title)),
+                "pointing": float(np.nanmean(each.pointing[masks.title])),
+                "against_first": ratio and vars(ratio),
+                "shares": {
+                    images.keys[row]: float(each.shares[masks.title][row])
+                    for row in _rows_of(each, masks.title)
+                },
+            }
+        models.append(entry)
+    return {
+        "test_images": len(images),
+        "energy": "sum over channels of the squared gradient by pixels in [0, 1]",
+        "score": "the image's own class, before the softmax",
+        "models": models,
+        "left_out": {each.title: each.left_out for each in sets},
+    }

@@ -12,13 +12,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
 from data.errors import UserError
 from data.files import draft_folder
+from data.gallery.lettering import load_font, wrap
+from data.keys import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 RESULTS = "results.json"
 DRAFT = "results"  # name of the hidden folder
@@ -198,3 +203,21 @@ def _plain(value):
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def in_lines(text: str, inches: float, points: int) -> str:
+    """Break a text of a figure into lines of at most `inches`, in letters of `points`.
+
+    Draw it with `parse_math=False`: names may hold a `$`.
+    """
+    return "\n".join(wrap(printable(text), int(inches * 72), load_font(points)))
+
+
+def add_legend(axes: Axes, points: int, **options: Any) -> None:
+    """Add a legend whose labels fit beside their lines, however long they are."""
+    handles, labels = axes.get_legend_handles_labels()
+    inches = 0.8 * axes.get_position().width * axes.figure.get_figwidth()
+    shown = [in_lines(label, inches, points) for label in labels]
+    legend = axes.legend(handles, shown, fontsize=points, **options)
+    for text in legend.get_texts():
+        text.set_parse_math(False)

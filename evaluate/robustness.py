@@ -17,7 +17,7 @@ from data.options import one_of, setting
 from evaluate.labelled import Labelled, has_split, open_labelled, open_split
 from evaluate.masks import MaskFinder, open_masks, stem
 from evaluate.options import ComparisonOptions, MaskOptions, Seed
-from evaluate.results import Report, Results, percent, say, writing
+from evaluate.results import Report, Results, add_legend, percent, say, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -270,8 +270,6 @@ def _sheet(images: VariantImages, path: Path) -> None:
 def _plot(rows: list[dict], path: Path) -> None:
     """Draw bars of accuracy: variants side by side, one colour for each model."""
     from matplotlib.figure import Figure
-
-    from evaluate.captions import add_legend
 
     names = list(rows[0]["accuracy"])
     figure = Figure(figsize=(9, 4), layout="constrained")

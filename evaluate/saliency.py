@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import cv2
+import numpy as np
 from pydantic import AfterValidator
 
 from data.errors import UserError
-from data.images.decode import list_images
+from data.images.decode import UnreadableImage, decode, key_path, list_images
+from data.keys import Keys
 from data.masks.precision_recall import BETA2
 from data.options import setting
-from evaluate.masks import names_of, open_masks
+from evaluate.masks import Masks, names_of, open_masks, stem
 from evaluate.options import Count, ResultOptions
-from evaluate.results import Report, Results
+from evaluate.results import Report, Results, add_legend, in_lines
 
 if TYPE_CHECKING:
     from evaluate.saliency_scores import Scores
@@ -28,6 +32,8 @@ COLUMNS = {
     "mean_e": "mean E",
     "max_e": "max E",
 }
+TILE = 160  # pixels of an example's longer side
+COLUMN, MARGIN, LINE = 1.9, 0.1, 0.15  # inches: an example's width, between two, a line of text
 NAMED = 5  # how many images of one complaint are named on the terminal; the JSON has all
 
 
@@ -66,7 +72,6 @@ class Options(ResultOptions):
 
 def run(options: Options, results: Results) -> Report:
     """Score every set of masks."""
-    from evaluate.saliency_figures import plot_curves, plot_examples
     from evaluate.saliency_scores import match, score_masks
 
     labels = names_of(list(options.masks))
@@ -90,11 +95,10 @@ def run(options: Options, results: Results) -> Report:
         )
         for folder, label in zip(options.masks, labels, strict=True)
     ]
-    plot_curves(scores, results.path("precision-recall.png"))
+    _plot_curves(scores, results.path("precision-recall.png"))
     if photographs is not None:
         sets = [(each, open_masks(each.folder)) for each in scores]
-        path = results.path("examples.png")
-        plot_examples(options.images, photographs, truths, sets, path, options.rows, options.resize)
+        _plot_examples(options, photographs, truths, sets, results.path("examples.png"))
     notes = [note for each in scores for note in _notes(each)]
     if len({tuple(each.names) for each in scores}) > 1:
         notes.append(
@@ -152,3 +156,92 @@ def _notes(each: Scores) -> list[str]:
 def _names(names: list[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
+
+
+def _plot_curves(scores: list[Scores], path: Path) -> None:
+    """Draw precision against recall, and F against the threshold, a line for each set of masks."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for each in scores:
+        curve = each.curve
+        f = curve.f_measure()
+        best = int(f.argmax())
+        label = f"{each.label}: max F {f[best]:.4f}"
+        (line,) = left.plot(curve.recall, curve.precision, label=label, linewidth=1.5)
+        left.plot(curve.recall[best], curve.precision[best], "o", color=line.get_color())
+        right.plot(f, linewidth=1.5, color=line.get_color())
+        right.plot(best, f[best], "o", color=line.get_color())
+    left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1))
+    left.set_title("Precision and recall; dots at max F", fontsize=10)
+    right.set(xlabel="threshold", ylabel=f"F (β² = {BETA2})", xlim=(0, 255), ylim=(0, 1))
+    right.set_title("F against the threshold", fontsize=10)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    add_legend(left, 9, loc="lower left")
+    figure.savefig(path, dpi=150, format="png")
+
+
+def _plot_examples(
+    options: Options, photographs: Keys, truths: Masks, sets: list[tuple[Scores, Masks]], path: Path
+) -> None:
+    """Draw photographs with their ground truth and each set's mask.
+
+    The images run from the smallest to the largest mean absolute error of the first set, in even
+    steps of rank, so that the picture shows the method's best, usual and worst.
+
+    photographs : those below --images.
+    """
+    from matplotlib.figure import Figure
+
+    shared = set.intersection(*(set(each.names) for each, _ in sets))
+    by_stem = {stem(key): key for key in photographs}
+    first = sets[0][0]
+    errors = {name: s.mae for name, s in zip(first.names, first.per_image, strict=True)}
+    ranked = sorted((n for n in shared if n in by_stem), key=lambda n: (errors[n], n))
+    if not ranked:
+        raise UserError(f"--images {options.images} holds none of the images that were scored.")
+    positions = np.linspace(0, len(ranked) - 1, min(options.rows, len(ranked))).round().astype(int)
+    chosen = [ranked[position] for position in positions]
+    columns = ["image", "ground truth", *(each.label for each, _ in sets)]
+    titles = [in_lines(column, COLUMN - MARGIN, 9) for column in columns]
+    captions = [in_lines(Path(name).name, COLUMN - MARGIN, 7) for name in chosen]
+    more = max(title.count("\n") for title in titles) + "".join(captions).count("\n")
+    figure = Figure(
+        figsize=(COLUMN * len(columns), 1.5 * len(chosen) + 0.3 + LINE * more), layout="constrained"
+    )
+    grid = figure.subplots(len(chosen), len(columns), squeeze=False)
+    for line, name, caption in zip(grid, chosen, captions, strict=True):
+        tiles = _tiles(options, by_stem[name], name, truths, sets)
+        for axes, picture in zip(line, tiles, strict=True):
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        for axes, (each, _) in zip(line[2:], sets, strict=True):
+            score = each.per_image[each.names.index(name)]
+            axes.set_xlabel(f"MAE {score.mae:.3f}", fontsize=7, labelpad=2)
+        line[0].set_xlabel(caption, fontsize=7, labelpad=2, parse_math=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=9, parse_math=False)
+    figure.savefig(path, dpi=150, format="png")
+
+
+def _tiles(options: Options, key: str, name: str, truths: Masks, sets) -> Iterator[np.ndarray]:
+    try:
+        yield _small(decode(key_path(options.images, key)).image)
+    except UnreadableImage as reason:
+        raise UserError(f"--images: '{key}' cannot be read: {reason}.") from None
+    from evaluate.saliency_scores import load_pair
+
+    for number, (_, masks) in enumerate(sets):
+        mask, truth = load_pair(masks, truths, name, options.resize)
+        if number == 0:
+            yield _small(truth.astype(np.uint8) * 255)
+        yield _small(mask)
+
+
+def _small(picture: np.ndarray) -> np.ndarray:
+    scale = TILE / max(picture.shape[:2])
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from evaluate.captions import add_legend, in_lines
+from evaluate.results import add_legend, in_lines
 
 LONG = "masks_of_a_$method_with_a_name_that_goes_on_and_on_and_on_and_on_and_on_and_on: max F 0.9"
 
