@@ -175,7 +175,8 @@ def _run_sgd(options: Options, results: Results, processes: World) -> dict | Non
     """Train by SGD; returns what the JSON says."""
     import torch
 
-    from evaluate.linear_training import LinearProbe, ResumeFolder
+    from data.run import Run
+    from evaluate.linear_training import LinearProbe, remove_checkpoints, resume
     from evaluate.models import load_models, workers_of
 
     split, protocol = open_split(options.images), options.protocol()
@@ -192,19 +193,17 @@ def _run_sgd(options: Options, results: Results, processes: World) -> dict | Non
         "images": _images_digest(split),
         "--amp": options.amp,
     }
-    resume = ResumeFolder(results.folder, identity, options.overwrite)
-    sentence = resume.load(probe)
-    if sentence and processes.first:
-        say(sentence)
+    unfinished = Run(results.folder, checkpoints=UNFINISHED[0])
+    resume(unfinished, probe, identity, options.overwrite)
 
     def after_epoch(probe: LinearProbe) -> None:
-        resume.save(probe)
+        unfinished.save(len(probe.history), {**probe.state(), "identity": identity})
         say(_line(probe.history[-1], protocol.epochs))
 
     result = probe.run(after_epoch)
     if not processes.first:
         return None
-    results.when_written(resume.remove)
+    results.when_written(lambda: remove_checkpoints(unfinished))
     state = {key: value.cpu() for key, value in result.head.state_dict().items()}
     content = {"state_dict": state, "classes": split.train.classes}
     torch.save(content, results.path("classifier.pt"))

@@ -9,7 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +17,16 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from data import run as checkpoint_files
 from data.errors import UserError
 from data.loading import build_plain_loader, normalise, unreadable_of
+from data.run import Run, checkpoints
 from evaluate.checkpoints import digest
 from evaluate.classifiers import top_k
 from evaluate.labelled import Split
 from evaluate.linear import Protocol
 from evaluate.loading import EpochBatches, TrainingImages, train_loader
 from evaluate.models import Backbone
+from evaluate.results import say
 from evaluate.to_host import to_host
 from pretrain.parts.distributed import World
 
@@ -229,46 +230,26 @@ def _first(unreadable: dict[str, str]) -> str:
     return f"{key}: {reason}"
 
 
-class ResumeFolder:
-    """The checkpoints of an unfinished probe, in a folder beside its results' names.
+def resume(run: Run, probe: LinearProbe, identity: dict[str, Any], overwrite: bool) -> None:
+    """Restore the newest checkpoint of an unfinished run, if there is one.
 
-    `identity` is what must be the same for a continuation to mean anything: settings, backbone,
-    images. The folder of another probe is refused; or begun anew, with `overwrite`.
+    identity : what must be the same for a continuation to mean anything: protocol, backbone,
+        images. Another run's checkpoints are refused; or removed, with `overwrite`.
     """
+    newest = run.newest(("identity", *probe.state()), say)
+    if newest is None:
+        return
+    if overwrite and newest.state["identity"] != identity:
+        remove_checkpoints(run)
+        return
+    run.check_same(newest.state["identity"], identity)
+    probe.restore(newest.state)
+    say(f"Continuing after epoch {newest.step} of {probe.settings.epochs}.")
 
-    NAME = "resume"
 
-    def __init__(self, out: Path, identity: dict, overwrite: bool = False):
-        self.folder, self.identity, self.overwrite = out / self.NAME, identity, overwrite
-
-    def load(self, probe: LinearProbe) -> str | None:
-        """Restore the newest sound state; returns a sentence about it, or None for a new start."""
-        found = checkpoint_files.load_newest(self.folder, holding=("identity", *probe.state()))
-        if found is None:
-            return None
-        theirs = found.state["identity"]
-        differ = [key for key, value in self.identity.items() if theirs.get(key) != value]
-        if differ and self.overwrite:
-            self.remove()
-            return None
-        if differ:
-            key = differ[0]
-            raise UserError(
-                f"--out {self.folder.parent} holds an unfinished probe with another {key} "
-                f"({theirs.get(key)} there, {self.identity[key]} here); name another folder or "
-                "add --overwrite."
-            )
-        probe.restore(found.state)
-        return f"Continuing after epoch {found.step} of {probe.settings.epochs}."
-
-    def save(self, probe: LinearProbe) -> None:
-        """Write the state after an epoch; the one before stays as a fallback."""
-        state = {**probe.state(), "identity": self.identity}
-        checkpoint_files.save(self.folder, len(probe.history), state, keep=2)
-
-    def remove(self) -> None:
-        """Remove the states, of a probe whose results are written; nothing else that lies there."""
-        for _, path in checkpoint_files.checkpoints(self.folder):
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it holds something else, or is not there
-            self.folder.rmdir()
+def remove_checkpoints(run: Run) -> None:
+    """Remove the checkpoints of a finished run; nothing else that lies there."""
+    for _, path in checkpoints(run.checkpoints):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it holds something else, or is not there
+        run.checkpoints.rmdir()

@@ -16,10 +16,11 @@ from sklearn.linear_model import LogisticRegression
 from data.errors import UserError
 from data.images.crop import centre_crop
 from data.images.decode import decode
+from data.run import Run
 from evaluate import loading
 from evaluate.labelled import open_split
 from evaluate.linear import PRESETS, Protocol
-from evaluate.linear_training import Head, LinearProbe, ResumeFolder
+from evaluate.linear_training import Head, LinearProbe, remove_checkpoints, resume
 from pretrain.parts.distributed import World
 
 ONE = World(0, 1, 0, 1, torch.device("cpu"))
@@ -82,7 +83,7 @@ def test_backbone_is_proved_unchanged(split_folder, colour_backbone):
 
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_resumed_run_equals_an_uninterrupted_one(
-    tmp_path, split_folder, colour_backbone, batch_norm
+    tmp_path, split_folder, colour_backbone, batch_norm, capsys
 ):
     split = open_split(split_folder)
     settings = replace(QUICK, batch_norm=batch_norm)
@@ -91,17 +92,18 @@ def test_resumed_run_equals_an_uninterrupted_one(
     class Killed(Exception):
         pass
 
-    resume = ResumeFolder(tmp_path / "out", {"protocol": str(settings)})
+    run, identity = Run(tmp_path / "out"), {"protocol": str(settings)}
 
     def die_after_two(probe):
-        resume.save(probe)
+        run.save(len(probe.history), {**probe.state(), "identity": identity})
         if len(probe.history) == 2:
             raise Killed
 
     with pytest.raises(Killed):
         LinearProbe(colour_backbone, split, settings, ONE, 16, 0).run(die_after_two)
     probe = LinearProbe(colour_backbone, split, settings, ONE, 16, 2)  # and other workers
-    assert "after epoch 2 of 4" in resume.load(probe)
+    resume(run, probe, identity, overwrite=False)
+    assert "after epoch 2 of 4" in capsys.readouterr().err
     resumed = probe.run()
     assert resumed.history == whole.history
     for ours, theirs in zip(
@@ -109,18 +111,18 @@ def test_resumed_run_equals_an_uninterrupted_one(
     ):
         assert torch.equal(ours, theirs)
 
-    other = ResumeFolder(tmp_path / "out", {"protocol": "another"})
-    with pytest.raises(UserError, match="another protocol"):
-        other.load(probe)
+    with pytest.raises(UserError, match=r"has protocol = .*, not 'another'"):
+        resume(run, probe, {"protocol": "another"}, overwrite=False)
 
 
 def test_what_else_lies_beside_the_states_stays(tmp_path, split_folder, colour_backbone):
     (tmp_path / "resume").mkdir()
     (tmp_path / "resume" / "precious.txt").write_text("mine")
-    resume = ResumeFolder(tmp_path, {})
-    LinearProbe(colour_backbone, open_split(split_folder), QUICK, ONE, 16, 0).run(resume.save)
+    run = Run(tmp_path, checkpoints="resume")
+    probe = LinearProbe(colour_backbone, open_split(split_folder), QUICK, ONE, 16, 0)
+    probe.run(lambda probe: run.save(len(probe.history), probe.state()))
     assert len(list((tmp_path / "resume").iterdir())) == 3
-    resume.remove()
+    remove_checkpoints(run)
     assert [path.name for path in (tmp_path / "resume").iterdir()] == ["precious.txt"]
 
 
@@ -200,7 +202,7 @@ def test_resumed_with_another_precision_is_refused(
     with monkeypatch.context() as short:
         short.setattr(LinearProbe, "_validate", interrupted)
         probe(*arguments, code=1)
-    assert "another --amp (False there, True here)" in probe(*arguments, "--amp", code=2).stderr
+    assert "has --amp = False, not True" in probe(*arguments, "--amp", code=2).stderr
 
 
 def test_command_continues(tmp_path, probe, split_folder, resnet18_file, monkeypatch):
