@@ -118,7 +118,7 @@ class Command(click.Command):
         groups: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and record[1]:  # arguments are explained in the text above
                 groups.setdefault(getattr(parameter, "heading", "Options"), []).append(record)
         for heading, records in groups.items():
             with formatter.section(heading):
@@ -182,7 +182,12 @@ def _parameter(name: str, field: FieldInfo, layered: bool) -> Callable[[Callable
         )
     names = list(extra.get("names") or (option_name(name),))
     shown, default = extra.get("shown_default"), field.get_default()
-    if shown is None and not field.is_required() and default not in (None, (), False, ""):
+    if (
+        shown is None
+        and not field.is_required()
+        and default is not False
+        and default not in (None, (), "")
+    ):
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
     keywords: dict[str, Any] = {"default": None, "metavar": extra.get("metavar")}
     if inner is bool:

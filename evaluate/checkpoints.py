@@ -40,6 +40,12 @@ class Source:
         """Plain values for JSON, without the training configuration."""
         return {key: value for key, value in asdict(self).items() if key != "config"}
 
+    @property
+    def trained_size(self) -> int | None:
+        """The side of the views that a backbone of ours was trained at."""
+        size = (self.config or {}).get("image_size")
+        return size if isinstance(size, int) else None
+
     def describe(self) -> str:
         """One line for the terminal."""
         text = f"{self.checkpoint}: {self.arch}"
@@ -85,11 +91,9 @@ def load_checkpoint(checkpoint: str | Path, arch: str | None = None) -> Checkpoi
     content = read_weights(path, "CHECKPOINT")
     source = Source(checkpoint, str(path), sha256_of(path))
     state = _state_dict(content, path)
-    if isinstance(content.get("arch"), str) and _is_ours(content):
+    if content.get("format") == FORMAT and isinstance(content.get("arch"), str):
         arch = arch or networks.DILO_NAMES.get(content["arch"], content["arch"])
-        source.config = _config(content)
-    elif path.parent.name == "checkpoints":
-        source.config = _run_config(path.parent.parent / "config.toml")
+    source.config = _config(content, path)
     source.stripped_prefix = networks.find_prefix(state)
     state = {
         key.removeprefix(source.stripped_prefix): value
@@ -129,7 +133,7 @@ def find_file(path: Path) -> Path:
         for _, newest in reversed(unfinished):
             if (reason := damage(newest)) is None:
                 return newest
-            say(f"{newest} is passed over: {reason}.")
+            say(f"{newest} is skipped: {reason}.")
         if unfinished:
             raise UserError(
                 f"CHECKPOINT {path}: none of its checkpoints is sound; name another run."
@@ -143,23 +147,19 @@ def find_file(path: Path) -> Path:
     return path
 
 
-def _is_ours(content: Mapping) -> bool:
-    return content.get("format") == FORMAT
-
-
-def _config(content: Mapping) -> dict | None:
+def _config(content: Mapping, path: Path) -> dict | None:
+    """The settings of `pretrain`: in its backbone, or beside the checkpoints of its run."""
     try:
-        return json.loads(content.get("config") or "null")
-    except (TypeError, json.JSONDecodeError):
+        if content.get("format") == FORMAT:
+            config = json.loads(content["config"])
+        elif path.parent.name != "checkpoints":
+            return None
+        else:
+            record = path.parent.parent / "config.toml"
+            config = tomllib.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _run_config(path: Path) -> dict | None:
-    """The settings of the run of `pretrain` in which a training checkpoint lies, or None."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    return config if isinstance(config, dict) else None
 
 
 def _state_dict(content: Mapping, path: Path) -> dict[str, Tensor]:

@@ -164,11 +164,10 @@ def run(options: Options, results: Results) -> Report | None:
 
 def _check_gpus(device: str) -> None:
     """Let every process of a host complain alike where the last has no GPU: the first tells it."""
-    from evaluate.models import choose_device
-    from pretrain.parts import distributed
+    from pretrain.parts.distributed import choose_device
 
     count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    distributed.choose_device(str(choose_device(device)), count - 1, count)
+    choose_device(device, count - 1, count)
 
 
 def _run_sgd(options: Options, results: Results, processes: World) -> dict | None:
@@ -180,7 +179,7 @@ def _run_sgd(options: Options, results: Results, processes: World) -> dict | Non
     from evaluate.models import load_models, workers_of
 
     split, protocol = open_split(options.images), options.protocol()
-    (model,) = load_models((options.checkpoint,), options)
+    (model,) = load_models((options.checkpoint,), options, processes.device)
     workers = workers_of(options)
     probe = LinearProbe(
         model.backbone, split, protocol, processes, model.size, workers, options.amp

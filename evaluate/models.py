@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from data.device import pick_device
 from data.errors import UserError
 from data.images.crop import centre_crop
 from data.loading import Crop, PlainLoader, build_plain_loader, normalise, unreadable_of
 from data.loading_workers import usable_cores
-from evaluate.checkpoints import Checkpoint, Source, load_checkpoint
+from evaluate.checkpoints import Checkpoint, load_checkpoint
 from evaluate.labelled import Labelled
 from evaluate.masks import names_of
 from evaluate.options import PENULTIMATE, NetworkOptions
-from evaluate.results import say, several
+from evaluate.results import say
 from evaluate.to_host import to_host
 
 DEFAULT_SIZE = 224
@@ -138,7 +139,7 @@ def extract(
 class Model:
     """A backbone under the name that the user gave it or that its path gives.
 
-    size : side of its test crop; device : where it computes, None for the one of the options
+    size : side of its test crop; device : where it computes
     """
 
     label: str
@@ -191,36 +192,14 @@ def workers_of(options: NetworkOptions) -> int:
     return min(usable_cores(), MOST_WORKERS) if options.workers is None else options.workers
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of this name; "auto" takes an accelerator where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and several():
-        return torch.device(name)  # `pretrain.parts.distributed.world` gives each process its own
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).cpu()  # "meta" computes nothing, and fails here
-    except (RuntimeError, AssertionError, ImportError):
-        raise UserError(f"--device {name} is not on this machine; try --device cpu.") from None
-    return device
+def load_models(
+    checkpoints: tuple[str, ...], options: NetworkOptions, device: torch.device | None = None
+) -> list[Model]:
+    """Load a command line's checkpoints, `NAME=CHECKPOINT` or `CHECKPOINT`; say what they are.
 
-
-def trained_size(source: Source) -> int | None:
-    """The size of views that a backbone of ours was trained at, from its configuration."""
-
-    def find(node: object) -> int | None:
-        if not isinstance(node, dict):
-            return None
-        if isinstance(node.get("image_size"), int):
-            return node["image_size"]
-        return next((size for inner in node.values() if (size := find(inner))), None)
-
-    return find(source.config)
-
-
-def load_models(checkpoints: tuple[str, ...], options: NetworkOptions) -> list[Model]:
-    """Load a command line's checkpoints, `NAME=CHECKPOINT` or `CHECKPOINT`; say what they are."""
-    device = choose_device(options.device)
+    device : where they compute; None takes the one of the options.
+    """
+    device = pick_device(options.device) if device is None else device
     given = [_named(text) for text in checkpoints]
     paths = [path for _, path in given]
     tails = names_of([Path(path) for path in paths])
@@ -237,7 +216,7 @@ def load_models(checkpoints: tuple[str, ...], options: NetworkOptions) -> list[M
         loaded = load_checkpoint(path, options.arch)
         say(loaded.source.describe())
         backbone = Backbone(loaded, options.layer)
-        size = options.image_size or trained_size(loaded.source) or DEFAULT_SIZE
+        size = options.image_size or loaded.source.trained_size or DEFAULT_SIZE
         backbone.check_size(size)
         models.append(Model(label, backbone, size, options, device))
     return models

@@ -11,7 +11,6 @@ from torch import nn
 from data.errors import UserError
 from evaluate import networks
 from evaluate.checkpoints import digest, load_checkpoint
-from evaluate.models import trained_size
 
 
 @pytest.fixture(scope="module")
@@ -228,17 +227,17 @@ def test_checkpoint_of_an_unfinished_run_knows_the_runs_settings(tmp_path, resne
     path = tmp_path / "checkpoints" / "checkpoint-00000010.pt"
     torch.save({"step": 10, "method": state}, path)
     for checkpoint in (tmp_path, path):
-        assert trained_size(load_checkpoint(checkpoint).source) == 48
+        assert load_checkpoint(checkpoint).source.trained_size == 48
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, resnet, capsys):
+def test_a_damaged_newest_checkpoint_is_skipped(tmp_path, resnet, capsys):
     run = tmp_path / "checkpoints"
     run.mkdir()
     for step in (10, 20):
         torch.save(resnet.state_dict(), run / f"checkpoint-{step:08d}.pt")
     (run / "checkpoint-00000020.pt").write_bytes(b"PK")
     assert load_checkpoint(tmp_path).source.file == str(run / "checkpoint-00000010.pt")
-    assert "checkpoint-00000020.pt is passed over" in capsys.readouterr().err
+    assert "checkpoint-00000020.pt is skipped" in capsys.readouterr().err
     (run / "checkpoint-00000010.pt").write_bytes(b"PK")
     with pytest.raises(UserError, match="none of its checkpoints is sound"):
         load_checkpoint(tmp_path)

@@ -44,7 +44,7 @@ def test_stopped_job_leaves_nothing(tmp_path, split_folder, resnet18_file):
 @pytest.mark.parametrize("device", ["meta", "hpu", "cuda:99", "nowhere"])
 def test_devices_that_cannot_compute(probe, split_folder, device):
     result = probe("knn", "random:resnet18", split_folder, "--device", device, code=2)
-    assert f"--device {device} is not on this machine" in result.stderr
+    assert f"--device {device}" in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_two_models_of_one_name(probe, split_folder, resnet18_file):
