@@ -13,7 +13,7 @@ from pathlib import Path
 _NEEDED = {  # command's package: every package that it imports
     "saliency": ("data", "saliency"),
     "data": ("data",),
-    "pretrain": ("data", "pretrain", "evaluate"),
+    "pretrain": ("data", "pretrain"),
     "evaluate": ("data", "pretrain", "evaluate"),
 }
 

@@ -58,15 +58,15 @@ def nearest(
     index = torch.zeros((len(test_features), k), dtype=torch.int64, device=device)
     for bank, first in _chunks(train_features, bank_chunk, device):
         for queries, start in _chunks(test_features, test_chunk, device):
-            found = queries @ bank.T  # (m, n)
+            block = queries @ bank.T  # (m, n)
             if leave_one_out:
-                _hide_self(found, start, first)
+                _hide_self(block, start, first)
             here = slice(start, start + len(queries))
-            best, place = found.topk(min(k, found.shape[1]), dim=1)
+            best, rows = block.topk(min(k, block.shape[1]), dim=1)
             best = torch.cat([similarity[here], best], dim=1)
-            place = torch.cat([index[here], place + first], dim=1)
+            rows = torch.cat([index[here], rows + first], dim=1)
             similarity[here], order = best.topk(k, dim=1)
-            index[here] = place.gather(1, order)
+            index[here] = rows.gather(1, order)
     return Neighbours(similarity, index)
 
 
@@ -79,12 +79,12 @@ def _chunks(
         yield F.normalize(rows, dim=1), first
 
 
-def _hide_self(found: torch.Tensor, start: int, first: int) -> None:
+def _hide_self(block: torch.Tensor, start: int, first: int) -> None:
     """Set the similarity of test row i and training row i to -inf, where the block holds it."""
-    rows = torch.arange(len(found), device=found.device)
+    rows = torch.arange(len(block), device=block.device)
     columns = rows + start - first
-    inside = (columns >= 0) & (columns < found.shape[1])
-    found[rows[inside], columns[inside]] = -torch.inf
+    inside = (columns >= 0) & (columns < block.shape[1])
+    block[rows[inside], columns[inside]] = -torch.inf
 
 
 def votes(
@@ -136,7 +136,7 @@ def weighted_knn(
     """
     if num_classes is None:
         num_classes = int(train_labels.max()) + 1
-    found = nearest(
+    neighbours = nearest(
         train_features,
         test_features,
         k,
@@ -145,4 +145,4 @@ def weighted_knn(
         test_chunk=test_chunk,
         bank_chunk=bank_chunk,
     )
-    return votes(found, train_labels, temperature, num_classes)
+    return votes(neighbours, train_labels, temperature, num_classes)

@@ -182,12 +182,7 @@ def _parameter(name: str, field: FieldInfo, layered: bool) -> Callable[[Callable
         )
     names = list(extra.get("names") or (option_name(name),))
     shown, default = extra.get("shown_default"), field.get_default()
-    if (
-        shown is None
-        and not field.is_required()
-        and default is not False
-        and default not in (None, (), "")
-    ):
+    if shown is None and not field.is_required() and default not in (None, (), ""):
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
     keywords: dict[str, Any] = {"default": None, "metavar": extra.get("metavar")}
     if inner is bool:

@@ -179,7 +179,7 @@ def _gallery(
         label = asked.classes[asked.labels[query]]
         cells = [[Picture(_thumbnail(asked, query), label)]]
         for each in neighbourhoods:
-            found = zip(each.index[query], each.similarity[query], each.right[query], strict=True)
+            nearest = zip(each.index[query], each.similarity[query], each.right[query], strict=True)
             cells.append(
                 [
                     Picture(
@@ -187,7 +187,7 @@ def _gallery(
                         f"{bank.classes[bank.labels[row]]} {similarity:.2f}",
                         bool(right),
                     )
-                    for row, similarity, right in found
+                    for row, similarity, right in nearest
                 ]
             )
         said = (

@@ -97,15 +97,15 @@ def find_prefix(keys: Iterable[str], anchors: Iterable[str] = ANCHORS) -> str:
     Where several networks are in one file, the one that was trained by gradients is taken: MoCo's
     `encoder_q`, not its `encoder_k`; `student` or `base_encoder`, not `teacher` or a momentum one.
     """
-    found = {
+    prefixes = {
         key[: -len(anchor)]
         for anchor in anchors
         for key in keys
         if key == anchor or key.endswith("." + anchor)
     }
     # `layer1.0.conv1.weight` ends like the first key of a network, too
-    found = {p for p in found if not any(o != p and p.startswith(o) for o in found)}
-    return min(found, key=_prefix_rank, default="")
+    prefixes = {p for p in prefixes if not any(o != p and p.startswith(o) for o in prefixes)}
+    return min(prefixes, key=_prefix_rank, default="")
 
 
 def _prefix_rank(prefix: str) -> tuple[bool, int, str]:

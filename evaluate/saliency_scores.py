@@ -87,14 +87,16 @@ class Scores:
     def curve(self) -> Curve:
         """Precision and recall averaged over images."""
         return Curve(
-            np.mean([one.precision for one in self.per_image], axis=0),
-            np.mean([one.recall for one in self.per_image], axis=0),
+            np.mean([score.precision for score in self.per_image], axis=0),
+            np.mean([score.recall for score in self.per_image], axis=0),
         )
 
     @property
     def constant(self) -> list[str]:
         """The images whose mask is constant: nothing stands out, scored as empty."""
-        return [name for name, one in zip(self.names, self.per_image, strict=True) if one.constant]
+        return [
+            name for name, score in zip(self.names, self.per_image, strict=True) if score.constant
+        ]
 
     def summary(self) -> dict[str, float | int | None]:
         """The figures of the table; the structure measures are None where not computed."""
@@ -104,17 +106,17 @@ class Scores:
         def mean(values: Iterable[float]) -> float | None:
             return float(np.mean(list(values))) if structure else None
 
-        e_curve = np.mean([one.e_curve for one in images], axis=0) if structure else None
+        e_curve = np.mean([score.e_curve for score in images], axis=0) if structure else None
         return {
             "images": len(images),
             "max_f": curve.max_f,
             "mean_f": curve.mean_f,
-            "mae": float(np.mean([one.mae for one in images])),
-            "weighted_f": mean(one.weighted_f for one in images),
-            "s_measure": mean(one.s_measure for one in images),
+            "mae": float(np.mean([score.mae for score in images])),
+            "weighted_f": mean(score.weighted_f for score in images),
+            "s_measure": mean(score.s_measure for score in images),
             "mean_e": float(e_curve.mean()) if structure else None,
             "max_e": float(e_curve.max()) if structure else None,
-            "adaptive_e": mean(one.e_adaptive for one in images),
+            "adaptive_e": mean(score.e_adaptive for score in images),
         }
 
 
