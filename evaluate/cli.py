@@ -19,7 +19,7 @@ from evaluate import PROBES
 from evaluate.options import NetworkOptions, ResultOptions
 from evaluate.results import Results, refuse_several, say, speaks
 
-HEADINGS = ("Arguments", "Options", "Network", "Results")  # in the order of `--help`
+SHARED = ("Network", "Results")  # headings of shared options, at the end of `--help`
 
 
 class Probes(click.Group):
@@ -48,7 +48,7 @@ class Probes(click.Group):
         def command(settings: Any) -> None:
             run_probe(name, module, settings)
 
-        command.params.sort(key=lambda option: HEADINGS.index(_heading(option)))
+        command.params.sort(key=_position)
         return command
 
     def invoke(self, context: click.Context) -> Any:
@@ -61,8 +61,10 @@ class Probes(click.Group):
             sys.exit(error.exit_code)
 
 
-def _heading(parameter: click.Parameter) -> str:
-    return getattr(parameter, "heading", "Arguments")
+def _position(parameter: click.Parameter) -> int:
+    """Sorts a probe's own options before those that probes share."""
+    heading = getattr(parameter, "heading", None)
+    return SHARED.index(heading) if heading in SHARED else -1
 
 
 @click.group(cls=Probes, context_settings={"help_option_names": ["-h", "--help"]})

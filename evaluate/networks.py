@@ -19,24 +19,10 @@ DILO_ONLY = {"alexnet_bn": "alexnet", "resnet50w2": "resnet50w2"}
 
 # Recognised by their keys alone, in this order. Any other network of torchvision needs --arch.
 RECOGNISED = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
-    "resnext50_32x4d",
-    "resnext101_32x8d",
-    "resnet50w2",
-    "alexnet",
-    "alexnet_bn",
-    "vgg11",
-    "vgg11_bn",
-    "vgg16",
-    "vgg16_bn",
-    "vgg19",
-    "vgg19_bn",
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d", "resnext101_32x8d", "resnet50w2"),
+    *("alexnet", "alexnet_bn"),
+    *("vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
 )
 ANCHORS = ("conv1.weight", "features.0.weight")  # first keys of the families above
 
@@ -139,15 +125,16 @@ def _first(keys: list[str]) -> str:
 
 def recognise(state: Mapping[str, Tensor]) -> str:
     """The architecture whose backbone these weights fit; `UserError` names the closest."""
-    best, most = RECOGNISED[0], -1
-    for arch in RECOGNISED:
-        if mismatch(state, arch) is None:
-            return arch
+    fit = next((arch for arch in RECOGNISED if mismatch(state, arch) is None), None)
+    if fit is not None:
+        return fit
+
+    def shared(arch: str) -> int:
         shapes = backbone_shapes(arch)
-        shared = sum(k in state and tuple(state[k].shape) == s for k, s in shapes.items())
-        if shared > most:
-            best, most = arch, shared
+        return sum(k in state and tuple(state[k].shape) == shape for k, shape in shapes.items())
+
+    closest = max(RECOGNISED, key=shared)
     raise UserError(
-        f"the weights fit no network that is recognised by its keys (closest is {best}, but "
-        f"{mismatch(state, best)}); name torchvision's network by --arch."
+        f"the weights fit no network that is recognised by its keys (closest is {closest}, but "
+        f"{mismatch(state, closest)}); name torchvision's network by --arch."
     )
