@@ -99,9 +99,10 @@ def work(images: Path) -> None:
     """Do what a worker does for some images, and print the peak."""
     from functools import partial
 
+    from saliency.unsupervised import METHODS, SuperpixelCount, compute
+
     from data.images.decode import list_images
     from saliency.rows import compute_rows
-    from saliency.unsupervised import METHODS, SuperpixelCount, compute
 
     maps = partial(
         compute,

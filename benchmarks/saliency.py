@@ -22,6 +22,7 @@ from pathlib import Path
 import click
 import cv2
 import numpy as np
+from saliency.unsupervised import METHODS, SuperpixelCount, compute
 from tabulate import tabulate
 from threadpoolctl import threadpool_limits
 
@@ -38,7 +39,6 @@ from saliency.regions.colour import lab_split
 from saliency.regions.region_graph import RegionGraph
 from saliency.regions.shortest_paths import all_pairs_within
 from saliency.rows import to_uint8
-from saliency.unsupervised import METHODS, SuperpixelCount, compute
 from saliency.workers import Workers, usable_cores
 
 

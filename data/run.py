@@ -313,7 +313,10 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn SIGTERM and the first Ctrl-C into a request; the second Ctrl-C interrupts at once."""
+    """Turn SIGTERM and the first Ctrl-C into a request; the second Ctrl-C interrupts at once.
+
+    A signal that is ignored so far, as by nohup, stays ignored.
+    """
     request = StopRequest()
 
     def note(number: int, frame: object) -> None:
@@ -321,7 +324,10 @@ def stop_on_signals() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         request.number = number
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, note)
     try:
         yield request
     finally:

@@ -1,14 +1,20 @@
-"""Saliency masks for folders of images: RBD, MC, GS and learned methods.
+"""Saliency masks for folders of images, by methods per pixel and by networks.
 
 >>> from skimage.data import astronaut
 >>> import saliency
 >>> saliency.rbd(astronaut()).shape
 (512, 512)
 
-The functions here take the authors' numbers of superpixels; the command's default differs for small
-and for large images (`SuperpixelCount.parse`).
+Every method per pixel in the registry (`saliency.methods`) is a function here, of a uint8 (H, W, 3)
+RGB image, that returns its map: float32 (H, W), 0 background to 1 foreground, zero everywhere where
+the image has a single colour. It raises ValueError for another array. `saliency.maps.saliency_maps`
+computes several in one pass and has options.
+
+The functions take the authors' numbers of superpixels; the command's default differs for small and
+for large images (`saliency.methods.protocol.superpixel_count`).
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from data.kernel_cache import ensure_kernel_cache
@@ -19,58 +25,20 @@ if TYPE_CHECKING:
 __distribution__ = "dilo"  # lets the commands notice another distribution's package of this name
 
 
-def rbd(image: "np.ndarray") -> "np.ndarray":
-    """Saliency by robust background detection (Zhu et al., CVPR 2014).
+def __getattr__(name: str) -> "Callable[[np.ndarray], np.ndarray]":
+    from saliency.methods import METHODS
 
-    Parameters
-    ----------
-    image : uint8 (H, W, 3)
-        RGB.
+    if name not in METHODS or METHODS[name].by_network:
+        raise AttributeError(f"module 'saliency' has no attribute {name!r}")
 
-    Returns
-    -------
-    float32 (H, W) in [0, 1]
-        0 background, 1 foreground; zero everywhere where the image has a single colour.
+    def function(image: "np.ndarray") -> "np.ndarray":
+        from saliency.maps import saliency_maps  # compiles kernels: not before it is needed
 
-    Raises
-    ------
-    ValueError
-        The array is no uint8 RGB image.
+        return saliency_maps(image, [name])[name]
 
-    Notes
-    -----
-    Good at one object before an even background; an object that the image's border cuts is partly
-    lost, and so is one that is as varied as its background. See `saliency.methods.rbd`.
-    """
-    return _map(image, "rbd")
-
-
-def mc(image: "np.ndarray") -> "np.ndarray":
-    """Saliency by an absorbing Markov chain (Jiang et al., ICCV 2013); see `rbd` for the shapes.
-
-    Notes
-    -----
-    Finds whole objects near the centre, and is generous with what lies beside them. See
-    `saliency.methods.mc`.
-    """
-    return _map(image, "mc")
-
-
-def gs(image: "np.ndarray") -> "np.ndarray":
-    """Geodesic saliency from the image's border (Wei et al., ECCV 2012); see `rbd` for the shapes.
-
-    Notes
-    -----
-    The fastest of the three and the least sure: any background that edges cut off from the border
-    lights up with the object. See `saliency.methods.gs`.
-    """
-    return _map(image, "gs")
-
-
-def _map(image: "np.ndarray", method: str) -> "np.ndarray":
-    from saliency.unsupervised import saliency_maps  # compiles kernels: not before it is needed
-
-    return saliency_maps(image, (method,)).by_method[method]
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"Return the saliency map by {METHODS[name].summary}."
+    return function
 
 
 ensure_kernel_cache()

@@ -1,22 +1,27 @@
 """The batch stage: a folder of images in, a folder of mask shards out, over many processes.
 
 Workers decode, compute and compress a few images at a time; the parent is the only writer, and
-writes shards in order, each under a temporary name until it is whole. So a shard is the unit of
-resume, a crash loses at most the one being written, every core works on it even where there is only
-one, and workers on other machines need to see only the images.
+writes shards in order, each whole or not at all. So a shard is the unit of resume, a crash loses at
+most the shard in memory, every core works on it even where there is only one shard, and workers on
+other machines need to see only the images.
 """
 
 import json
+import math
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import click
 import numpy as np
 from tqdm import tqdm
 
 from data.errors import UserError
+from data.keys import Keys, printable
 from data.masks.index import INDEX_NAME, build_index
 from data.masks.write import (
     ShardWriter,
@@ -27,21 +32,154 @@ from data.masks.write import (
     shard_name,
     shard_paths,
 )
+from data.run import StopRequest
 from data.software import software_versions
-from saliency.overwriting import forget, old_shards
-from saliency.plan import Block, Plan
-from saliency.rows import Row, compute_rows, longest_side
-from saliency.stopping import raise_if_stopped
-from saliency.summary import Summary
+from saliency.rows import MapFunction, Row, compute_rows, longest_side
 
 _BLOCK = 16  # images a task: about a tenth of a second, small beside a shard, large beside overhead
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to make. Everything that shapes a mask is recorded in each shard.
+
+    images : the image root.
+    keys : the images to do, all of them in every part.
+    folders : output folder of each method.
+    parameters : of each method, JSON-able; shards of other parameters are refused.
+    map_function : picklable; None for a method that computes on a device (`saliency.learned`).
+    max_side : cap of the working long side in pixels; 0 for none.
+    part, parts : this process makes shards part - 1, part - 1 + parts, ... of the set.
+    overwrite : delete the part's shards that are there first.
+    """
+
+    images: Path
+    keys: Keys
+    folders: dict[str, Path]
+    parameters: dict[str, dict[str, Any]]
+    map_function: MapFunction | None = None
+    max_side: int = 400
+    shard_size: int = 4096
+    compression: str = "zstd"
+    part: int = 1
+    parts: int = 1
+    overwrite: bool = False
+
+    @property
+    def shard_count(self) -> int:
+        return math.ceil(len(self.keys) / self.shard_size)
+
+    @cached_property
+    def digest(self) -> str:
+        return self.keys.digest()
+
+    @property
+    def own_shards(self) -> range:
+        return range(self.part - 1, self.shard_count, self.parts)
+
+    @property
+    def root(self) -> str:
+        """The image root for workers, which may have another working folder."""
+        return os.path.abspath(self.images)
+
+    def rows(self, number: int) -> slice:
+        """The rows of all keys that a shard holds."""
+        return slice(number * self.shard_size, min((number + 1) * self.shard_size, len(self.keys)))
+
+    def blocks(self, number: int) -> Iterator[slice]:
+        """Cut a shard's rows into blocks."""
+        rows = self.rows(number)
+        for start in range(rows.start, rows.stop, _BLOCK):
+            yield slice(start, min(start + _BLOCK, rows.stop))
+
+    def attributes(self, method: str) -> dict[str, Any]:
+        """What each of a method's shards says of the set."""
+        return {
+            "method": method,
+            "parameters": self.parameters[method],
+            "software": software_versions(),
+            "listing_digest": self.digest,
+        }
+
+
+class Block(NamedTuple):
+    """Images of one shard that are done in one go.
+
+    canvas : side of the shard's raster, for its masks' `ChunkEncoder`.
+    shard : its number.
+    """
+
+    keys: Keys
+    canvas: int
+    shard: int
+
+
+@dataclass
+class Summary:
+    """What there is after a run.
+
+    statuses : images per status in the shards of the plan's part, earlier runs' included. Flat is
+        an image whose mask is zero by every method.
+    failures : the first (key, reason) of images without a mask.
+    images : images that this run did.
+    masks, mask_bytes : what it wrote of them: masks of all methods, and their compressed size.
+    shards_written, shards_kept, shards_missing : missing are other parts'.
+    """
+
+    statuses: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    images: int = 0
+    masks: int = 0
+    mask_bytes: int = 0
+    shards_written: int = 0
+    shards_kept: int = 0
+    shards_missing: int = 0
+
+    @property
+    def rows(self) -> int:
+        return sum(self.statuses.values())
+
+    @property
+    def failed(self) -> int:
+        return self.statuses[Status.UNREADABLE] + self.statuses[Status.FAILED]
+
+    def count(self, key: str, status: Status, error: str) -> None:
+        """Count an image."""
+        self.statuses[status] += 1
+        if error and len(self.failures) < 5:
+            self.failures.append((key, error))
+
+    def report(self, out: Path, seconds: float) -> str:
+        """Return the closing lines: what was made, what failed, what is still missing."""
+        lines = []
+        if self.shards_kept:
+            lines.append(f"{self.shards_kept} shards were there already.")
+        if self.images:
+            each = self.mask_bytes / max(1, self.masks) / 1024
+            lines.append(
+                f"{self.masks} masks in {seconds:.1f} s ({self.images / seconds:.1f} images/s), "
+                f"{each:.1f} KB a mask, in {printable(str(out))}"
+            )
+        if self.statuses[Status.FLAT]:
+            lines.append(
+                f"{self.statuses[Status.FLAT]} images have an empty mask: nothing stands out."
+            )
+        if self.failed:
+            lines.append(f"{self.failed} images have no mask; the first of them:")
+            lines += [f"  {key!r}: {reason}" for key, reason in self.failures]
+        if self.shards_missing:
+            lines.append(
+                f"{self.shards_missing} shards of other parts are not there yet; the part that "
+                "finishes last writes index.h5."
+            )
+        return "\n".join(lines)
+
 
 RunTasks = Callable[[Iterable[Callable[[], Any]]], Generator[Any]]
 """Runs tasks, wherever, and yields their results in order (`saliency.workers`)."""
 
-
 ComputeBlocks = Callable[[Plan, Iterable[Block], RunTasks], Generator[list[Row]]]
-"""Yields the blocks' rows, in order, some at a time. `compute_on_workers` is the one for CPUs."""
+"""Yields the blocks' rows, in order, some at a time. `compute_on_workers` is the way on CPUs."""
 
 
 def make_shards(
@@ -49,44 +187,29 @@ def make_shards(
     run_tasks: RunTasks,
     show_progress: bool | None = None,
     compute_blocks: ComputeBlocks | None = None,
+    stop: StopRequest | None = None,
 ) -> Summary:
     """Write every shard of the plan's part that is not there yet, then the index.
 
-    Parameters
-    ----------
-    plan : Plan
-    run_tasks : RunTasks
-    show_progress : bool, optional
-        None: only where stderr is a terminal.
-    compute_blocks : ComputeBlocks, optional
-        Where and how maps are computed: `compute_on_workers` unless given.
+    show_progress : None: only where stderr is a terminal.
+    compute_blocks : where and how maps are computed; by default `compute_on_workers`.
+    stop : looked at after every block.
 
-    Returns
-    -------
-    Summary
-
-    Raises
-    ------
-    UserError
-        An output folder holds something else, or cannot be written.
+    Raises UserError: an output folder holds something else, or cannot be written.
+    KeyboardInterrupt: stopped; its argument is the signal's number.
     """
-    digest = plan.keys.digest()
-    old = {
-        method: _prepare(plan, method, folder, digest) for method, folder in plan.folders.items()
-    }
+    stop = stop or StopRequest()
+    for method, folder in plan.folders.items():
+        _prepare(plan, method, folder)
     summary = Summary()
     missing: dict[int, list[str]] = {}
     for number in plan.own_shards:
-        methods = _missing_methods(plan, number, old)
+        name = shard_name(number)
+        methods = [m for m, folder in plan.folders.items() if not (folder / name).exists()]
         if methods:
             missing[number] = methods
         else:
             _count_kept(plan, number, summary)
-    attributes = {
-        "parameters": plan.parameters,
-        "software": software_versions(),
-        "listing_digest": digest,
-    }
     bar = partial(
         tqdm,
         total=sum(plan.rows(number).stop - plan.rows(number).start for number in missing),
@@ -94,25 +217,21 @@ def make_shards(
         smoothing=0.05,
         disable=None if show_progress is None else not show_progress,
     )
-    canvases = _canvases(plan, list(missing), run_tasks, bar)
+    canvases = _canvases(plan, list(missing), run_tasks, bar, stop)
     blocks = (
         Block(plan.keys[rows], canvases[number], number)
         for number in missing
-        for rows in _block_rows(plan, number)
+        for rows in plan.blocks(number)
     )
     results = (compute_blocks or compute_on_workers)(plan, blocks, run_tasks)
     with closing(results), bar() as progress:
+        rows = _rows(results, stop, progress)
         for number, methods in missing.items():
-            _write_shard(
-                plan, number, methods, canvases[number], attributes, results, summary, progress
-            )
+            _write_shard(plan, number, methods, canvases[number], rows, summary)
     for method, folder in plan.folders.items():
-        if plan.overwrite:
-            _remove_surplus(plan, folder)
-        forget(folder, plan.part, plan.parts)
         there = shard_paths(folder)
-        if plan.overwrite and plan.parts > 1:  # the others may not have overwritten theirs yet
-            there = [path for path in there if not _difference(plan, method, digest, path)]
+        if plan.overwrite:  # other parts may not have overwritten theirs yet
+            there = [path for path in there if not _difference(plan, method, path)]
         absent = plan.shard_count - len(there)
         summary.shards_missing = max(summary.shards_missing, absent)
         if not absent:
@@ -139,11 +258,8 @@ def compute_on_workers(
     )
 
 
-def _prepare(plan: Plan, method: str, folder: Path, digest: str) -> set[int]:
-    """Make the folder ready: nothing of another set in it, no left-overs of a killed run.
-
-    Returns the shards that are there and to be overwritten.
-    """
+def _prepare(plan: Plan, method: str, folder: Path) -> None:
+    """Make the folder ready: nothing of another set in it, no left-overs of a killed run."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -153,41 +269,36 @@ def _prepare(plan: Plan, method: str, folder: Path, digest: str) -> set[int]:
         ) from None
     remove_stale_files(folder, plan.own_shards)
     if plan.overwrite:
-        settings = {
-            "method": method,
-            "parameters": plan.parameters,
-            "software": software_versions(),
-            "listing_digest": digest,
-            "shard_size": plan.shard_size,
-            "compression": plan.compression,
-        }
-        return old_shards(folder, plan.own_shards, settings, plan.part, plan.parts)
+        _delete_own(plan, folder)
+        return
     for path in shard_paths(folder):
-        difference = _difference(plan, method, digest, path)
+        difference = _difference(plan, method, path)
         if difference:
             raise UserError(
                 f"{str(folder)!r} already holds shards {difference}; choose another OUT, "
                 "or replace them by --overwrite."
             )
-    return set()
 
 
-def _remove_surplus(plan: Plan, folder: Path) -> None:
-    """Remove shards that a set of more images had, or of smaller shards."""
-    for path in shard_paths(folder):
-        if int(path.stem.rpartition("-")[2]) >= plan.shard_count:
-            path.unlink(missing_ok=True)
-            (folder / INDEX_NAME).unlink(missing_ok=True)
+def _delete_own(plan: Plan, folder: Path) -> None:
+    """Delete the shards of this part, also those beyond the last of a smaller set."""
+    numbers = {path: int(path.stem.rpartition("-")[2]) for path in shard_paths(folder)}
+    own = [path for path, number in numbers.items() if number % plan.parts == plan.part - 1]
+    for path in own:
+        (folder / INDEX_NAME).unlink(missing_ok=True)  # it describes them
+        path.unlink(missing_ok=True)
+    if own:
+        click.echo(f"Deleted {len(own)} shards in {printable(str(folder))}.", err=True)
 
 
-def _difference(plan: Plan, method: str, digest: str, path: Path) -> str | None:
+def _difference(plan: Plan, method: str, path: Path) -> str | None:
     """Say in what way an existing shard is not one of the plan's, or None if it is."""
     header = read_header(path)
     if header.method != method:
         return f"of method {header.method!r}, not {method!r}"
-    if header.listing_digest != digest:
+    if header.listing_digest != plan.digest:
         return f"of other images than the {len(plan.keys)} in {str(plan.images)!r}"
-    recorded = json.loads(json.dumps(plan.parameters))
+    recorded = json.loads(json.dumps(plan.parameters[method]))
     for name in sorted(header.parameters.keys() | recorded.keys()):
         there, wanted = header.parameters.get(name), recorded.get(name)
         if there != wanted:
@@ -196,16 +307,6 @@ def _difference(plan: Plan, method: str, digest: str, path: Path) -> str | None:
     if header.count != plan.shard_count or header.images != rows.stop - rows.start:
         return f"of another --shard-size ({header.count} shards, not {plan.shard_count})"
     return None
-
-
-def _missing_methods(plan: Plan, number: int, old: dict[str, set[int]]) -> list[str]:
-    """The methods whose shard of this number is not there, or is to be overwritten."""
-    name = shard_name(number)
-    return [
-        method
-        for method, folder in plan.folders.items()
-        if number in old[method] or not (folder / name).exists()
-    ]
 
 
 def _count_kept(plan: Plan, number: int, summary: Summary) -> None:
@@ -221,15 +322,8 @@ def _count_kept(plan: Plan, number: int, summary: Summary) -> None:
     summary.shards_kept += 1
 
 
-def _block_rows(plan: Plan, number: int) -> Iterator[slice]:
-    """Cut a shard's rows into blocks."""
-    rows = plan.rows(number)
-    for start in range(rows.start, rows.stop, _BLOCK):
-        yield slice(start, min(start + _BLOCK, rows.stop))
-
-
 def _canvases(
-    plan: Plan, numbers: list[int], run_tasks: RunTasks, bar: Callable[..., tqdm]
+    plan: Plan, numbers: list[int], run_tasks: RunTasks, bar: Callable[..., tqdm], stop: StopRequest
 ) -> dict[int, int]:
     """Choose each shard's raster side: the cap, or else the longest side among its images."""
     if plan.max_side:
@@ -238,11 +332,11 @@ def _canvases(
     tasks = (
         partial(_longest_side, plan.root, number, list(plan.keys[rows]))
         for number in numbers
-        for rows in _block_rows(plan, number)
+        for rows in plan.blocks(number)
     )
     with closing(run_tasks(tasks)) as results, bar(desc="image sizes") as progress:
         for number, longest, images in results:
-            raise_if_stopped()
+            _check(stop)
             canvases[number] = max(canvases[number], longest)
             progress.update(images)
     return canvases
@@ -252,17 +346,29 @@ def _longest_side(images: str, number: int, keys: list[str]) -> tuple[int, int, 
     return number, longest_side(images, keys), len(keys)
 
 
+def _check(stop: StopRequest) -> None:
+    if stop:
+        raise KeyboardInterrupt(stop.number)
+
+
+def _rows(results: Iterator[list[Row]], stop: StopRequest, progress: tqdm) -> Iterator[Row]:
+    """Yield the rows one by one, until there is a request to stop."""
+    for rows in results:
+        _check(stop)
+        for row in rows:
+            progress.update()
+            yield row
+
+
 def _write_shard(
     plan: Plan,
     number: int,
     methods: list[str],
     canvas: int,
-    attributes: dict[str, Any],
-    results: Iterator[list[Row]],
+    rows: Iterator[Row],
     summary: Summary,
-    progress: tqdm,
 ) -> None:
-    """Write one shard of each of these methods from the next results."""
+    """Write a shard of each of these methods from the next rows."""
     keys = plan.keys[plan.rows(number)]
     with ExitStack() as writing:
         writers = {
@@ -274,27 +380,21 @@ def _write_shard(
                     keys,
                     canvas,
                     plan.compression,
-                    {**attributes, "method": method},
+                    plan.attributes(method),
                 )
             )
             for method in methods
         }
-        row = 0
-        while row < len(keys):
-            raise_if_stopped()
-            for result in next(results):
-                for method, writer in writers.items():
-                    chunk, status = result.chunks.get(method), result.statuses[method]
-                    writer.write(
-                        row, chunk, result.mask_size, result.image_size, status, result.error
-                    )
-                    if chunk is not None:
-                        summary.masks += 1
-                        summary.mask_bytes += len(chunk.data)
-                summary.count(keys[row], min(result.statuses.values()), result.error)
-                summary.images += 1
-                row += 1
-                progress.update()
+        for i, row in zip(range(len(keys)), rows, strict=False):
+            for method, writer in writers.items():
+                chunk = row.chunks.get(method)
+                status = row.statuses[method]
+                writer.write(i, chunk, row.mask_size, row.image_size, status, row.error)
+                if chunk is not None:
+                    summary.masks += 1
+                    summary.mask_bytes += len(chunk.data)
+            summary.count(keys[i], min(row.statuses.values()), row.error)
+            summary.images += 1
         for writer in writers.values():
             writer.commit()
     summary.shards_written += 1

@@ -8,15 +8,40 @@ import torch
 from torch import Tensor, nn
 
 from data.device import computing_in, memory_for, memory_layout
+from data.keys import Keys
 from data.pinned import sent
 from saliency.basnet.preprocess import resize_map, stretch
-from saliency.classifier import SIZE, check_size, preprocess, to_picture
+from saliency.classifier import (
+    SIZE,
+    check_size,
+    folder_classes,
+    head_of,
+    load_classifier,
+    preprocess,
+    to_picture,
+)
+from saliency.learned_options import arithmetic
 from saliency.methods.cam import ClassActivation
 from saliency.methods.gradient import class_gradient, segment
+from saliency.methods.protocol import ClassifierSettings
+
+
+def build(kind: str, settings: ClassifierSettings, keys: Keys) -> "ClassMethod":
+    """Load the classifier; see `saliency.methods.protocol.NetworkBuilder`."""
+    device, precision, batch_size, parameters = arithmetic(kind, settings)
+    network, arch = load_classifier(settings.weights, settings.arch)
+    classes = None
+    if settings.labels == "folder":
+        classes = folder_classes(keys, head_of(network)[1].out_features)
+    size = settings.input_size or SIZE
+    method = ClassMethod(kind, network, device, precision, batch_size, classes, size)
+    labels = settings.labels or "predicted"
+    method.parameters = {**parameters, "input_size": size, "arch": arch, "labels": labels}
+    return method
 
 
 class ClassMethod:
-    """A classifier on its device, as `saliency.learned_method.LearnedMethod` asks for it.
+    """A classifier on its device, as `saliency.methods.protocol.NetworkMethod` asks for it.
 
     Parameters
     ----------

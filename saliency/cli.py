@@ -1,166 +1,143 @@
 """The command `saliency-compute`."""
 
+from __future__ import annotations
+
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import click
+from pydantic import AfterValidator, Field
 
 from data.errors import UserError
 from data.images.decode import list_images
-from data.options import number_of_jobs
-from saliency.learned_options import LEARNED, build_method, check_options, learned_options
-from saliency.side_limit import MAX_SIDE
-from saliency.stopping import stop_by_signals
+from data.keys import Keys
+from data.options import Command, Record, build, option_name, options, setting
+from data.run import stop_on_signals
+from saliency.methods import METHODS, find
+from saliency.methods.protocol import NetworkMethod, NetworkSettings, PixelSettings
+from saliency.rows import MAX_SIDE, MapFunction
 
-UNSUPERVISED = ("rbd", "mc", "gs")
-
-
-def parse_methods(context: click.Context, parameter: click.Parameter, text: str) -> tuple[str, ...]:
-    """Read a comma-separated list of methods."""
-    methods = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",")))
-    for name in methods:
-        if name not in UNSUPERVISED + LEARNED:
-            known = ", ".join(UNSUPERVISED + LEARNED)
-            raise UserError(f"--method {name}: choose from {known}.")
-        if name in LEARNED and len(methods) > 1:
-            raise UserError(f"--method {text}: {name} goes alone; run it by itself.")
-    return methods
+if TYPE_CHECKING:
+    from saliency.batch import Plan
 
 
-def parse_part(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, int]:
-    """Read 'i/n'."""
-    try:
-        part, parts = (int(number) for number in text.split("/"))
-    except ValueError:
-        part, parts = 0, 0
-    if not 1 <= part <= parts:
-        raise UserError(f"--part {text}: give i/n with 1 <= i <= n, such as 3/16.")
-    return part, parts
+def _methods(text: str) -> str:
+    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",")))
+    for name in names:
+        if name not in METHODS:
+            raise ValueError(f"choose from {', '.join(METHODS)}")
+        if METHODS[name].by_network and len(names) > 1:
+            raise ValueError(f"{name} goes alone; run it by itself")
+    return ",".join(names)
 
 
-def parse_superpixels(context: click.Context, parameter: click.Parameter, text: str) -> str:
-    """Check a superpixel count: 'auto', 'authors', '250' or '600px'."""
-    from saliency.unsupervised import SuperpixelCount
-
-    try:
-        SuperpixelCount.parse(text)
-    except ValueError:
-        raise UserError(
-            f"--superpixels {text}: give a number an image (250), pixels a superpixel (600px), "
-            "auto or authors."
-        ) from None
+def _part(text: str) -> str:
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise ValueError("give i/n with 1 <= i <= n, such as 3/16")
     return text
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("images", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option(
-    "--method",
-    "methods",
-    default="rbd",
-    show_default=True,
-    callback=parse_methods,
-    help="rbd, mc or gs; or several, as in rbd,gs: these share superpixels and decoding, and each "
-    "method's shards go into a folder of its name below OUT. Or, with --weights, basnet, cam or "
-    "gradient.",
+def _jobs(jobs: int) -> int:
+    if jobs < 1 and jobs != -1:
+        raise ValueError("give the number of processes, or -1 for one a core")
+    return jobs
+
+
+class Settings(Record):
+    """Arguments and options of the command, but for those of methods."""
+
+    images: Path = setting(..., "folder of images", argument=True)
+    out: Path = setting(..., "folder of mask shards", argument=True)
+    method: Annotated[str, AfterValidator(_methods)] = setting(
+        "rbd",
+        "see below. Several methods per pixel, as in rbd,gs, share superpixels and decoding, and "
+        "the shards of each go into a folder of its name below OUT",
+        metavar="NAME[,NAME...]",
+    )
+    max_side: Annotated[int, Field(ge=0, le=MAX_SIDE)] = setting(
+        400,
+        "working resolution: larger images are scaled down to this long side; 0 scales none, and "
+        f"those of a side above {MAX_SIDE:,} get no mask",
+    )
+    jobs: Annotated[int, AfterValidator(_jobs)] = setting(-1, "worker processes; -1: one a core")
+    part: Annotated[str, AfterValidator(_part)] = setting(
+        "1/1",
+        "make only every N-th shard, from the I-th: for array jobs on a shared file system",
+        metavar="I/N",
+    )
+    shard_size: Annotated[int, Field(ge=1)] = setting(4096, "images a shard")
+    compression: Literal["zstd", "gzip"] = setting("zstd", "of masks")
+    limit: Annotated[int, Field(ge=1)] | None = setting(
+        None, "only the first so many images, in order of keys"
+    )
+    overwrite: bool = setting(
+        False,
+        "first delete the shards that OUT holds, with --part those of this part. To resume such a "
+        "run, leave it out",
+    )
+    max_failures: Annotated[float, Field(ge=0, le=1)] = setting(
+        0.01, "exit with 1 when a larger share of the images has no mask"
+    )
+    backend: Literal["processes", "dask", "ray"] = setting(
+        "processes",
+        "where the workers are. Dask and Ray: pip install 'dilo[dask]' or 'dilo[ray]'",
+        heading="Methods per pixel",
+    )
+    scheduler: str | None = setting(
+        None,
+        "of a running Dask scheduler or Ray head",
+        metavar="ADDRESS",
+        heading="Methods per pixel",
+    )
+
+    @property
+    def methods(self) -> list[str]:
+        return self.method.split(",")
+
+
+def _method_options(command: Callable) -> Callable:
+    """Add the options of every registered method; the command gets a record of each method."""
+    own: dict[str, list[str]] = {}
+    known: set[str] = set()
+    for name, method in METHODS.items():
+        own[name] = [field for field in method.record.model_fields if field not in known]
+        known.update(own[name])
+    for name in reversed(own):  # the last decorator's options come first
+        command = options(METHODS[name].record, into=name, only=own[name])(command)
+    return command
+
+
+def _epilog() -> str:
+    """List the methods, with the options that only they have."""
+    lines = ["\b", "Methods:"]
+    for name, method in METHODS.items():
+        kind = NetworkSettings if method.by_network else PixelSettings
+        own = [option for option in _options_of(method.record) if option not in _options_of(kind)]
+        also = f"; {', '.join(own)}" if own else ""
+        lines.append(f"  {name:9} {method.summary}{also}")
+    return "\n".join(lines)
+
+
+def _options_of(record: type[Record]) -> list[str]:
+    return [_shown(name, record) for name in record.model_fields]
+
+
+def _shown(name: str, record: type[Record]) -> str:
+    """A field's option as --help shows it."""
+    return (record.model_fields[name].json_schema_extra["names"] or (option_name(name),))[0]
+
+
+@click.command(
+    cls=Command, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_epilog()
 )
-@click.option(
-    "--max-side",
-    type=click.IntRange(0, MAX_SIDE),
-    default=400,
-    show_default=True,
-    help="Working resolution: larger images are scaled down to this long side; 0 scales none, and "
-    f"those of a side above {MAX_SIDE:,} get no mask.",
-)
-@click.option(
-    "--superpixels",
-    default="auto",
-    show_default=True,
-    callback=parse_superpixels,
-    metavar="N|Npx|auto|authors",
-    help="Superpixels an image (250), or pixels a superpixel (600px). 'authors' is 600px for rbd "
-    "and gs, 250 for mc; 'auto' the same, but 200 to 600 an image.",
-)
-@click.option("--remove-frame", is_flag=True, help="Give artificial picture frames saliency 0.")
-@click.option(
-    "--follow-edges",
-    is_flag=True,
-    help="Refine masks by a guided filter: higher max F, higher mean error (docs/saliency.md).",
-)
-@click.option(
-    "--jobs",
-    type=click.IntRange(min=-1),
-    default=-1,
-    show_default=True,
-    callback=number_of_jobs,
-    help="Worker processes; -1: one a core.",
-)
-@click.option(
-    "--part",
-    default="1/1",
-    show_default=True,
-    callback=parse_part,
-    metavar="I/N",
-    help="Make only every N-th shard, from the I-th: for array jobs on a shared file system.",
-)
-@click.option(
-    "--shard-size",
-    type=click.IntRange(min=1),
-    default=4096,
-    show_default=True,
-    help="Images a shard.",
-)
-@click.option(
-    "--compression", type=click.Choice(["zstd", "gzip"]), default="zstd", show_default=True
-)
-@click.option(
-    "--limit", type=click.IntRange(min=1), help="Only the first so many images, in order of keys."
-)
-@click.option(
-    "--overwrite",
-    is_flag=True,
-    help="Replace shards that OUT already holds, each when its new one is whole.",
-)
-@click.option(
-    "--max-failures",
-    type=click.FloatRange(0, 1),
-    default=0.01,
-    show_default=True,
-    help="Exit with 1 when a larger share of the images has no mask.",
-)
-@click.option(
-    "--backend",
-    type=click.Choice(["processes", "dask", "ray"]),
-    default="processes",
-    show_default=True,
-    help="Where the workers are. Dask and Ray: pip install 'dilo[dask]' or 'dilo[ray]'.",
-)
-@click.option("--scheduler", metavar="ADDRESS", help="Of a running Dask scheduler or Ray head.")
-@learned_options
-@click.pass_context
-def main(
-    context: click.Context,
-    images: Path,
-    out: Path,
-    methods: tuple[str, ...],
-    max_side: int,
-    superpixels: str,
-    remove_frame: bool,
-    follow_edges: bool,
-    jobs: int,
-    part: tuple[int, int],
-    shard_size: int,
-    compression: str,
-    limit: int | None,
-    overwrite: bool,
-    max_failures: float,
-    backend: str,
-    scheduler: str | None,
-    **learned,
-) -> None:
+@options(Settings)
+@_method_options
+def main(settings: Settings, **records: Record) -> None:
     """Compute a saliency mask for every image below IMAGES, into mask shards in OUT.
 
     IMAGES is any folder tree of images, such as ImageNet's train/<wnid>/*.JPEG. Run the same
@@ -173,109 +150,114 @@ def main(
       saliency-compute photos masks --method basnet --weights basnet.pth
       mask-shards gallery masks --images photos -o gallery.html
     """
-    if not check_options(context, methods):
-        learned = None
-    stop_by_signals()
+    given = {
+        name: getattr(record, name)
+        for record in records.values()
+        for name in record.model_fields_set
+    }
+    check_options(settings, given)
     try:
-        _run(
-            images, out, methods, max_side, superpixels, remove_frame, follow_edges, jobs, part,
-            shard_size, compression, limit, overwrite, max_failures, backend, scheduler, learned,
-        )  # fmt: skip
+        _run(settings, given)
     except KeyboardInterrupt as interruption:
+        again = "without --overwrite" if settings.overwrite else "again"
         click.echo(
-            "\nStopped. Finished shards are kept: run the same command again to go on.", err=True
+            f"\nStopped. Finished shards are kept: run the same command {again} to go on.",
+            err=True,
         )
-        sys.exit(128 + interruption.args[0])
+        sys.exit(128 + (interruption.args or (2,))[0])
 
 
-def _run(
-    images, out, methods, max_side, superpixels, remove_frame, follow_edges, jobs, part,
-    shard_size, compression, limit, overwrite, max_failures, backend, scheduler, learned,
-) -> None:  # fmt: skip
+def check_options(settings: Settings, given: dict[str, Any]) -> None:
+    """Raise UserError for an option, given here, that the methods do not have."""
+    records = [METHODS[name].record for name in settings.methods]
+    of_workers = {"backend", "scheduler"} & settings.model_fields_set
+    foreign = [name for name in given if not any(name in r.model_fields for r in records)]
+    if METHODS[settings.methods[0]].by_network:
+        foreign += sorted(of_workers)
+    if foreign:
+        option = option_name(foreign[0])
+        raise UserError(f"{option} does not belong to --method {settings.method}; leave it out.")
+
+
+def _run(settings: Settings, given: dict[str, Any]) -> None:
     from saliency.batch import make_shards
-    from saliency.plan import Plan
-    from saliency.summary import report
     from saliency.workers import Workers
 
-    everything = list_images(images)
-    keys = everything if limit is None else everything[:limit]
-    method, map_function = None, None
-    if learned is None:
-        map_function, parameters = _unsupervised(methods, superpixels, remove_frame, follow_edges)
-    else:
-        method, parameters = build_method(methods[0], everything, **learned)
-    plan = Plan(
-        images=images,
-        keys=keys,
-        folders={name: out / name if len(methods) > 1 else out for name in methods},
-        parameters={
-            "max_side": max_side,
-            **parameters,
-            "orientation": "upright (EXIF applied)",
-        },
-        map_function=map_function,
-        max_side=max_side,
-        shard_size=shard_size,
-        compression=compression,
-        part=part[0],
-        parts=part[1],
-        overwrite=overwrite,
-    )
-    workers = Workers(jobs, backend, scheduler)
+    everything = list_images(settings.images)
+    keys = everything[: settings.limit]
+    network, map_function, parameters = _prepare(settings, given, everything)
+    plan = _plan(settings, keys, map_function, parameters)
+    workers = Workers(settings.jobs, settings.backend, settings.scheduler)
     stage = None
-    if method is not None:
+    if network is not None:
         from saliency.learned import LearnedStage
 
-        stage = LearnedStage(method, workers.jobs)
-    where = "" if method is None else f" on {method.device}"
+        stage = LearnedStage(network, workers.jobs)
+    device = "" if network is None else f" on {network.device}"
     click.echo(
-        f"{len(keys)} images, method {', '.join(methods)}{where}, {plan.shard_count} shards of up "
-        f"to {shard_size}, {workers.jobs} workers",
+        f"{len(keys)} images, method {', '.join(settings.methods)}{device}, {plan.shard_count} "
+        f"shards of up to {settings.shard_size}, {workers.jobs} workers",
         err=True,
     )
     started = time.monotonic()
-    try:
-        summary = make_shards(plan, workers.run, compute_blocks=stage)
-    finally:
-        workers.close()
-    click.echo(report(summary, out, time.monotonic() - started))
+    with stop_on_signals() as stop:
+        try:
+            summary = make_shards(plan, workers.run, compute_blocks=stage, stop=stop)
+        finally:
+            workers.close()
+    click.echo(summary.report(settings.out, time.monotonic() - started))
     if stage is not None and summary.images:
-        click.echo(f"{method.device} waited for images {stage.waiting_share:.0%} of the time.")
-    if summary.rows and summary.failed / summary.rows > max_failures:
+        click.echo(f"{network.device} waited for images {stage.waiting_share:.0%} of the time.")
+    if summary.rows and summary.failed / summary.rows > settings.max_failures:
         click.echo(
             f"{summary.failed} of {summary.rows} images have no mask, more than --max-failures "
-            f"{max_failures:g}.",
+            f"{settings.max_failures:g}.",
             err=True,
         )
         sys.exit(1)
 
 
-def _unsupervised(
-    methods: tuple[str, ...], superpixels: str, remove_frame: bool, follow_edges: bool
-) -> tuple[partial, dict]:
-    """The map function of these methods, compiled, and what of it shapes a mask."""
+def _prepare(
+    settings: Settings, given: dict[str, Any], keys: Keys
+) -> tuple[NetworkMethod | None, MapFunction | None, dict[str, dict[str, Any]]]:
+    """Load the network, or compile the kernels; return also what of each method shapes a mask."""
+    name = settings.methods[0]
+    method = find(name)
+    if method.by_network:
+        record = build(method.record, given, label=option_name)
+        network = method.load().build(record, keys)
+        return network, None, {name: network.parameters}
+    from saliency.maps import choose, compile_kernels, compute_maps, kernels_are_compiled
     from saliency.regions.refine import check_contrib
-    from saliency.unsupervised import (
-        SuperpixelCount,
-        compile_kernels,
-        compute,
-        kernels_are_compiled,
-    )
 
-    if follow_edges:
+    chosen = choose(settings.methods, given)
+    if given.get("follow_edges"):
         check_contrib()
     if not kernels_are_compiled():
         click.echo("Compiling the kernels, once after installation (about 15 s) ...", err=True)
-    compile_kernels(methods)
-    map_function = partial(
-        compute,
-        methods=methods,
-        superpixels=SuperpixelCount.parse(superpixels),
-        remove_frame=remove_frame,
-        follow_edges=follow_edges,
+    compile_kernels(chosen)
+    parameters = {name: each.settings.model_dump(mode="json") for name, each in chosen.items()}
+    return None, partial(compute_maps, chosen=chosen), parameters
+
+
+def _plan(
+    settings: Settings, keys: Keys, map_function: MapFunction | None, parameters: dict[str, dict]
+) -> Plan:
+    from saliency.batch import Plan
+
+    names, out = settings.methods, settings.out
+    part, parts = map(int, settings.part.split("/"))
+    common = {"max_side": settings.max_side, "orientation": "upright (EXIF applied)"}
+    return Plan(
+        images=settings.images,
+        keys=keys,
+        folders={name: out / name if len(names) > 1 else out for name in names},
+        parameters={name: common | parameters[name] for name in names},
+        map_function=map_function,
+        max_side=settings.max_side,
+        shard_size=settings.shard_size,
+        compression=settings.compression,
+        part=part,
+        parts=parts,
+        overwrite=settings.overwrite,
     )
-    return map_function, {
-        "superpixels": superpixels,
-        "remove_frame": remove_frame,
-        "follow_edges": follow_edges,
-    }

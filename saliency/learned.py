@@ -18,10 +18,9 @@ from torch import Tensor
 
 from data.device import as_current, memory_for, memory_layout
 from data.masks.write import ChunkEncoder, Status, status_of
-from saliency.batch import RunTasks
-from saliency.learned_method import LearnedMethod
+from saliency.batch import Block, Plan, RunTasks
 from saliency.loading import death_of_a_worker
-from saliency.plan import Block, Plan
+from saliency.methods.protocol import NetworkMethod
 from saliency.prepared import Facts, Prepared, prepared_batches
 from saliency.rows import Row, reason_of, to_uint8, without_mask
 
@@ -44,7 +43,7 @@ class LearnedStage:
 
     Parameters
     ----------
-    method : LearnedMethod
+    method : NetworkMethod
     jobs : int
         Worker processes, and threads that finish masks; 1 works in this process alone.
 
@@ -54,7 +53,7 @@ class LearnedStage:
         How long the device computed, and how long the whole took from its first batch on.
     """
 
-    def __init__(self, method: LearnedMethod, jobs: int) -> None:
+    def __init__(self, method: NetworkMethod, jobs: int) -> None:
         self.method = method
         self.jobs = jobs
         self.busy_seconds = 0.0

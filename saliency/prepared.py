@@ -10,11 +10,10 @@ from torch.utils.data import Dataset
 from data.images.decode import UnreadableImage, capped_size, decode, key_path
 from data.masks.write import Status
 from data.shared_memory import as_tensor
-from saliency.learned_method import LearnedMethod
+from saliency.batch import Block, Plan
 from saliency.loading import WorkerLoader
-from saliency.plan import Block, Plan
-from saliency.rows import reason_of
-from saliency.side_limit import too_long
+from saliency.methods.protocol import NetworkMethod
+from saliency.rows import reason_of, too_long
 
 
 class Facts(NamedTuple):
@@ -50,7 +49,7 @@ class Prepared(NamedTuple):
 class _PreparedBlocks(Dataset):
     """Item i is block i, decoded and prepared."""
 
-    def __init__(self, plan: Plan, blocks: Sequence[Block], method: LearnedMethod) -> None:
+    def __init__(self, plan: Plan, blocks: Sequence[Block], method: NetworkMethod) -> None:
         self.root = plan.root
         self.blocks = blocks
         self.max_side = plan.max_side
@@ -84,7 +83,7 @@ class _PreparedBlocks(Dataset):
 
 
 def prepared_batches(
-    plan: Plan, blocks: Sequence[Block], method: LearnedMethod, jobs: int
+    plan: Plan, blocks: Sequence[Block], method: NetworkMethod, jobs: int
 ) -> Iterator[list[Prepared]]:
     """Yield blocks and pieces of blocks, together as large as a batch may be, of one shard.
 
@@ -92,7 +91,7 @@ def prepared_batches(
     ----------
     plan : Plan
     blocks : sequence of Block
-    method : LearnedMethod
+    method : NetworkMethod
     jobs : int
         Worker processes; 1 works in this process alone.
 

@@ -8,24 +8,23 @@ import numpy as np
 
 from data.images.decode import UnreadableImage, decode, key_path, read_size
 from data.masks.write import Chunk, ChunkEncoder, Status, status_of
-from saliency.side_limit import too_long
 
 MapFunction = Callable[[np.ndarray], dict[str, np.ndarray]]
 """An image, uint8 (h, w, 3), to float maps (h, w) in [0, 1] by method."""
+
+MAX_SIDE = 16_384
+"""Pixels. All masks of a shard are stored as squares of its longest side. One strip of this length
+takes each worker 0.5 GB and each mask of its shard 0.2 s, one twice as long 2 GB and a second;
+beyond 65,535 HDF5 does not store it. The longest photographs of today's cameras are this long."""
 
 
 class Row(NamedTuple):
     """One image's results, as a worker sends them.
 
-    Attributes
-    ----------
-    chunks : dict of Chunk
-        The mask of each method; none where there is an error.
-    mask_size, image_size : (int, int)
-        Height and width.
-    statuses : dict of Status
-        By method, for each of them: a mask may be all zero by one and not by another.
-    error : str
+    chunks : the mask of each method; none where there is an error.
+    mask_size, image_size : height and width.
+    statuses : of each method: a mask may be all zero by one and not by another.
+    error : why there is no mask, or empty.
     """
 
     chunks: dict[str, Chunk]
@@ -102,6 +101,14 @@ def longest_side(images: str, keys: list[str]) -> int:
         if not too_long(size):
             longest = max(longest, *size)
     return longest
+
+
+def too_long(size: tuple[int, int]) -> str:
+    """Say that a mask of this (height, width) is too long; empty where it is not."""
+    height, width = size
+    if max(height, width) <= MAX_SIDE:
+        return ""
+    return f"{width}x{height} pixels, longer than {MAX_SIDE:,}: give it --max-side"
 
 
 def to_uint8(saliency: np.ndarray) -> np.ndarray:

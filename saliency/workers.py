@@ -22,7 +22,6 @@ from threadpoolctl import threadpool_limits
 
 from data.errors import UserError
 from data.loading_workers import usable_cores
-from saliency.cut_off import expect_cut_off, join_threads
 
 Task = Callable[[], Any]
 
@@ -83,7 +82,7 @@ class Workers:
                     for result in results:  # noqa: UP028 - `yield from` would close it first
                         yield result
                 finally:
-                    expect_cut_off()
+                    _expect_cut_off()
                     with warnings.catch_warnings():  # of tasks that are given up
                         warnings.simplefilter("ignore")
                         results.close()
@@ -129,7 +128,7 @@ class Workers:
         try:
             client.run_on_scheduler(pkgutil.resolve_name, "saliency.rows:compute_rows")
             client.run(pkgutil.resolve_name, "saliency.rows:compute_rows")
-        except (ImportError, AttributeError):  # without it, dask would wait for ever
+        except (ImportError, AttributeError):  # without it, dask would wait indefinitely
             raise UserError(_not_installed("Dask", scheduler)) from None
         self.jobs = max(1, sum(client.nthreads().values()))
 
@@ -212,7 +211,40 @@ def _kill_processes() -> None:
             with contextlib.suppress(OSError):
                 os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
     get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
-    join_threads()
+    _join_threads()
+
+
+def _expect_cut_off() -> None:
+    """From now on say nothing of a failure in the thread by which loky manages its processes.
+
+    Where they are killed with tasks waiting, that thread may clear its table of tasks before its
+    queue, and then ends with a traceback of a KeyError (loky 3.5, `add_call_item_to_queue`). What
+    it has left undone then is done here: else its queue's own thread would never end.
+    """
+    usual = threading.excepthook
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        thread = failure.thread.name if failure.thread is not None else ""
+        if thread != "ExecutorManagerThread" or failure.exc_type is not KeyError:
+            usual(failure)
+            return
+        with contextlib.suppress(Exception):
+            failure.thread.join_executor_internals()
+
+    threading.excepthook = hook
+
+
+def _join_threads(seconds: float = 2.0) -> None:
+    """Wait for loky's threads to end, but not indefinitely.
+
+    One that ends while the interpreter does is cut off in the midst of freeing its semaphores, and
+    loky's resource tracker warns of them.
+    """
+    deadline = time.monotonic() + seconds
+    for name in ("ExecutorManagerThread", "QueueFeederThread"):  # the first ends the second
+        for thread in threading.enumerate():
+            if thread.name == name:
+                thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _call(task: Task) -> tuple:

@@ -11,7 +11,7 @@ from saliency.basnet.preprocess import SIZE, preprocess, resize_map, stretch
 
 
 class BasnetMethod:
-    """A predictor with what the pipeline asks for (`saliency.learned_method.LearnedMethod`).
+    """A predictor with what the pipeline asks for (`saliency.methods.protocol.NetworkMethod`).
 
     Parameters
     ----------

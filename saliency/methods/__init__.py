@@ -1,1 +1,36 @@
-"""Saliency methods."""
+"""The registry of saliency methods.
+
+A method is one module in this folder, as `saliency.methods.protocol` describes it, and one line
+below; nothing else names it.
+"""
+
+from data.errors import UserError
+from saliency.methods.protocol import Method
+
+METHODS: dict[str, Method] = {
+    "rbd": Method("saliency.methods.rbd", "robust background detection (Zhu et al., CVPR 2014)"),
+    "mc": Method("saliency.methods.mc", "absorbing Markov chain (Jiang et al., ICCV 2013)"),
+    "gs": Method("saliency.methods.gs", "geodesic saliency (Wei et al., ECCV 2012)"),
+    "basnet": Method(
+        "saliency.methods.basnet",
+        "boundary-aware network (Qin et al., CVPR 2019)",
+        "saliency.methods.basnet:Settings",
+    ),
+    "cam": Method(
+        "saliency.methods.cam",
+        "class activation map of a classifier (Zhou et al., CVPR 2016)",
+        "saliency.methods.protocol:ClassifierSettings",
+    ),
+    "gradient": Method(
+        "saliency.methods.gradient",
+        "gradient of a class's score, segmented (Simonyan et al., 2013)",
+        "saliency.methods.protocol:ClassifierSettings",
+    ),
+}
+
+
+def find(name: str) -> Method:
+    """Return a method's line; UserError for a name that is not registered."""
+    if name not in METHODS:
+        raise UserError(f"there is no saliency method {name!r}; choose from {', '.join(METHODS)}.")
+    return METHODS[name]

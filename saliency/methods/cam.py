@@ -8,12 +8,18 @@ References
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from data.errors import UserError
+from data.keys import Keys
 from saliency.classifier import head_of
+from saliency.methods.protocol import ClassifierSettings
+
+if TYPE_CHECKING:
+    from saliency.class_method import ClassMethod
 
 
 class ClassActivation:
@@ -111,3 +117,10 @@ class ClassActivation:
             f"--method cam needs a classifier with one linear layer after global average pooling, "
             f"as a ResNet; this {type(self.network).__name__} has none: use --method gradient."
         )
+
+
+def build(settings: ClassifierSettings, keys: Keys) -> "ClassMethod":
+    """Load the classifier; see `saliency.methods.protocol.NetworkBuilder`."""
+    from saliency.class_method import build
+
+    return build("cam", settings, keys)

@@ -7,12 +7,19 @@ References
 .. [2] C. Rother, V. Kolmogorov, A. Blake. "GrabCut". SIGGRAPH 2004, as in OpenCV.
 """
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.keys import Keys
 from saliency.classifier import pixel_scale
+from saliency.methods.protocol import ClassifierSettings
+
+if TYPE_CHECKING:
+    from saliency.class_method import ClassMethod
 
 FOREGROUND_QUANTILE = 0.95
 """Pixels above this quantile of the gradient are sure foreground (section 3.2)."""
@@ -103,3 +110,10 @@ def segment(image: np.ndarray, gradient: np.ndarray) -> np.ndarray:
         cv2.GC_INIT_WITH_MASK,
     )
     return (seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD)
+
+
+def build(settings: ClassifierSettings, keys: Keys) -> "ClassMethod":
+    """Load the classifier; see `saliency.methods.protocol.NetworkBuilder`."""
+    from saliency.class_method import build
+
+    return build("gradient", settings, keys)

@@ -6,9 +6,10 @@ superpixel is the length of its shortest path to the boundary, over colour diffe
 
 import numpy as np
 
+from saliency.maps import Context
+from saliency.methods.protocol import PixelSettings
 from saliency.regions.contacts import distances
-from saliency.regions.region_graph import RegionGraph
-from saliency.regions.scaling import min_max
+from saliency.regions.region_graph import RegionGraph, min_max
 from saliency.regions.shortest_paths import from_sources
 
 
@@ -41,3 +42,8 @@ def superpixel_saliency(graph: RegionGraph) -> np.ndarray:
     if bright == 0:
         bright = length.max()
     return min_max(np.minimum(length / bright, 1.0)) if bright > 0 else np.zeros_like(length)
+
+
+def compute(context: Context, settings: PixelSettings) -> np.ndarray:
+    """Return GS's map, float32 (H, W) in [0, 1]."""
+    return context.paint(context.graph.superpixels, superpixel_saliency(context.graph))

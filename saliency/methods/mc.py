@@ -8,9 +8,11 @@ absorption is the saliency. Steps and constants are those of the authors' code (
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
+from saliency.maps import Context
+from saliency.methods.protocol import PixelSettings
 from saliency.regions import contacts as regions
 from saliency.regions.colour import lab_of_means
-from saliency.regions.scaling import min_max
+from saliency.regions.region_graph import min_max
 from saliency.regions.slic import Superpixels
 
 _THETA = 10.0  # paper equation 2: w = exp(-theta d), d scaled to [0, 1]
@@ -114,3 +116,9 @@ def _histogram_score(values: np.ndarray) -> float:
     share = np.histogram(values, bins=10, range=(0.0, 1.0))[0] / len(values)
     k = np.arange(1, 11)
     return float(share @ np.minimum(k, 11 - k))
+
+
+def compute(context: Context, settings: PixelSettings) -> np.ndarray:
+    """Return MC's map, float32 (H, W) in [0, 1]."""
+    superpixels = context.superpixels()
+    return context.paint(superpixels, superpixel_saliency(superpixels, context.image))

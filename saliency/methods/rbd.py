@@ -9,9 +9,10 @@ authors' code, which differ from the paper's text in places; the paper's are not
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
+from saliency.maps import Context
+from saliency.methods.protocol import PixelSettings
 from saliency.regions.contacts import distances
-from saliency.regions.region_graph import RegionGraph, gaussian_weight
-from saliency.regions.scaling import min_max
+from saliency.regions.region_graph import RegionGraph, gaussian_weight, min_max
 from saliency.regions.shortest_paths import all_pairs_within
 
 _SPATIAL_SIGMA = 0.4  # of positions in [0, 1]; the paper writes .25
@@ -87,3 +88,8 @@ def superpixel_saliency(graph: RegionGraph) -> np.ndarray:
     connectivity = boundary_connectivity(graph)
     contrast = background_weighted_contrast(graph, background_probability(connectivity))
     return min_max(optimise(graph, connectivity, contrast))
+
+
+def compute(context: Context, settings: PixelSettings) -> np.ndarray:
+    """Return RBD's map, float32 (H, W) in [0, 1]."""
+    return context.paint(context.graph.superpixels, superpixel_saliency(context.graph))

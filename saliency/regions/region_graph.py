@@ -134,6 +134,12 @@ def gaussian_weight(distance: np.ndarray, sigma: float) -> np.ndarray:
     return _gaussian_weight(distance, max(sigma, _LEAST_SIGMA))
 
 
+def min_max(values: np.ndarray) -> np.ndarray:
+    """Scale to [0, 1] as the authors do, (v - min) / (max - min + eps): a constant gives 0."""
+    low = values.min()
+    return (values - low) / (values.max() - low + np.finfo(np.float64).eps)
+
+
 @njit(cache=True)
 def _gaussian_weight(distance, sigma):
     weight = np.zeros(distance.shape)  # most distances are beyond, and need no exponential

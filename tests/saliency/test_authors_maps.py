@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from PIL import Image
+from saliency.unsupervised import METHODS, saliency_maps
 
 from data.images.decode import decode
-from saliency.unsupervised import METHODS, saliency_maps
 
 
 @pytest.fixture(scope="module")

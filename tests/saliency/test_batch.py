@@ -7,6 +7,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from saliency.plan import Plan
+from saliency.unsupervised import SuperpixelCount, compute
 
 import saliency
 from data.errors import UserError
@@ -16,9 +18,7 @@ from data.masks.read import MaskShards
 from data.masks.write import ChunkEncoder, Status, read_header, shard_name, shard_paths
 from saliency import batch, rows
 from saliency.batch import make_shards
-from saliency.plan import Plan
 from saliency.rows import Row, to_uint8
-from saliency.unsupervised import SuperpixelCount, compute
 from saliency.workers import Workers
 
 METHODS = ("rbd", "mc", "gs")

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from saliency.plan import Plan
 
 from data.errors import UserError
 from data.images.decode import list_images
@@ -19,7 +20,6 @@ from data.masks.read import MaskShards
 from data.masks.write import ChunkEncoder, Status
 from saliency.batch import make_shards
 from saliency.learned import LearnedStage
-from saliency.plan import Plan
 from saliency.workers import Workers
 
 SIDE = 8

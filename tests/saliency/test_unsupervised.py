@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from saliency.unsupervised import METHODS, SuperpixelCount, saliency_maps
 
 import saliency
-from saliency.unsupervised import METHODS, SuperpixelCount, saliency_maps
 
 PUBLIC = {"rbd": saliency.rbd, "mc": saliency.mc, "gs": saliency.gs}
 

@@ -1,8 +1,8 @@
 import numpy as np
+from saliency.unsupervised import saliency_maps
 
 import saliency
 from saliency.regions.frame import inside_frame
-from saliency.unsupervised import saliency_maps
 
 
 def framed(disc, width):

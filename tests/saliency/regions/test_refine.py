@@ -1,10 +1,10 @@
 import cv2
 import numpy as np
 import pytest
+from saliency.unsupervised import SuperpixelCount, saliency_maps
 
 from data.errors import UserError
 from saliency.regions.refine import check_contrib, refine
-from saliency.unsupervised import SuperpixelCount, saliency_maps
 
 
 def test_a_coarse_map_takes_the_shape_of_the_object(disc):

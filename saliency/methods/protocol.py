@@ -1,0 +1,207 @@
+"""What a saliency method offers, and the settings that methods of a kind share.
+
+This module loads neither torch nor numba, nor may a module that holds a method's settings.
+"""
+
+from __future__ import annotations
+
+import math
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
+
+from pydantic import AfterValidator, Field
+
+from data.options import Record, setting
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from data.keys import Keys
+    from saliency.maps import Context
+
+_FINEST = 16.0  # pixels of the smallest superpixel that `auto` asks for
+
+
+class Method(NamedTuple):
+    """A line of the registry.
+
+    module : name of the module that offers `compute` (`PixelMethod`) or `build` (`NetworkBuilder`).
+    summary : what the method does, for `--help` and the documentation.
+    settings : its record, "module:class"; of a network, one that derives from `NetworkSettings`.
+    """
+
+    module: str
+    summary: str
+    settings: str = "saliency.methods.protocol:PixelSettings"
+
+    @property
+    def record(self) -> type[PixelSettings] | type[NetworkSettings]:
+        return pkgutil.resolve_name(self.settings)
+
+    @property
+    def by_network(self) -> bool:
+        return issubclass(self.record, NetworkSettings)
+
+    def load(self) -> Any:
+        """Import the method's module."""
+        return pkgutil.resolve_name(self.module)
+
+
+# ---- per pixel, on CPUs --------------------------------------------------------------------------
+
+
+class PixelMethod(Protocol):
+    """What the module of a method per pixel offers."""
+
+    def compute(self, context: Context, settings: PixelSettings) -> np.ndarray:
+        """Return the map of `context.image`: float (H, W) in [0, 1].
+
+        The image has at least two colours. Superpixels that `context` holds are shared with the
+        other methods of the run.
+        """
+
+
+def superpixel_count(text: str, area: int) -> tuple[int, float]:
+    """Return how many superpixels to ask for in an image, and how many pixels in a superpixel.
+
+    text : "authors": 250 an image for MC, 600 pixels each for RBD and GS. "auto": the same, but
+        for RBD and GS at least 200 and at most 600 an image: the authors' choice was made for
+        photographs of some 400 x 300 pixels, is too coarse for a thumbnail, and beyond, time grows
+        with the number's square and cube. "250": an image. "600px": pixels each.
+    area : pixels of the image.
+
+    Raises ValueError for another text.
+    """
+    if text == "authors":
+        return 250, 600.0
+    if text == "auto":
+        return 250, min(max(600.0, area / 600), max(_FINEST, area / 200))
+    if text.endswith("px"):
+        pixels = float(text[:-2])
+        if not 1 <= pixels < math.inf:
+            raise ValueError(text)
+        return max(1, round(area / pixels)), pixels
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number, area / number
+
+
+def _superpixels(text: str) -> str:
+    try:
+        superpixel_count(text, 1)
+    except ValueError:
+        raise ValueError(
+            "give a number an image (250), pixels a superpixel (600px), auto or authors"
+        ) from None
+    return text
+
+
+class PixelSettings(Record):
+    """What all methods per pixel share; a method's own record derives from it."""
+
+    superpixels: Annotated[str, AfterValidator(_superpixels)] = setting(
+        "auto",
+        "superpixels an image (250), or pixels a superpixel (600px). 'authors' is 600px, but 250 "
+        "an image for mc; 'auto' the same, but 200 to 600 an image",
+        heading="Methods per pixel",
+        metavar="N|Npx|auto|authors",
+    )
+    remove_frame: bool = setting(
+        False, "give artificial picture frames saliency 0", heading="Methods per pixel"
+    )
+    follow_edges: bool = setting(
+        False,
+        "refine masks by a guided filter: higher max F, higher mean error (docs/saliency.md)",
+        heading="Methods per pixel",
+    )
+
+
+# ---- by a network, on a device -------------------------------------------------------------------
+
+
+class NetworkMethod(Protocol):
+    """A network on its device, as the batch stage uses it (`saliency.learned`).
+
+    device : where it computes.
+    batch_size : the largest batch.
+    decode_side : cap of the decoded image's long side in pixels; 0 for the image as it is.
+    parameters : what shapes a mask, JSON-able, to be recorded in each shard.
+    prepare : uint8 RGB (h, w, 3) to float32 (3, S, S); picklable, it runs in worker processes.
+    """
+
+    device: torch.device
+    batch_size: int
+    decode_side: int
+    parameters: dict[str, Any]
+    prepare: Callable[[np.ndarray], np.ndarray]
+
+    def compute(self, batch: torch.Tensor, keys: list[str]) -> torch.Tensor:
+        """Return the results (N, h, w), floating, of prepared images (N, 3, S, S) on the device."""
+
+    def finish(self, result: np.ndarray, prepared: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Return the map of `size` in [0, 1] of one image's result, float32 (h, w)."""
+
+
+class NetworkBuilder(Protocol):
+    """What the module of a method by a network offers."""
+
+    def build(self, settings: NetworkSettings, keys: Keys) -> NetworkMethod:
+        """Load the network.
+
+        keys : all images below the root, whose folders may be classes.
+
+        Raises UserError: missing or foreign weights, no such device, too little memory.
+        """
+
+
+class NetworkSettings(Record):
+    """What all methods by a network share; a method's own record derives from it."""
+
+    weights: Path | None = setting(
+        None,
+        "checkpoint of the network: basnet.pth as published or trained here, or a classifier with "
+        "torchvision's names and a linear head",
+        heading="Methods by a network",
+    )
+    device: str = setting(
+        "auto", "where to compute: auto, cpu, cuda, cuda:1 or mps", heading="Methods by a network"
+    )
+    batch_size: Annotated[int, Field(ge=1)] | None = setting(
+        None,
+        "images the device computes at a time",
+        heading="Methods by a network",
+        shown_default="64, on a CPU 8",
+    )
+    precision: Literal["auto", "float32", "bf16", "fp16"] = setting(
+        "auto",
+        "of the network's arithmetic; auto: bf16 on a GPU that has it, float32 on a CPU",
+        heading="Methods by a network",
+    )
+    input_size: Annotated[int, Field(ge=32)] | None = setting(
+        None,
+        "side of the square that the network sees, in pixels",
+        heading="Methods by a network",
+        shown_default="256 for basnet, 224 for a classifier",
+    )
+
+
+class ClassifierSettings(NetworkSettings):
+    """Of methods that ask a classifier."""
+
+    arch: str | None = setting(
+        None,
+        "the classifier's name in torchvision, such as resnet50",
+        heading="Methods by a network",
+        shown_default="the name that fits the weights",
+    )
+    labels: Literal["folder", "predicted"] | None = setting(
+        None,
+        "of the image's class, by its folder (sorted folders are the classes), or of the predicted "
+        "class",
+        heading="Methods by a network",
+        shown_default="predicted",
+    )
