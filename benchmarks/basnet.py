@@ -114,7 +114,9 @@ def steps(images: Path, keys: Keys, method: BasnetMethod) -> list[list]:
 def stage(images: Path, keys: Keys, method: BasnetMethod, jobs: int) -> tuple[float, float]:
     """Images a second of the whole stage, and the share of the time the device waited."""
     with tempfile.TemporaryDirectory() as folder:
-        plan = Plan(images, keys, {"basnet": Path(folder) / "masks"}, {}, max_side=MAX_SIDE)
+        plan = Plan(
+            images, keys, {"basnet": Path(folder) / "masks"}, {"basnet": {}}, max_side=MAX_SIDE
+        )
         compute = LearnedStage(method, jobs)
         started = time.perf_counter()
         make_shards(plan, Workers(1).run, show_progress=False, compute_blocks=compute)

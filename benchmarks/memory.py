@@ -90,7 +90,7 @@ def plan(images: Path) -> None:
 
     with tempfile.TemporaryDirectory() as out:
         keys = list_images(images)
-        nothing = Plan(images, keys, {"rbd": Path(out)}, {}, map_function=None)
+        nothing = Plan(images, keys, {"rbd": Path(out)}, {"rbd": {}}, map_function=None)
         make_shards(nothing, run_tasks=None, compute_blocks=do_nothing)
     print_peak()
 
@@ -99,22 +99,16 @@ def work(images: Path) -> None:
     """Do what a worker does for some images, and print the peak."""
     from functools import partial
 
-    from saliency.unsupervised import METHODS, SuperpixelCount, compute
-
     from data.images.decode import list_images
+    from saliency.maps import choose, compute_maps
     from saliency.rows import compute_rows
 
-    maps = partial(
-        compute,
-        methods=METHODS,
-        superpixels=SuperpixelCount(),
-        remove_frame=False,
-        follow_edges=False,
-    )
+    methods = ("rbd", "mc", "gs")
+    maps = partial(compute_maps, chosen=choose(methods, {"superpixels": "authors"}))
     keys = list(list_images(images))[:100]
     for start in range(0, len(keys), 16):
         block = keys[start : start + 16]
-        compute_rows(str(images), block, maps, METHODS, 400, 400, "zstd")
+        compute_rows(str(images), block, maps, methods, 400, 400, "zstd")
     print_peak()
 
 

@@ -22,7 +22,6 @@ from pathlib import Path
 import click
 import cv2
 import numpy as np
-from saliency.unsupervised import METHODS, SuperpixelCount, compute
 from tabulate import tabulate
 from threadpoolctl import threadpool_limits
 
@@ -30,6 +29,7 @@ from data.images.decode import decode, key_path, list_images
 from data.keys import Keys
 from data.masks.write import ChunkEncoder
 from saliency.batch import Plan, make_shards
+from saliency.maps import choose, compute_maps
 from saliency.methods import gs as geodesic
 from saliency.methods import mc as markov_chain
 from saliency.methods import rbd as robust_background
@@ -40,6 +40,9 @@ from saliency.regions.region_graph import RegionGraph
 from saliency.regions.shortest_paths import all_pairs_within
 from saliency.rows import to_uint8
 from saliency.workers import Workers, usable_cores
+
+METHODS = ("rbd", "mc", "gs")
+AUTHORS = {"superpixels": "authors"}
 
 
 class Stopwatch:
@@ -65,14 +68,8 @@ def throughput(images: Path, keys: Keys, method: str, max_side: int, jobs: int) 
             images=images,
             keys=keys,
             folders={method: Path(folder) / "masks"},
-            parameters={},
-            map_function=partial(
-                compute,
-                methods=(method,),
-                superpixels=SuperpixelCount(),
-                remove_frame=False,
-                follow_edges=False,
-            ),
+            parameters={method: {}},
+            map_function=partial(compute_maps, chosen=choose([method], AUTHORS)),
             max_side=max_side,
         )
         workers = Workers(jobs)
@@ -84,7 +81,7 @@ def throughput(images: Path, keys: Keys, method: str, max_side: int, jobs: int) 
 
 def warm_up(method: str) -> None:
     sample = np.random.default_rng(0).integers(0, 255, (48, 48, 3)).astype(np.uint8)
-    compute(sample, (method,), SuperpixelCount(), False, False)
+    compute_maps(sample, choose([method], AUTHORS))
 
 
 def one_pass(lab: np.ndarray, side: int) -> None:
@@ -192,7 +189,7 @@ def against_size(images: Path, keys: Keys) -> list[list]:
                 scale = long_side / max(photograph.shape[:2])
                 image = cv2.resize(photograph, None, fx=scale, fy=scale)
                 started = time.perf_counter()
-                compute(image, (method,), SuperpixelCount.parse("auto"), False, False)
+                compute_maps(image, choose([method]))
                 seconds.append(time.perf_counter() - started)
                 pixels.append(image.shape[0] * image.shape[1])
             each, n = np.median(seconds), np.median(pixels)

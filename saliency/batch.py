@@ -198,7 +198,7 @@ def make_shards(
     Raises UserError: an output folder holds something else, or cannot be written.
     KeyboardInterrupt: stopped; its argument is the signal's number.
     """
-    stop = stop or StopRequest()
+    stop = StopRequest() if stop is None else stop
     for method, folder in plan.folders.items():
         _prepare(plan, method, folder)
     summary = Summary()

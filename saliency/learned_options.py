@@ -1,7 +1,6 @@
 """What a network's settings mean on this machine."""
 
 import hashlib
-import os
 from typing import Any
 
 import torch
@@ -13,8 +12,8 @@ from saliency.methods.protocol import NetworkSettings
 
 def arithmetic(
     name: str, settings: NetworkSettings
-) -> tuple[torch.device, torch.dtype | None, int, dict[str, Any]]:
-    """Return device, autocast's type, batch size, and what of them and of the weights shapes masks.
+) -> tuple[torch.device, torch.dtype | None, int]:
+    """Return device, autocast's type and batch size.
 
     Raises UserError: no weights, no such device.
     """
@@ -23,13 +22,12 @@ def arithmetic(
         raise UserError(f"--method {name} needs --weights, a checkpoint such as {example}.")
     device = pick_device(settings.device)
     precision = pick_precision(settings.precision, device)
-    parameters = {
-        "precision": str(precision or "torch.float32").split(".")[-1],
-        "weights_sha256": _digest(settings.weights),
-    }
-    return device, precision, settings.batch_size or default_batch_size(device), parameters
+    return device, precision, settings.batch_size or default_batch_size(device)
 
 
-def _digest(path: str | os.PathLike) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def shared_parameters(settings: NetworkSettings, precision: torch.dtype | None) -> dict[str, Any]:
+    """Return what shards by any network record: the arithmetic, and the weights' digest."""
+    with open(settings.weights, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    name = str(precision or "torch.float32").split(".")[-1]
+    return {"precision": name, "weights_sha256": digest}

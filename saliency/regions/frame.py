@@ -10,18 +10,14 @@ _DENSITY = 0.6  # share of edge pixels that makes a row or column a frame line
 def inside_frame(image: np.ndarray) -> tuple[slice, slice]:
     """Find what remains of an image within its frame.
 
-    A row or column near a side, most of whose pixels are edges, is a frame line. If any side has
-    one, the sides without are taken to have one too, as far in as the widest found.
+    A row or column near a side, most of whose pixels are edges, is a frame line. A side's frame
+    reaches to its innermost line, that line included. If any side has a frame, the sides without
+    are taken to have one too, as wide as the widest.
 
-    Parameters
-    ----------
-    image : uint8 (H, W, 3)
-        RGB.
+    image : uint8 (H, W, 3) RGB.
 
-    Returns
-    -------
-    rows, columns : slice
-        The whole image where there is no frame, or where the image is too small to have one.
+    Returns slices of rows and of columns: of the whole image where there is no frame, or where the
+    image is too small to have one.
     """
     h, w = image.shape[:2]
     if min(h, w) <= 2 * _SEARCHED:
@@ -29,7 +25,7 @@ def inside_frame(image: np.ndarray) -> tuple[slice, slice]:
     edges = sobel_edges(image)
     by_row, by_column = edges.mean(axis=1), edges.mean(axis=0)
     widths = [
-        max(np.flatnonzero(side > _DENSITY), default=0)
+        max(np.flatnonzero(side > _DENSITY) + 1, default=0)  # the innermost line goes too
         for side in (
             by_row[:_SEARCHED],
             by_row[::-1][:_SEARCHED],

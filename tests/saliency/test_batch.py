@@ -7,8 +7,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from saliency.plan import Plan
-from saliency.unsupervised import SuperpixelCount, compute
 
 import saliency
 from data.errors import UserError
@@ -17,7 +15,8 @@ from data.masks.index import INDEX_NAME
 from data.masks.read import MaskShards
 from data.masks.write import ChunkEncoder, Status, read_header, shard_name, shard_paths
 from saliency import batch, rows
-from saliency.batch import make_shards
+from saliency.batch import Plan, make_shards
+from saliency.maps import choose, compute_maps
 from saliency.rows import Row, to_uint8
 from saliency.workers import Workers
 
@@ -31,13 +30,9 @@ def make_plan(images: Path, out: Path, methods=("rbd",), limit=None, **options) 
             "images": images,
             "keys": list_images(images)[:limit],
             "folders": {name: out / name if len(methods) > 1 else out for name in methods},
-            "parameters": {"max_side": max_side},
+            "parameters": {name: {"max_side": max_side} for name in methods},
             "map_function": partial(
-                compute,
-                methods=methods,
-                superpixels=SuperpixelCount(),
-                remove_frame=False,
-                follow_edges=False,
+                compute_maps, chosen=choose(set(methods) & set(METHODS), {"superpixels": "authors"})
             ),
             "max_side": max_side,
             "shard_size": 3,
@@ -244,61 +239,18 @@ def stop_after(monkeypatch):
     return stop
 
 
-def mtimes(folder: Path) -> list[int]:
-    return [path.stat().st_mtime_ns for path in shard_paths(folder)]
-
-
-@pytest.mark.parametrize("max_side", [128, 64])
-def test_overwriting_goes_on_where_it_was_stopped(photographs, tmp_path, stop_after, max_side):
+def test_overwriting_deletes_and_then_resumes_like_any_run(photographs, tmp_path, stop_after):
     make(photographs, tmp_path)
-    before = mtimes(tmp_path)
-    stop_after(4)
-    with pytest.raises(KeyboardInterrupt):
-        make(photographs, tmp_path, max_side=max_side, overwrite=True)
-    stopped = mtimes(tmp_path)
-    assert stopped[0] > before[0] and stopped[1:] == before[1:]  # the rest is still there
-    stop_after(8)
-    summary = make(photographs, tmp_path, max_side=max_side, overwrite=True)
-    assert (summary.shards_kept, summary.shards_written, summary.images) == (1, 2, 5)
-    after = mtimes(tmp_path)
-    assert after[0] == stopped[0] and after[1] > before[1] and after[2] > before[2]
-    assert {read_header(path).parameters["max_side"] for path in shard_paths(tmp_path)} == {
-        max_side
-    }
-    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
-    stop_after(8)
-    assert make(photographs, tmp_path, max_side=max_side, overwrite=True).images == 8
-
-
-@pytest.mark.parametrize("change", [{"max_side": 96}, {"compression": "gzip"}, {"shard_size": 4}])
-def test_overwriting_with_other_settings_begins_again(photographs, tmp_path, stop_after, change):
-    make(photographs, tmp_path)
+    (tmp_path / "notes.txt").write_text("not ours")
     stop_after(4)
     with pytest.raises(KeyboardInterrupt):
         make(photographs, tmp_path, max_side=64, overwrite=True)
+    assert len(shard_paths(tmp_path)) == 1  # the old ones are gone, the first new one is there
     stop_after(8)
-    assert make(photographs, tmp_path, **{"max_side": 64, **change}, overwrite=True).images == 8
-
-
-def test_a_finished_run_ends_an_overwriting_that_was_stopped(photographs, tmp_path, stop_after):
-    make(photographs, tmp_path)
-    stop_after(4)
-    with pytest.raises(KeyboardInterrupt):
-        make(photographs, tmp_path, overwrite=True)
-    assert make(photographs, tmp_path).images == 0  # the old shards are like the new ones
-    stop_after(8)
-    assert make(photographs, tmp_path, overwrite=True).images == 8
-
-
-def test_fewer_shards_than_before_leave_no_old_ones(photographs, tmp_path, stop_after):
-    make(photographs, tmp_path)
-    stop_after(0)
-    with pytest.raises(KeyboardInterrupt):
-        make(photographs, tmp_path, limit=2, overwrite=True)
-    assert len(shard_paths(tmp_path)) == 3
-    stop_after(8)
-    make(photographs, tmp_path, limit=2, overwrite=True)
-    assert len(shard_paths(tmp_path)) == 1
+    summary = make(photographs, tmp_path, max_side=64)
+    assert (summary.shards_kept, summary.shards_written, summary.images) == (1, 2, 5)
+    assert {read_header(path).parameters["max_side"] for path in shard_paths(tmp_path)} == {64}
+    assert (tmp_path / "notes.txt").read_text() == "not ours"
 
 
 @pytest.mark.parametrize(

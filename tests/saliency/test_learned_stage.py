@@ -12,13 +12,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from saliency.plan import Plan
 
 from data.errors import UserError
 from data.images.decode import list_images
 from data.masks.read import MaskShards
 from data.masks.write import ChunkEncoder, Status
-from saliency.batch import make_shards
+from saliency.batch import Plan, make_shards
 from saliency.learned import LearnedStage
 from saliency.workers import Workers
 
@@ -64,7 +63,9 @@ def photographs(tmp_path_factory):
 
 def make(images, out, method, shard_size=4096, limit=None, max_side=400, workers=1):
     keys = list_images(images)[:limit]
-    plan = Plan(images, keys, {"basnet": out}, {}, max_side=max_side, shard_size=shard_size)
+    plan = Plan(
+        images, keys, {"basnet": out}, {"basnet": {}}, max_side=max_side, shard_size=shard_size
+    )
     stage = LearnedStage(method, workers)
     make_shards(plan, Workers(1).run, show_progress=False, compute_blocks=stage)
     return stage

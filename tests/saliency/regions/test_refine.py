@@ -1,9 +1,9 @@
 import cv2
 import numpy as np
 import pytest
-from saliency.unsupervised import SuperpixelCount, saliency_maps
 
 from data.errors import UserError
+from saliency.maps import saliency_maps
 from saliency.regions.refine import check_contrib, refine
 
 
@@ -24,9 +24,9 @@ def test_constant_maps_stay(disc):
 
 
 def test_edges_of_superpixels_melt(disc):
-    plain = saliency_maps(disc[0], ("gs",), SuperpixelCount.parse("60"))
-    fine = saliency_maps(disc[0], ("gs",), SuperpixelCount.parse("60"), follow_edges=True)
-    plain, fine = (np.abs(maps.by_method["gs"] - disc[1]) for maps in (plain, fine))
+    plain = saliency_maps(disc[0], ("gs",), "60")
+    fine = saliency_maps(disc[0], ("gs",), "60", follow_edges=True)
+    plain, fine = (np.abs(maps["gs"] - disc[1]) for maps in (plain, fine))
     assert not np.array_equal(plain, fine)
     assert fine.mean() < plain.mean() + 0.05
 

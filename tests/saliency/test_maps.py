@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from saliency.unsupervised import METHODS, SuperpixelCount, saliency_maps
 
 import saliency
+from data.errors import UserError
+from saliency.maps import saliency_maps
+from saliency.methods import METHODS as REGISTRY
+from saliency.methods.protocol import superpixel_count
 
-PUBLIC = {"rbd": saliency.rbd, "mc": saliency.mc, "gs": saliency.gs}
+METHODS = [name for name, method in REGISTRY.items() if not method.by_network]
+PUBLIC = {name: getattr(saliency, name) for name in METHODS}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -25,9 +29,8 @@ def test_public_functions(method, disc):
 
 def test_methods_in_one_pass_equal_each_alone(disc):
     together = saliency_maps(disc[0], METHODS)
-    assert not together.flat
     for method in METHODS:
-        assert (together.by_method[method] == PUBLIC[method](disc[0])).all()
+        assert (together[method] == PUBLIC[method](disc[0])).all()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -44,7 +47,7 @@ def test_any_size_gives_a_map(method, shape):
 def test_flat_image_gives_zero(method, colour):
     image = np.full((60, 80, 3), colour, np.uint8)
     maps = saliency_maps(image, (method,))
-    assert maps.flat and not maps.by_method[method].any()
+    assert not maps[method].any()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -83,32 +86,42 @@ def test_wrong_arrays_are_refused(wrong):
         saliency.rbd(wrong)
 
 
+@pytest.mark.parametrize("name", ["sobel", "RBD", "basnet"])
+def test_no_other_name_gives_a_map(name, disc):
+    with pytest.raises(UserError, match=name):
+        saliency_maps(disc[0], [name])
+    with pytest.raises(AttributeError, match=name):
+        getattr(saliency, name)
+
+
 def test_superpixel_count():
-    assert SuperpixelCount.parse("authors").of_area(10**6) == SuperpixelCount(250, 600.0)
-    assert SuperpixelCount.parse("auto").of_area(300_000) == SuperpixelCount(250, 600.0)
-    assert SuperpixelCount.parse("auto").of_area(720_000) == SuperpixelCount(250, 1200.0)
-    assert SuperpixelCount.parse("auto").of_area(20_000) == SuperpixelCount(250, 100.0)
-    assert SuperpixelCount.parse("auto").of_area(1_000) == SuperpixelCount(250, 16.0)
-    assert SuperpixelCount.parse("authors").of_area(20_000) == SuperpixelCount(250, 600.0)
-    assert SuperpixelCount.parse("100").of_area(10_000) == SuperpixelCount(100, 100.0)
-    assert SuperpixelCount.parse("50px").of_area(10_000) == SuperpixelCount(200, 50.0)
+    assert superpixel_count("authors", 10**6) == (250, 600.0)
+    assert superpixel_count("auto", 300_000) == (250, 600.0)
+    assert superpixel_count("auto", 720_000) == (250, 1200.0)
+    assert superpixel_count("auto", 20_000) == (250, 100.0)
+    assert superpixel_count("auto", 1_000) == (250, 16.0)
+    assert superpixel_count("authors", 20_000) == (250, 600.0)
+    assert superpixel_count("100", 10_000) == (100, 100.0)
+    assert superpixel_count("50px", 10_000) == (200, 50.0)
     for wrong in ("0", "-3", "0px", "nanpx", "many"):
         with pytest.raises(ValueError):
-            SuperpixelCount.parse(wrong)
+            superpixel_count(wrong, 100)
 
 
 def test_more_superpixels_make_a_finer_map(disc):
     def levels(count):
-        return len(np.unique(saliency_maps(disc[0], ("rbd",), count).by_method["rbd"]))
+        return len(np.unique(saliency_maps(disc[0], ["rbd"], count)["rbd"]))
 
-    assert levels(SuperpixelCount.parse("150")) > levels(SuperpixelCount.parse("20"))
+    assert levels("150") > levels("20")
 
 
 # Ctrl-C ---------------------------------------------------------------------------------------
 
 _INTERRUPTED = """
 import numpy as np
-from saliency.unsupervised import METHODS, saliency_maps
+from saliency.maps import saliency_maps
+
+METHODS = ("rbd", "mc", "gs")
 
 image = np.random.default_rng(0).integers(0, 256, (150, 200, 3)).astype(np.uint8)
 saliency_maps(image, METHODS)
