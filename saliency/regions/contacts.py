@@ -1,4 +1,4 @@
-"""What the saliency methods know about superpixels: colours, places, contacts, the image's border.
+"""What saliency methods know about superpixels: colours, positions, contacts, the border.
 
 Everything is gathered from the runs of `slic.Superpixels`, so the cost follows the number
 of runs (some thousands), not of pixels; only the mean colours visit each pixel, once.
@@ -8,16 +8,6 @@ import numpy as np
 from numba import njit
 
 from saliency.regions.slic import Superpixels
-
-
-def mean_rgb(superpixels: Superpixels, image: np.ndarray) -> np.ndarray:
-    """Mean gamma-encoded RGB of each superpixel, float64 (N, 3) in [0, 255] (`GetMeanColor.m`)."""
-    return _mean_rgb(superpixels, image)
-
-
-def mean_position(superpixels: Superpixels) -> np.ndarray:
-    """Mean (row / H, column / W) of each superpixel, rows and columns from 1; float64 (N, 2)."""
-    return _mean_position(superpixels)
 
 
 def contacts(superpixels: Superpixels, corners: bool = False) -> np.ndarray:
@@ -30,28 +20,9 @@ def contacts(superpixels: Superpixels, corners: bool = False) -> np.ndarray:
     return _contacts(superpixels, 1 if corners else 0)
 
 
-def two_ring(adjacent: np.ndarray) -> np.ndarray:
-    """Neighbours and neighbours' neighbours of an adjacency with True on its diagonal."""
-    return _two_ring(adjacent)
-
-
-def border(superpixels: Superpixels, thickness: int) -> np.ndarray:
-    """Superpixels that have a pixel within `thickness` pixels of the image's edge: bool (N,)."""
-    return _border(superpixels, thickness)
-
-
-def distances(points: np.ndarray) -> np.ndarray:
-    """Euclidean distances between all rows of float64 (N, D); float64 (N, N)."""
-    return _distances(points)
-
-
-def paint(superpixels: Superpixels, values: np.ndarray) -> np.ndarray:
-    """Give each pixel its superpixel's value: (N,) of any dtype to (H, W) of the same."""
-    return _paint(superpixels, values)
-
-
 @njit(cache=True)
-def _mean_rgb(s, image):
+def mean_rgb(s, image):
+    """Mean gamma-encoded RGB of each superpixel, float64 (N, 3) in [0, 255] (`GetMeanColor.m`)."""
     h = s.labels.shape[0]
     total = np.zeros((s.count, 3))
     pixels = np.zeros(s.count)
@@ -74,7 +45,8 @@ def _mean_rgb(s, image):
 
 
 @njit(cache=True)
-def _mean_position(s):
+def mean_position(s):
+    """Mean (row / H, column / W) of each superpixel, rows and columns from 1; float64 (N, 2)."""
     h, w = s.labels.shape
     total = np.zeros((s.count, 2))
     pixels = np.zeros(s.count)
@@ -115,7 +87,8 @@ def _contacts(s, overhang):
 
 
 @njit(cache=True)
-def _border(s, thickness):
+def border(s, thickness):
+    """Superpixels that have a pixel within `thickness` pixels of the image's edge: bool (N,)."""
     h, w = s.labels.shape
     inside = np.zeros(s.count, np.bool_)
     for y in range(h):
@@ -127,7 +100,8 @@ def _border(s, thickness):
 
 
 @njit(cache=True)
-def _two_ring(adjacent):
+def two_ring(adjacent):
+    """Neighbours and neighbours' neighbours of an adjacency with True on its diagonal."""
     n = adjacent.shape[0]
     reached = np.zeros((n, n), np.bool_)
     for i in range(n):
@@ -139,7 +113,8 @@ def _two_ring(adjacent):
 
 
 @njit(cache=True)
-def _distances(points):
+def distances(points):
+    """Euclidean distances between all rows of float64 (N, D); float64 (N, N)."""
     n, dimensions = points.shape
     d = np.zeros((n, n))
     for i in range(n):
@@ -154,7 +129,8 @@ def _distances(points):
 
 
 @njit(cache=True)
-def _paint(s, values):
+def paint(s, values):
+    """Give each pixel its superpixel's value: (N,) of any dtype to (H, W) of the same."""
     h, w = s.labels.shape
     image = np.empty((h, w), values.dtype)
     for y in range(h):

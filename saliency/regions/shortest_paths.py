@@ -4,7 +4,16 @@ import numpy as np
 from numba import njit, uintp
 
 
-def all_pairs_within(edge: np.ndarray, limit: float) -> np.ndarray:
+@njit(cache=True, error_model="numpy")
+def _relax(row, through, length):
+    for i in range(row.size):
+        j = uintp(i)
+        other = through[j] + length
+        row[j] = other if other < row[j] else row[j]
+
+
+@njit(cache=True)
+def all_pairs_within(edge, limit):
     """Shortest path lengths between all pairs of nodes, exact up to `limit`.
 
     Parameters
@@ -25,10 +34,19 @@ def all_pairs_within(edge: np.ndarray, limit: float) -> np.ndarray:
     Floyd and Warshall's algorithm. Through node k, only the rows within `limit` of k can still
     improve; on photographs that leaves a small part of the rows, and each is one vectorised pass.
     """
-    return _floyd_warshall(edge, limit)
+    n = edge.shape[0]
+    d = edge.copy()
+    for i in range(n):
+        d[i, i] = 0.0
+    for k in range(n):
+        for i in range(n):
+            if i != k and d[i, k] <= limit:
+                _relax(d[i], d[k], d[i, k])
+    return d
 
 
-def from_sources(edge: np.ndarray, source: np.ndarray) -> np.ndarray:
+@njit(cache=True)
+def from_sources(edge, source):
     """Shortest path length of each node from the nearest of the sources (Dijkstra, dense).
 
     Parameters
@@ -42,32 +60,6 @@ def from_sources(edge: np.ndarray, source: np.ndarray) -> np.ndarray:
     float64 (N,)
         0 at the sources, inf where no source can be reached.
     """
-    return _dijkstra(edge, source)
-
-
-@njit(cache=True, error_model="numpy")
-def _relax(row, through, length):
-    for i in range(row.size):
-        j = uintp(i)
-        other = through[j] + length
-        row[j] = other if other < row[j] else row[j]
-
-
-@njit(cache=True)
-def _floyd_warshall(edge, limit):
-    n = edge.shape[0]
-    d = edge.copy()
-    for i in range(n):
-        d[i, i] = 0.0
-    for k in range(n):
-        for i in range(n):
-            if i != k and d[i, k] <= limit:
-                _relax(d[i], d[k], d[i, k])
-    return d
-
-
-@njit(cache=True)
-def _dijkstra(edge, source):
     n = edge.shape[0]
     d = np.where(source, 0.0, np.inf)
     done = np.zeros(n, np.bool_)
