@@ -164,27 +164,6 @@ def test_results_are_not_overwritten_unasked(tmp_path, probe, write_pictures):
     probe(*arguments, "--overwrite")
 
 
-AUTHORS = {"rbd": (0.7163, 0.1710), "gs": (0.6610, 0.2054), "mc": (0.7391, 0.2013)}
-
-
-@pytest.mark.parametrize("method", AUTHORS)
-def test_authors_maps_score_what_their_code_scores(shared_data, method):
-    folder = shared_data / "ecssd" / "author_maps" / method
-    sample = [cv2.imread(str(path), 0) for path in sorted(folder.glob("*.png"))[:50]]
-    between = np.mean([((picture > 0) & (picture < 255)).mean() for picture in sample])
-    if between < 0.4:
-        pytest.skip(
-            f"these {method} maps are saturated ({between:.1%} of their pixels lie between 0 and "
-            "255): they were scaled by 255 twice when written, and no longer hold the scores"
-        )
-    scores = score_masks(
-        folder, shared_data / "ecssd" / "masks", method, structure=False, quiet=True
-    )
-    max_f, mae = AUTHORS[method]
-    assert scores.curve.max_f == pytest.approx(max_f, abs=5e-5)
-    assert scores.summary()["mae"] == pytest.approx(mae, abs=5e-5)
-
-
 def test_photographs_that_are_not_there_are_told_first(
     tmp_path, probe, write_pictures, monkeypatch
 ):
