@@ -180,7 +180,7 @@ class Results:
 
 def software() -> dict[str, str]:
     """Versions of what the figures depend on; a package that is not installed is left out."""
-    names = ("dilo", "numpy", "torch", "torchvision", "scikit-learn", "pysodmetrics")
+    names = ("dilo", "numpy", "torch", "torchvision", "pysodmetrics")
     versions = {}
     for name in names:
         try:
