@@ -8,6 +8,7 @@ import click
 from tabulate import tabulate
 
 from data.backgrounds_cli import backgrounds
+from data.errors import ToldGroup
 from data.keys import printable
 from data.masks.format import COMPRESSIONS, Status
 from data.masks.index import build_index
@@ -21,7 +22,7 @@ from data.pictures_cli import gallery, show
 _SHOWN = 10  # how many keys or problems a command names before it only counts them
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=ToldGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Look into mask shards, the HDF5 files that hold saliency masks; verify, export, import.
 

@@ -5,8 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from data.errors import UserError
-from data.exhaustion import is_exhaustion
+from data.errors import UserError, is_exhaustion
 from data.tf32 import without_tf32
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -30,7 +30,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.fields import FieldInfo
 from tqdm import tqdm
 
-from data.errors import UserError
+from data.errors import ToldCommand, UserError
 
 _LISTS = ("tuple_type", "list_type", "missing", "too_long", "too_short")  # errors of a list
 
@@ -111,7 +111,7 @@ class _Option(click.Option):
         self.heading = heading
 
 
-class Command(click.Command):
+class Command(ToldCommand):
     """A command that lists its options under their headings, in the order of the first of each."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

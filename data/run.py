@@ -42,7 +42,7 @@ from typing import Any
 import click
 from pydantic import BaseModel
 
-from data.errors import UserError
+from data.errors import RunFailed, UserError, is_exhaustion
 from data.keys import is_utf8
 from data.options import read_toml, to_toml
 from data.pending_file import PendingFile
@@ -335,13 +335,6 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-class RunFailed(click.ClickException):
-    """A run that cannot go on, for a reason that is not an argument's; exit code 1."""
-
-    exit_code = 1
-    of_one_process = False
-
-
 @contextmanager
 def failures_told(run: Run, batch_size: int, device: object) -> Iterator[None]:
     """Tell what no check foresees in one sentence, and that the run can be resumed.
@@ -349,8 +342,6 @@ def failures_told(run: Run, batch_size: int, device: object) -> Iterator[None]:
     Raises UserError: a file cannot be written or read, or the batch does not fit into memory;
     RunFailed: a loading process has ended.
     """
-    from data.exhaustion import is_exhaustion
-
     try:
         yield
         return

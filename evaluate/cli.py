@@ -13,20 +13,17 @@ from typing import Any
 import click
 from tabulate import tabulate
 
-from data.errors import UserError
+from data.errors import ToldGroup, UserError
 from data.options import Command, options
 from evaluate import PROBES
 from evaluate.options import NetworkOptions, ResultOptions
-from evaluate.results import Results, refuse_several, say, speaks
+from evaluate.results import Results, refuse_several, say
 
 SHARED = ("Network", "Results")  # headings of shared options, at the end of `--help`
 
 
-class Probes(click.Group):
-    """The registry's probes; a module is imported when its probe is named.
-
-    Of torchrun's processes the first of a host tells an error; the others end without a word.
-    """
+class Probes(ToldGroup):
+    """The registry's probes; a module is imported when its probe is named."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         """The probes' names."""
@@ -50,15 +47,6 @@ class Probes(click.Group):
 
         command.params.sort(key=_position)
         return command
-
-    def invoke(self, context: click.Context) -> Any:
-        """Run the probe that the user named."""
-        try:
-            return super().invoke(context)
-        except click.ClickException as error:
-            if speaks():
-                raise
-            sys.exit(error.exit_code)
 
 
 def _position(parameter: click.Parameter) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any, get_args
 
 import click
 
+from data.errors import ToldCommand
 from data.run import Run
 from pretrain.settings import Settings, build_settings, parse_assignment, read_toml
 
@@ -20,8 +20,8 @@ Examples:
 """
 
 
-class _Command(click.Command):
-    """Options under headings; torchrun's other processes do not repeat what the first one says."""
+class _Command(ToldCommand):
+    """Options under headings."""
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {"Run": []}
@@ -33,14 +33,6 @@ class _Command(click.Command):
         for heading, records in groups.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
-
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except click.ClickException as error:
-            if os.environ.get("RANK", "0") == "0" or getattr(error, "of_one_process", False):
-                raise
-            sys.exit(error.exit_code)
 
 
 class _Option(click.Option):

@@ -7,7 +7,7 @@ import click
 import torch
 
 from data.device import pick_device, pick_precision
-from data.errors import UserError
+from data.errors import ToldCommand, UserError
 from data.run import checkpoints
 from saliency.basnet.dataset import Pair, list_pairs
 from saliency.basnet.encoder_weights import load_encoder
@@ -19,7 +19,7 @@ DEFAULTS = Settings()
 DEEPEST = 32  # a crop of up to so many pixels is a single one at the deepest level
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=ToldCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("images", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of this run.")
 @click.option(
