@@ -1,54 +1,50 @@
-"""Where the learned methods compute: the device, its precision, and its memory running out."""
+"""Where networks compute: the device, its precision, its memory, and what is ruined."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 
 from data.errors import UserError, is_exhaustion
-from data.tf32 import without_tf32
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick_device(name: str) -> torch.device:
-    """Return the device of that name, or the best one for ``auto``.
+def pick_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.device:
+    """Return the device of a process, the `local_rank`-th of `local_size` on this machine.
 
-    Parameters
-    ----------
-    name : str
-        ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:<number>``.
+    name : "cpu", "mps", "cuda" (the process's own GPU), "cuda:<number>", or "auto" for the best.
 
     Raises
     ------
     UserError
-        Not a device's name, this machine has no such device, or it cannot be used.
+        No such name, no such GPU, fewer GPUs than processes, or a GPU that cannot be used.
     """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = torch.backends.mps.is_available()
     if name == "auto":
-        if torch.cuda.is_available():
-            return pick_device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name} is no device; use auto, cpu, cuda or cuda:1.") from None
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if count == 0:
-            raise UserError(
-                f"--device {name}: PyTorch {torch.__version__} finds no GPU here; "
-                "use --device cpu, or install a driver and a PyTorch that fit the GPU."
-            )
-        if device.index is not None and device.index >= count:
-            raise UserError(
-                f"--device {name}: this machine has {count} GPU(s), cuda:0 to cuda:{count - 1}."
-            )
-        _try_out(device)
-    elif device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError(f"--device {name}: PyTorch finds no such device here; use --device cpu.")
-    elif device.type not in ("cpu", "mps"):
-        raise UserError(f"--device {name} is not supported; use auto, cpu, mps, cuda or cuda:1.")
-    return device
+        name = "cuda" if gpus else "mps" if mps else "cpu"
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or not (number.isdecimal() or name == kind):
+        raise UserError(
+            f"--device {name} is no device; give auto, cpu, cuda, or one GPU such as cuda:1."
+        )
+    if kind == "mps" and not mps:
+        raise UserError("--device mps: PyTorch finds no such device here; give auto or cpu.")
+    if kind != "cuda":
+        return torch.device(kind)
+    if number and local_size > 1:
+        raise UserError(f"--device {name} for {local_size} processes; give cuda, one GPU each.")
+    index = int(number or local_rank)
+    if index >= gpus or local_size > gpus:  # in every process alike: only the first one speaks
+        there = f"only {gpus} GPUs" if gpus > 1 else "only one GPU" if gpus else "no GPU"
+        many = local_size > 1 and gpus > 0
+        remedy = f"start {gpus} processes" if many else "give auto or cpu"
+        raise UserError(f"--device {name}: PyTorch finds {there} here; {remedy}.")
+    _try_out(torch.device("cuda", index))
+    return torch.device("cuda", index)
 
 
 def _try_out(device: torch.device) -> None:
@@ -89,13 +85,69 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
 
 
 @contextmanager
+def without_tf32() -> Iterator[None]:
+    """Let convolutions and matrix products compute in full float32 within the block.
+
+    PyTorch's convolutions on a GPU are in TF32 unless told otherwise. The switches are the whole
+    process's, other threads' too; they are put back afterwards, also after an exception.
+
+    Notes
+    -----
+    Up to PyTorch 2.8 there are `allow_tf32` and `set_float32_matmul_precision`. From 2.9 on there
+    is also a word for each kind of operation, which is what counts; the old switches are kept in
+    agreement, because PyTorch refuses to read them (and `torch.compile` reads one) where the two
+    contradict each other.
+    """
+    words = {switch: switch.fp32_precision for switch in _switches()}
+    allowed = _read(lambda: torch.backends.cudnn.allow_tf32, True)
+    products = _read(torch.get_float32_matmul_precision, "highest")
+    try:
+        _set_old(False, "highest")
+        for switch in words:
+            switch.fp32_precision = "ieee"
+        yield
+    finally:
+        _set_old(allowed, products)
+        for switch, word in words.items():
+            switch.fp32_precision = word
+
+
+def _switches() -> list[Any]:
+    """Where PyTorch has a word for the precision of float32: all that the old switches set."""
+    backends = torch.backends
+    named = (
+        (backends.cudnn, "conv"),
+        (backends.cudnn, "rnn"),
+        (backends.cuda, "matmul"),
+        (backends.mkldnn, "matmul"),
+    )
+    switches = (getattr(module, name, None) for module, name in named)
+    return [switch for switch in switches if hasattr(switch, "fp32_precision")]
+
+
+def _set_old(convolutions: bool, products: str) -> None:
+    with warnings.catch_warnings():  # PyTorch 2.9 warns of these names; 2.4 knows no others
+        warnings.simplefilter("ignore")
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(products)
+
+
+def _read(switch, otherwise):
+    """An old switch's value; `otherwise` where a new one contradicts it, and PyTorch refuses."""
+    try:
+        return switch()
+    except RuntimeError:
+        return otherwise
+
+
+@contextmanager
 def computing_in(precision: torch.dtype | None, device: torch.device) -> Iterator[None]:
     """Run a network, forward and backward, in a precision of `pick_precision`.
 
     Parameters
     ----------
     precision : torch.dtype or None
-        Autocast to bfloat16 or float16. None is float32 without TF32 (`data.tf32`), and ends
+        Autocast to bfloat16 or float16. None is float32 without TF32, and ends
         an autocast around the block.
     device : torch.device
         Where the network is.
@@ -103,6 +155,13 @@ def computing_in(precision: torch.dtype | None, device: torch.device) -> Iterato
     exact = without_tf32() if precision is None else nullcontext()
     with exact, torch.autocast(device.type, dtype=precision, enabled=precision is not None):
         yield
+
+
+def tune_cuda() -> None:
+    """Let cuDNN choose its fastest algorithms, and products outside autocast use TF32."""
+    if torch.cuda.is_available():
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
 
 
 @contextmanager
@@ -150,3 +209,21 @@ def memory_for(batch_size: int, device: torch.device) -> Iterator[None]:
         raise UserError(
             f"--batch-size {batch_size} needs more memory than {device} has free; {remedy}."
         )
+
+
+def sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Values from the CPU's memory on the device, same shape and dtype.
+
+    A plain copy to a GPU waits until it has computed all that it was given before; one from pinned
+    memory does not.
+    """
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+@torch.no_grad()
+def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    """Return whether every value of some tensors of one device is finite; waits for it once."""
+    sums = [tensor.sum(dtype=torch.float64)[None] for tensor in tensors]
+    return bool(torch.cat(sums).isfinite().all())

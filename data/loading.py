@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from data.device import sent
 from data.errors import UserError
 from data.images.channel_statistics import IMAGENET_MEAN, IMAGENET_STD
 from data.images.crop import centre_crop
 from data.images.decode import UnreadableImage, decode, key_path, list_images
 from data.keys import Keys
 from data.loading_workers import LoadingWorkers, user_errors_of_workers
-from data.pinned import sent
 from data.shared_memory import as_tensor, new_tensor
 
 Batch = dict[str, torch.Tensor | list[tuple[str, str]]]

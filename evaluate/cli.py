@@ -93,6 +93,6 @@ def _exact(settings: Any) -> contextlib.AbstractContextManager:
     """Full float32 for a probe with a network."""
     if not isinstance(settings, NetworkOptions):
         return contextlib.nullcontext()
-    from data.tf32 import without_tf32  # needs torch
+    from data.device import without_tf32  # needs torch
 
     return without_tf32()

@@ -164,10 +164,10 @@ def run(options: Options, results: Results) -> Report | None:
 
 def _check_gpus(device: str) -> None:
     """Let every process of a host complain alike where the last has no GPU: the first tells it."""
-    from pretrain.parts.distributed import choose_device
+    from data.device import pick_device
 
     count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    choose_device(device, count - 1, count)
+    pick_device(device, count - 1, count)
 
 
 def _run_sgd(options: Options, results: Results, processes: World) -> dict | None:

@@ -39,7 +39,7 @@ class ResultOptions(Record):
 
 
 class NetworkOptions(Record):
-    """How images go through a network. The command runs in full float32: see `data.tf32`."""
+    """How images go through a network. The command runs in full float32: `without_tf32`."""
 
     arch: str | None = setting(
         None,

@@ -16,13 +16,6 @@ from pretrain.settings import Settings
 MOCO_GROUPS = 8  # the authors' GPUs
 
 
-def tune_cuda() -> None:
-    """Let cuDNN choose its fastest algorithms, and products outside autocast use TF32."""
-    if torch.cuda.is_available():
-        torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")
-
-
 def in_bfloat16(settings: Settings, device: torch.device) -> bool:
     """Return whether the network computes in bfloat16 with these settings on this device."""
     automatic = settings.precision == "auto" and device.type == "cuda"

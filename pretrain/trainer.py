@@ -18,8 +18,8 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from data.device import all_finite, tune_cuda
 from data.errors import UserError
-from data.finite import all_finite
 from data.images.listing import list_images_kept
 from data.loading_workers import usable_cores
 from data.metrics import LossNotFinite, Metrics, epoch_bar, read_metrics
@@ -31,7 +31,6 @@ from pretrain.build import (
     check_network,
     check_sizes,
     in_bfloat16,
-    tune_cuda,
 )
 from pretrain.curve import draw_curve
 from pretrain.export import export_backbone

@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.device import computing_in, memory_for, memory_layout
+from data.device import computing_in, memory_for, memory_layout, sent
 from data.keys import Keys
-from data.pinned import sent
 from saliency.basnet.preprocess import resize_map, stretch
 from saliency.classifier import (
     SIZE,

@@ -9,11 +9,11 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.training.device import current_device
+from data.device import tune_cuda
 from data.errors import UserError
 from data.images.decode import list_images
 from data.images.labels import labels_from_folders
 from data.loading_workers import usable_cores
-from pretrain.build import tune_cuda
 from pretrain.parts.backbones import build_backbone, feature_dim
 from pretrain.parts.schedule import learning_rate
 from pretrain.views.augment import DeviceAugment

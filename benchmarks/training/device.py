@@ -9,8 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from pretrain.build import tune_cuda
-from pretrain.parts.distributed import choose_device
+from data.device import pick_device, tune_cuda
 
 # Dense products in bfloat16 by NVIDIA's data sheets, which print twice as much for H100 and H200,
 # "with sparsity": H100 SXM and H200 SXM 1,979 TFLOP/s, A100 312. By the driver's exact names, as
@@ -28,7 +27,7 @@ _TOGETHER = 5  # calls between two looks at the clock: training does not wait fo
 
 def current_device(name: str) -> torch.device:
     """Return the device of that name, with a GPU's number, and make it the current one."""
-    device = choose_device(name)
+    device = pick_device(name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device

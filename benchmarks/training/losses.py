@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.training.device import PeakMemory, median_seconds
-from pretrain.build import tune_cuda
+from data.device import tune_cuda
 from pretrain.parts import losses
 from pretrain.parts.negatives import OwnDraws, SharedDraws, WholeMemory, stream_key
 

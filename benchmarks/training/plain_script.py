@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, RandomSampler
 from torchvision.transforms import v2
 
 from benchmarks.training.device import wait_for
-from pretrain.build import in_bfloat16, tune_cuda
+from data.device import tune_cuda
+from pretrain.build import in_bfloat16
 from pretrain.settings import Settings
 
 _MANY = 2**40  # samples

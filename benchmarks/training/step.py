@@ -8,7 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.training.device import PeakMemory, median_seconds
-from pretrain.build import build_method, build_optimizer, in_bfloat16, tune_cuda
+from data.device import tune_cuda
+from pretrain.build import build_method, build_optimizer, in_bfloat16
 from pretrain.parts.distributed import World
 from pretrain.settings import Settings
 from pretrain.views.augment import DeviceAugment

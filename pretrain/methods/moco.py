@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from data.pinned import sent
+from data.device import sent
 from pretrain.parts.distributed import all_gather, own_share
 from pretrain.parts.encoder import Encoder
 from pretrain.parts.negatives import stream_key

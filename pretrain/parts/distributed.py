@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from data.errors import UserError
+from data.device import pick_device
 
 
 @dataclass(frozen=True)
@@ -46,46 +46,18 @@ class World:
         return [text for part in lists for text in part]
 
 
-def choose_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.device:
-    """Return the device of a process, the `local_rank`-th of `local_size` on this machine.
-
-    name : "auto" is CUDA where there is a GPU, else the CPU; "cuda" the process's own GPU.
-
-    Raises
-    ------
-    UserError
-        No such name, no such GPU, or fewer GPUs than processes.
-    """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        name = "cuda" if gpus else "cpu"
-    kind, _, number = name.partition(":")
-    kinds = ("cpu", "cuda", "mps") if torch.backends.mps.is_available() else ("cpu", "cuda")
-    if kind not in kinds or not (number.isdecimal() or name == kind):
-        raise UserError(f"device is {name!r}; give auto, cpu, cuda, or one GPU such as cuda:1.")
-    if kind != "cuda":
-        return torch.device(kind)
-    if number and local_size > 1:
-        raise UserError(f"device is {name!r} for {local_size} processes; give cuda, one GPU each.")
-    index = int(number or local_rank)
-    if index >= gpus or local_size > gpus:  # in every process alike: only the first one speaks
-        found = f"only {gpus} GPUs" if gpus > 1 else "only one GPU" if gpus else "no GPU"
-        many = local_size > 1 and gpus > 0
-        remedy = f"start {gpus} processes" if many else "give auto or cpu"
-        raise UserError(f"device is {name!r}, and PyTorch finds {found} here; {remedy}.")
-    return torch.device("cuda", index)
-
-
 @contextmanager
 def world(device: str = "auto") -> Iterator[World]:
     """Join torchrun's processes (NCCL on CUDA, Gloo on CPU), or be the only one.
 
-    device : see `choose_device`.
+    device : see `data.device.pick_device`; "auto" without a GPU is the CPU.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    chosen = choose_device(device, local_rank, local_size)
+    if device == "auto" and not torch.cuda.is_available():
+        device = "cpu"
+    chosen = pick_device(device, local_rank, local_size)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if size == 1:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from data.device import (
+    all_finite,
     as_current,
     computing_in,
     fastest_convolutions,
@@ -21,7 +22,6 @@ from data.device import (
     memory_layout,
 )
 from data.errors import UserError
-from data.finite import all_finite
 from data.run import load_newest, save, write_torch
 from saliency.basnet.dataset import EpochBatches, Pair, TrainingPairs
 from saliency.basnet.loss import hybrid_loss

@@ -33,6 +33,7 @@ def two_gpus(monkeypatch) -> list[tuple]:
         monkeypatch.setattr(torch.cuda, name, note)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("data.device._try_out", lambda device: None)
     return asked
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.device import fastest_convolutions
-from data.pinned import sent
+from data.device import fastest_convolutions, pick_device, sent
+from data.errors import UserError
 from saliency.class_method import ClassMethod
 from saliency.classifier import pixel_scale
 
@@ -94,3 +94,44 @@ def test_algorithms_are_tried_out_on_a_gpu_and_within_the_block_only(monkeypatch
             assert torch.backends.cudnn.benchmark is inside
             raise ZeroDivisionError
         assert torch.backends.cudnn.benchmark is before
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "place", "device"),
+    [
+        ("auto", 2, (0, 1), "cuda:0"),
+        ("auto", 2, (1, 2), "cuda:1"),
+        ("cuda", 2, (1, 2), "cuda:1"),
+        ("cuda:1", 2, (0, 1), "cuda:1"),
+        ("cpu", 2, (1, 2), "cpu"),
+    ],
+)
+def test_devices(monkeypatch, name, gpus, place, device):
+    with_gpus(monkeypatch, gpus)
+    assert pick_device(name, *place) == torch.device(device)
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "place", "words"),
+    [
+        ("banana", 1, (0, 1), "--device banana is no device; give auto, cpu"),
+        ("", 1, (0, 1), "--device  is no device; give auto, cpu"),
+        ("meta", 1, (0, 1), "--device meta is no device; give auto, cpu"),
+        ("cuda:x", 1, (0, 1), "--device cuda:x is no device; give auto, cpu"),
+        ("cuda", 0, (0, 1), "--device cuda: PyTorch finds no GPU here; give auto or cpu"),
+        ("cuda:7", 1, (0, 1), "--device cuda:7: PyTorch finds only one GPU"),
+        ("cuda", 2, (2, 4), "finds only 2 GPUs here; start 2 processes"),
+        ("cuda", 2, (0, 4), "finds only 2 GPUs here; start 2 processes"),
+        ("cuda:1", 2, (0, 2), "--device cuda:1 for 2 processes; give cuda"),
+    ],
+)
+def test_devices_that_are_not_there(monkeypatch, name, gpus, place, words):
+    with_gpus(monkeypatch, gpus)
+    with pytest.raises(UserError, match=words):
+        pick_device(name, *place)
+
+
+def with_gpus(monkeypatch, count):
+    monkeypatch.setattr("data.device._try_out", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)

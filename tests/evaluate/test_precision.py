@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data.tf32 import without_tf32
+from data.device import without_tf32
 from evaluate.models import Backbone
 
 

@@ -173,7 +173,7 @@ def test_other_errors_pass_unchanged():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
 def test_gpu_asked_where_there_is_none(name):
-    with pytest.raises(UserError, match=f"--device {name}: .* finds no GPU here"):
+    with pytest.raises(UserError, match=f"--device {name}: PyTorch finds no GPU here"):
         pick_device(name)
 
 

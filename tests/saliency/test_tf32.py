@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from data.device import computing_in
-from data.tf32 import without_tf32
+from data.device import computing_in, without_tf32
 from saliency.basnet import BASNet, Predictor
 from saliency.basnet.settings import Settings
 from saliency.basnet.trainer import Trainer
@@ -81,7 +80,7 @@ def test_new_settings_that_contradict_the_old_are_as_before_afterwards(place, wo
 
 
 def test_older_pytorch_has_the_old_switches_only(monkeypatch):
-    monkeypatch.setattr("data.tf32._places", list)
+    monkeypatch.setattr("data.device._switches", list)
     torch.set_float32_matmul_precision("high")
     with without_tf32():
         assert switches() == OFF
