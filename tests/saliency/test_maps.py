@@ -90,6 +90,10 @@ def test_wrong_arrays_are_refused(wrong):
 def test_no_other_name_gives_a_map(name, disc):
     with pytest.raises(UserError, match=name):
         saliency_maps(disc[0], [name])
+
+
+@pytest.mark.parametrize("name", ["sobel", "RBD"])
+def test_no_other_name_is_a_function(name):
     with pytest.raises(AttributeError, match=name):
         getattr(saliency, name)
 
