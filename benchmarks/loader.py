@@ -25,8 +25,8 @@ from tabulate import tabulate
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from data.background_pool import PoolSettings, build_pool
-from data.backgrounds import BackgroundPool
+from data.backgrounds.make_pool import PoolSettings, build_pool
+from data.backgrounds.pool import BackgroundPool
 from data.images.crop import box_within, crop_resize, sample_box
 from data.images.decode import decode, key_path
 from pretrain.views.augment import DeviceAugment

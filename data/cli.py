@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from tabulate import tabulate
 
-from data.backgrounds_cli import backgrounds
+from data.backgrounds.make_pool import backgrounds
 from data.errors import ToldGroup
 from data.keys import printable
 from data.masks.format import COMPRESSIONS, Status

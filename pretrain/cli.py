@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import click
 
+from data.backgrounds import BACKGROUNDS
 from data.errors import ToldCommand
 from data.run import Run
 from pretrain.settings import Settings, build_settings, parse_assignment, read_toml
@@ -118,7 +119,7 @@ def _list_settings(context: click.Context, parameter: click.Parameter, value: bo
 @_option(
     "Copy-paste",
     "--background",
-    type=click.Choice(_choices("background")),
+    type=click.Choice(list(BACKGROUNDS)),
     help="What is pasted on.  [grayscale]",
 )
 @_option(

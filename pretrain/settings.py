@@ -15,8 +15,10 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from data.backgrounds import BACKGROUNDS, check_background
 from data.errors import UserError
 from data.keys import is_utf8
+from data.options import one_of
 from pretrain.views.recipes import BLEND_SIGMA_MOST, PasteSettings, ViewRecipe, instdisc, moco_v2
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -128,7 +130,7 @@ class Settings(BaseModel):
     gray_first: bool | None = _setting(None, "graying before the jitter, not after it")
     # copy-paste
     paste_probability: Probability = _setting(0.5, "probability of pasting a view's foreground")
-    background: Literal["grayscale", "texture", "imagenet"] = _setting(
+    background: Annotated[str, one_of(BACKGROUNDS)] = _setting(
         "grayscale", "what foregrounds are pasted on"
     )
     background_pool: str | None = _setting(
@@ -225,16 +227,8 @@ class Settings(BaseModel):
             raise ValueError(
                 f"scale reaches to {self.scale[1]}, more than the image; give at most 1"
             )
-        if self.background != "grayscale" and self.paste_probability and not self.background_pool:
-            raise ValueError(
-                f"background is '{self.background}' and background_pool is missing; "
-                "give the folder of backgrounds"
-            )
-        if self.background == "grayscale" and self.background_pool and self.paste_probability:
-            raise ValueError(
-                f"background_pool is {self.background_pool!r} and background is 'grayscale', which "
-                "takes none; set background to texture or imagenet, or leave the pool out"
-            )
+        if self.paste_probability:
+            check_background(self.background, self.background_pool)
         return self
 
     def view_recipe(self) -> ViewRecipe:
@@ -309,6 +303,8 @@ def _sentence(error: ValidationError) -> str:
         example = list(getattr(build_settings({}), name))
         count = "numbers" if name == "milestones" else "two numbers"
         asked = f"input should be a list of {count}, as {example}"
+    if first["type"] == "value_error":
+        return f"the setting {name} is {value!r}; {first['msg'].removeprefix('Value error, ')}."
     return f"the setting {name} is {value!r}; its {asked}.".replace("its input", "it").replace(
         "its value", "the value"
     )

@@ -255,7 +255,7 @@ def _train(
                     else value
                     for name, value in batch.items()
                 }
-                replaced += batch["replaced_reasons"] + batch["backgrounds_passed_over"]
+                replaced += batch["replaced_reasons"] + batch["backgrounds_skipped"]
                 index = batch["index"]
                 rows = here.rank * len(index) + torch.arange(len(index), device=here.device)
                 if here.first and not seen.exists():

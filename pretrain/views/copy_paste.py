@@ -18,8 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map  # as torchvision's own v2
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from data.backgrounds import BackgroundSource, cover_box, gray_level, read_chosen
-from data.errors import UserError
+from data.backgrounds import BackgroundSource, cover_box, gray_level, open_source, read_chosen
 from data.images.crop import sample_box
 from pretrain.views.recipes import PasteSettings
 
@@ -82,7 +81,7 @@ class CopyPaste(v2.Transform):
     Parameters
     ----------
     background : "grayscale", one random level floor(255 U) on all channels; or a source with `len`
-        and `read(i) -> uint8 (h, w, 3)`: `data.backgrounds.TextureFolder` or `BackgroundPool`.
+        and `read(i) -> uint8 (h, w, 3)`, such as `data.backgrounds.open_source("texture", FOLDER)`.
     probability : of pasting; otherwise the image stays as it is.
     blend : "none" takes the mask as it is, "gaussian" blurs it, "mix" does either, evenly.
     sigma : of that Gaussian, pixels of the image.
@@ -118,13 +117,8 @@ class CopyPaste(v2.Transform):
         keep_mask: bool = False,
     ) -> None:
         super().__init__()
-        if isinstance(background, str) and background != "grayscale":
-            raise UserError(
-                f"the background {background!r} is not known; give 'grayscale' or a source such as "
-                "data.backgrounds.TextureFolder(path)."
-            )
         PasteSettings(probability=probability, blend=blend, sigma=sigma)  # refuses nonsense
-        self.background = background
+        self.background = open_source(background) if isinstance(background, str) else background
         self.probability = probability
         self.blend = blend
         self.sigma = sigma
@@ -155,7 +149,7 @@ class CopyPaste(v2.Transform):
         alpha = sample_box(alpha, (0, 0, *alpha.shape), (height, width))
         scale = 1 if image.is_floating_point() else 255
         background: torch.Tensor | float
-        if isinstance(self.background, str):
+        if self.background is None:
             background = gray_level(which) / 255
         else:
             crop, _ = read_chosen(self.background, which)
@@ -174,8 +168,7 @@ class CopyPaste(v2.Transform):
 
     def extra_repr(self) -> str:
         """Return what `print` shows between the brackets."""
-        own = not isinstance(self.background, str)
-        source = type(self.background).__name__ if own else self.background
+        source = "grayscale" if self.background is None else type(self.background).__name__
         return f"background={source}, probability={self.probability}, blend={self.blend}"
 
 

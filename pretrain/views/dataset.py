@@ -110,7 +110,7 @@ class ViewDataset(Dataset):
                 batch["background"] = new_tensor(image.shape, torch.uint8)
                 background = batch["background"].numpy()
         replaced: list[tuple[int, str]] = []
-        backgrounds: list[str] = []  # that were passed over
+        skipped: list[str] = []  # backgrounds
         kept: dict[int, np.ndarray] = {}  # JPEGs by their place in the batch
         for place, index in enumerate(indices):
             shown[place], decoded, draws = self._read(epoch, int(index), replaced)
@@ -129,7 +129,7 @@ class ViewDataset(Dataset):
                     mask[place, view] = pasted_mask.crop(draw) if pasted else 255
                     if background is not None:
                         background[place, view] = (
-                            self._background(draw, decoded.image_size, backgrounds) if pasted else 0
+                            self._background(draw, decoded.image_size, skipped) if pasted else 0
                         )
         batch["image"] = batch["image"][: count - len(kept)]
         arrays = {
@@ -149,7 +149,7 @@ class ViewDataset(Dataset):
         batch["replaced_reasons"] = [
             f"{printable(self.keys[index])}: {reason}" for index, reason in replaced
         ]
-        batch["backgrounds_passed_over"] = [f"background {name}" for name in backgrounds]
+        batch["backgrounds_skipped"] = [f"background {name}" for name in skipped]
         if self.keep_jpegs:
             batch["epoch"] = epoch
         return batch
@@ -207,11 +207,11 @@ class ViewDataset(Dataset):
         return indices[self.rows.rows[indices] == MISSING]
 
     def _background(
-        self, draw: Draw, image_size: tuple[int, int], passed_over: list[str]
+        self, draw: Draw, image_size: tuple[int, int], skipped: list[str]
     ) -> np.ndarray:
         """Return what lies behind a view's crop, uint8 (S, S, 3)."""
         whole, unreadable = read_chosen(self.source, draw.background)
-        passed_over += unreadable
+        skipped += unreadable
         behind = cover_box(whole.shape[:2], image_size, draw.offset)
         side = self.recipe.image_size
         return sample_box(whole, box_within(behind, draw.box, image_size), (side, side))

@@ -20,7 +20,7 @@ from pretrain.views.dataset import Batch, Request, ViewDataset
 from pretrain.views.draws import COLUMN
 
 # all else has a row an image
-_OF_BATCH = ("missing", "replaced", "replaced_reasons", "backgrounds_passed_over")
+_OF_BATCH = ("missing", "replaced", "replaced_reasons", "backgrounds_skipped")
 _SIZE = slice(COLUMN["image_height"], COLUMN["image_width"] + 1)
 _BOX = slice(COLUMN["box_top"], COLUMN["box_width"] + 1)
 
@@ -116,7 +116,7 @@ class DeviceDecoder:
         new = [n for n, reason in enumerate(reasons) if reason not in batch["replaced_reasons"]]
         batch["replaced"] = torch.cat([batch["replaced"], again["replaced"][new]])
         batch["replaced_reasons"] = batch["replaced_reasons"] + [reasons[n] for n in new]
-        batch["backgrounds_passed_over"] += again["backgrounds_passed_over"]
+        batch["backgrounds_skipped"] += again["backgrounds_skipped"]
         return batch
 
 

@@ -43,7 +43,7 @@ class Loader:
     missing      int64 (M,)             images of this batch that have no mask and are used unpasted
     replaced     int64 (R,)             images that could not be read, and were replaced by others
     replaced_reasons                    list of R str, "key: reason"
-    backgrounds_passed_over             list of str, unreadable backgrounds and why
+    backgrounds_skipped             list of str, unreadable backgrounds and why
 
     `DeviceAugment` makes views of it. With workers, one process loads one batch;
     the workers stay alive from epoch to epoch until `close`.

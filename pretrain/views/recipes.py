@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from data.backgrounds import check_background
 from data.errors import UserError
 from data.images.channel_statistics import IMAGENET_MEAN, IMAGENET_STD
 
@@ -132,15 +133,14 @@ class PasteSettings:
     Parameters
     ----------
     probability : of pasting a view's foreground on another background; otherwise the original.
-    background : "grayscale" one random level on all channels; "texture" a folder of images;
-        "imagenet" a pool made by `mask-shards backgrounds`.
-    pool : path of the texture folder or of the pool; None for grayscale.
+    background : a name in `data.backgrounds.BACKGROUNDS`.
+    pool : what that source is opened with, such as a folder; None where it takes nothing.
     blend : "none" takes the mask as it is, "gaussian" blurs it, "mix" does either, evenly.
     sigma : of the blending's Gaussian, in pixels of the original image.
     """
 
     probability: float = 0.5
-    background: Literal["grayscale", "texture", "imagenet"] = "grayscale"
+    background: str = "grayscale"
     pool: str | None = None
     blend: Literal["none", "gaussian", "mix"] = "none"
     sigma: float = 5.0
@@ -148,17 +148,8 @@ class PasteSettings:
     def __post_init__(self) -> None:
         """Refuse what cannot be meant (UserError)."""
         _check_probability("paste probability", self.probability)
-        _check_choice("background", self.background, ("grayscale", "texture", "imagenet"))
+        check_background(self.background, self.pool)
         _check_choice("blend", self.blend, ("none", "gaussian", "mix"))
-        if self.background != "grayscale" and self.pool is None:
-            what = (
-                "a folder of textures"
-                if self.background == "texture"
-                else "a pool made by `mask-shards backgrounds`"
-            )
-            raise UserError(
-                f"the background {self.background!r} needs {what}; name it as its pool."
-            )
         if not 0 < self.sigma <= BLEND_SIGMA_MOST:
             raise UserError(
                 f"sigma is {self.sigma}; give a positive number up to {BLEND_SIGMA_MOST:g}, or the "

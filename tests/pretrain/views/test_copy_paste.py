@@ -13,7 +13,8 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from data.backgrounds import TextureFolder, cover_box
+from data.backgrounds import cover_box
+from data.backgrounds.texture import TextureFolder
 from data.errors import UserError
 from pretrain.views.augment import DeviceAugment
 from pretrain.views.copy_paste import CopyPaste, blur_mask, composite
@@ -246,7 +247,8 @@ def test_cropping_first_equals_pasting_first(tmp_path, textures, image_size, ble
     mask[:, 280:] = 255  # touching the image's border
     write_masks(tmp_path / "masks", {f"{n}.png": (mask, (400, 600)) for n in range(6)}, canvas=320)
     recipe = ViewRecipe(image_size=image_size)
-    paste = PasteSettings(1.0, background, str(textures.root), blend)
+    pool = str(textures.root) if background == "texture" else None
+    paste = PasteSettings(1.0, background, pool, blend)
     loader = build_loader(images, tmp_path / "masks", recipe=recipe, paste=paste, batch_size=6)
     (batch,) = list(loader)
     ours = DeviceAugment(recipe).pasted(batch, 0).permute(0, 2, 3, 1).numpy() * 255

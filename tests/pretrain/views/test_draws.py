@@ -149,7 +149,7 @@ def test_recipes_that_cannot_be_meant_are_refused(changes, message):
     [
         ({"probability": 2}, "paste probability is 2"),
         ({"background": "red"}, "'red'; choose one of grayscale, texture, imagenet"),
-        ({"background": "texture"}, "needs a folder of textures"),
+        ({"background": "texture"}, "give a folder of textures"),
         ({"background": "imagenet"}, "mask-shards backgrounds"),
         ({"blend": "hard"}, "'hard'; choose one of none, gaussian, mix"),
         ({"sigma": 0}, "sigma is 0"),

@@ -64,7 +64,7 @@ def test_batch_has_the_documented_arrays(photographs):
     assert batch["parameters"].dtype == torch.float32
     assert batch["parameters"].shape == (4, 2, len(COLUMN))
     assert len(batch["missing"]) == len(batch["replaced"]) == 0 and batch["replaced_reasons"] == []
-    assert batch["backgrounds_passed_over"] == []
+    assert batch["backgrounds_skipped"] == []
     pasted = batch["parameters"][..., COLUMN["paste"]] > 0
     assert 0 < pasted.sum() < 8
     assert (batch["mask"][~pasted] == 255).all()
@@ -292,7 +292,7 @@ def test_unreadable_images_are_replaced_counted_and_named(photographs, tmp_path)
 
 
 @pytest.mark.parametrize("decode_on", [None, torch.device("cpu")])
-def test_an_unreadable_background_is_passed_over_and_named(photographs, tmp_path, decode_on):
+def test_an_unreadable_background_is_skipped_and_named(photographs, tmp_path, decode_on):
     textures = tmp_path / "textures"
     textures.mkdir()
     Image.new("RGB", (40, 40), "red").save(textures / "b.png")
@@ -306,7 +306,7 @@ def test_an_unreadable_background_is_passed_over_and_named(photographs, tmp_path
         paste=PasteSettings(1.0, "texture", str(textures)),
     )  # fmt: skip
     (batch,) = batches(loader)
-    assert set(batch["backgrounds_passed_over"]) == {"background a.png: empty file"}
+    assert set(batch["backgrounds_skipped"]) == {"background a.png: empty file"}
     assert len(batch["replaced"]) == len(batch["replaced_reasons"])
 
 
