@@ -208,7 +208,7 @@ def test_masks_of_other_images_are_refused(scenes):
 
 def test_files_that_are_no_pools_are_refused(tmp_path):
     (tmp_path / "text.h5").write_text("no HDF5")
-    with pytest.raises(UserError, match="cannot be read .*signature not found"):
+    with pytest.raises(UserError, match="signature not found"):
         BackgroundPool(tmp_path / "text.h5")
     with pytest.raises(UserError, match="is a directory"):
         BackgroundPool(tmp_path)
