@@ -1,14 +1,13 @@
-"""The entry points of DiLo's four commands.
+"""The entry points of DiLo's four commands: what must hold before a library is imported.
 
 The project's packages have plain names (`saliency`, `pretrain`, `evaluate`, `data`), which another
 distribution may own in the same environment: Hugging Face has an `evaluate`. Each command therefore
 looks where its packages come from before it imports them, and says in one sentence what is wrong.
 """
 
-import importlib
-import importlib.util
+import os
+import signal
 import sys
-from pathlib import Path
 
 _NEEDED = {  # command's package: every package that it imports
     "saliency": ("data", "saliency"),
@@ -20,8 +19,11 @@ _NEEDED = {  # command's package: every package that it imports
 
 def foreign_package(names: tuple[str, ...]) -> str | None:
     """Return one sentence on the first of `names` that is missing or not DiLo's, else None."""
+    from importlib.util import find_spec
+    from pathlib import Path
+
     for name in names:
-        spec = importlib.util.find_spec(name)
+        spec = find_spec(name)
         origin = spec.origin if spec is not None else None
         if origin is None:
             return f"DiLo's package '{name}' is not installed; install DiLo again."
@@ -34,15 +36,39 @@ def foreign_package(names: tuple[str, ...]) -> str | None:
 
 
 def _run(package: str) -> None:
+    _end_at_signals()
+    _read_names_as_utf8()
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend is not installed here; files alone
     complaint = foreign_package(_NEEDED[package])
     if complaint is not None:
         print(f"Error: {complaint}", file=sys.stderr)
         sys.exit(2)
-    try:
-        command = importlib.import_module(f"{package}.cli").main
-    except KeyboardInterrupt:  # Ctrl-C while libraries load
-        sys.exit(130)
-    command()
+    from importlib import import_module
+
+    import_module(f"{package}.cli").main()
+
+
+def _end_at_signals() -> None:
+    """End with 128 + number, tidily, at SIGINT and SIGTERM, until a stage has its own handlers."""
+    command = os.getpid()
+
+    def end(number: int, frame: object) -> None:
+        if os.getpid() != command:  # a forked worker: its parent speaks
+            os._exit(128 + number)
+        signal.signal(number, signal.SIG_IGN)  # once is enough: what is half written is removed
+        print(f"Stopped by {signal.Signals(number).name}.", file=sys.stderr)
+        sys.exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and `&` in scripts want it
+            signal.signal(number, end)
+
+
+def _read_names_as_utf8() -> None:
+    """Begin anew in Python's UTF-8 mode where the locale would read names of files otherwise."""
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+        os.environ["PYTHONUTF8"] = "1"  # the workers' too
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def saliency_compute() -> None:

@@ -72,6 +72,8 @@ def errors_told() -> Iterator[None]:
         if first or getattr(error, "of_one_process", False):
             raise
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)  # as shells report Ctrl-C
     except (OSError, RuntimeError, MemoryError) as error:
         failure = as_sentence(error)
         if failure is None:

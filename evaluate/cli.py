@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
-import signal
 import sys
 from types import ModuleType
 from typing import Any
@@ -59,8 +58,6 @@ def _position(parameter: click.Parameter) -> int:
 def main() -> None:
     """Judge masks and pretrained networks: scores on the terminal, JSON and pictures in files."""
     sys.stdout.reconfigure(errors="backslashreplace")  # keys may hold what a terminal cannot show
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # tidy up then, as after Ctrl-C
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def run_probe(name: str, module: ModuleType, settings: Any) -> None:

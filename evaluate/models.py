@@ -204,9 +204,7 @@ def load_models(
     paths = [path for _, path in given]
     tails = names_of([Path(path) for path in paths])
     labels = [name or tail for (name, _), tail in zip(given, tails, strict=True)]
-    for label, path in zip(labels, paths, strict=True):
-        if paths.count(path) > 1:
-            raise UserError(f"CHECKPOINT {path} is named twice; name it once.")
+    for label in labels:
         if labels.count(label) > 1:
             raise UserError(
                 f"CHECKPOINT: two of them are called '{label}'; name one by NAME=CHECKPOINT."

@@ -1,8 +1,14 @@
-"""The entry points notice packages of the same name that belong to somebody else."""
+"""The entry points: other packages of the same names, signals at the start, surroundings."""
 
+import os
+import signal
 import subprocess
 import sys
 
+import pytest
+from PIL import Image
+
+from data.masks.read import MaskShards
 from dilo import foreign_package
 
 
@@ -23,3 +29,55 @@ def test_foreign_package_ends_the_command_with_one_sentence(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "'evaluate'" in done.stderr and "environment of its own" in done.stderr
+
+
+@pytest.mark.parametrize("library", ["data", "click", "numpy", "saliency.cli"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_libraries_load_ends_with_its_code(library, number):
+    program = f"""
+import os, sys, dilo
+class Signal:
+    def find_spec(name, path=None, target=None):
+        if name == {library!r}:
+            os.kill(os.getpid(), {int(number)})
+sys.meta_path.insert(0, Signal)
+sys.argv = ["saliency-compute", "--help"]
+dilo.saliency_compute()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 128 + number
+    assert done.stderr == f"Stopped by {number.name}.\n" and not done.stdout
+
+
+def test_a_notebooks_matplotlib_backend_is_not_asked_for():
+    program = """
+import sys, dilo
+sys.argv = ["mask-shards", "--help"]
+try:
+    dilo.mask_shards()
+except SystemExit:
+    import matplotlib.pyplot
+    print(matplotlib.get_backend().lower())
+"""
+    elsewhere = {**os.environ, "MPLBACKEND": "module://a_notebooks.backend"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=elsewhere
+    )
+    assert done.stdout.splitlines()[-1] == "agg"
+
+
+def test_names_of_images_are_utf8_in_every_locale(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.effect_noise((40, 30), 60).save(tmp_path / "photos" / "Zürich.png")
+    program = "import dilo; dilo.saliency_compute()"
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, "photos", "masks", "--jobs", "1"],
+        capture_output=True,
+        env={**os.environ, **ascii_only, "PYTHONPATH": os.getcwd()},
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    with MaskShards(tmp_path / "masks") as shards:
+        assert list(shards.keys) == ["Zürich.png"]
+        assert shards.read("Zürich.png").shape == (30, 40)
