@@ -43,7 +43,7 @@ from saliency.basnet import BASNet, Predictor, load_basnet
 from saliency.basnet.method import BasnetMethod
 from saliency.basnet.preprocess import SIZE, preprocess
 from saliency.batch import Plan, make_shards
-from saliency.learned import LearnedStage
+from saliency.device_stage import DeviceStage
 from saliency.rows import to_uint8
 from saliency.workers import Workers, usable_cores
 
@@ -117,7 +117,7 @@ def stage(images: Path, keys: Keys, method: BasnetMethod, jobs: int) -> tuple[fl
         plan = Plan(
             images, keys, {"basnet": Path(folder) / "masks"}, {"basnet": {}}, max_side=MAX_SIDE
         )
-        compute = LearnedStage(method, jobs)
+        compute = DeviceStage(method, jobs)
         started = time.perf_counter()
         make_shards(plan, Workers(1).run, show_progress=False, compute_blocks=compute)
         return len(keys) / (time.perf_counter() - started), compute.waiting_share

@@ -227,3 +227,47 @@ def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
     """Return whether every value of some tensors of one device is finite; waits for it once."""
     sums = [tensor.sum(dtype=torch.float64)[None] for tensor in tensors]
     return bool(torch.cat(sums).isfinite().all())
+
+
+class Fetched:
+    """A tensor on its way to host memory, while a GPU computes what it is given next.
+
+    tensor : on `device`; others than CUDA's are waited for at once, for their copies do not promise
+        to be whole when they are awaited.
+    """
+
+    def __init__(self, tensor: torch.Tensor, device: torch.device) -> None:
+        self._event: torch.cuda.Event | None = None
+        if device.type != "cuda":
+            self._host = tensor.cpu()
+            return
+        self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        self._host.copy_(tensor, non_blocking=True)
+        self._event = torch.cuda.Event()
+        with as_current(device):
+            self._event.record()
+
+    def wait(self) -> torch.Tensor:
+        """Return the tensor, same shape and dtype; of a GPU's in pinned memory."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._host
+
+
+def to_host(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Yield the tensors in host memory, in order, of the same shapes and dtypes.
+
+    From CUDA each is waited for only when the next has been asked for, so that the host prepares a
+    batch while the device computes the one before. Not more than two lie in pinned memory at once.
+    """
+    last: Fetched | None = None
+    for tensor in tensors:
+        coming = Fetched(tensor, tensor.device)
+        if tensor.device.type != "cuda":
+            yield coming.wait()
+            continue
+        if last is not None:
+            yield last.wait().clone()  # in pageable memory
+        last = coming
+    if last is not None:
+        yield last.wait().clone()

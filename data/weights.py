@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import warnings
@@ -86,3 +87,9 @@ def _is_pickle(path: Path) -> bool:
 def _unreadable(name: str, error: Exception) -> UserError:
     reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
     return UserError(f"{name} cannot be read: {reason}; copy it again.")
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """Return a file's SHA-256 in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

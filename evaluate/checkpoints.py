@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from data.run import checkpoints, damage
-from data.weights import read_weights
+from data.weights import read_weights, sha256_of
 from evaluate import networks
 from evaluate.results import say
 
@@ -196,12 +196,6 @@ def _torchvision_file(name: str) -> Path:
         f"CHECKPOINT torchvision:{name}: there is no {url.rsplit('/', 1)[-1]} in {folder}; put it "
         f"there from {url}, or set TORCH_HOME."
     )
-
-
-def sha256_of(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(model: nn.Module) -> str:

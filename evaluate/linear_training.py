@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from data.device import to_host
 from data.errors import UserError
 from data.loading import build_plain_loader, normalise, unreadable_of
 from data.run import Run, checkpoints
@@ -27,7 +28,6 @@ from evaluate.linear import Protocol
 from evaluate.loading import EpochBatches, TrainingImages, train_loader
 from evaluate.models import Backbone
 from evaluate.results import say
-from evaluate.to_host import to_host
 from pretrain.parts.distributed import World
 
 

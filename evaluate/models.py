@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.device import pick_device
+from data.device import pick_device, to_host
 from data.errors import UserError
 from data.images.crop import centre_crop
 from data.loading import Crop, PlainLoader, build_plain_loader, normalise, unreadable_of
@@ -21,7 +21,6 @@ from evaluate.labelled import Labelled
 from evaluate.masks import names_of
 from evaluate.options import PENULTIMATE, NetworkOptions
 from evaluate.results import say
-from evaluate.to_host import to_host
 
 DEFAULT_SIZE = 224
 MOST_WORKERS = 16  # where the user does not say

@@ -182,9 +182,9 @@ def _score_made(
     """Accuracy on each variant, all made in one pass over the images."""
     import torch
 
+    from data.device import to_host
     from data.loading import normalise
     from evaluate.classifiers import top_k
-    from evaluate.to_host import to_host
     from evaluate.variants import VARIANTS
 
     labels = torch.from_numpy(images.images.labels)

@@ -47,7 +47,7 @@ class Plan:
     keys : the images to do, all of them in every part.
     folders : output folder of each method.
     parameters : of each method, JSON-able; shards of other parameters are refused.
-    map_function : picklable; None for a method that computes on a device (`saliency.learned`).
+    map_function : picklable; None for a method that computes on a device (`saliency.device_stage`).
     max_side : cap of the working long side in pixels; 0 for none.
     part, parts : this process makes shards part - 1, part - 1 + parts, ... of the set.
     overwrite : delete the part's shards that are there first.

@@ -19,7 +19,6 @@ from saliency.classifier import (
     preprocess,
     to_picture,
 )
-from saliency.learned_options import arithmetic, shared_parameters
 from saliency.methods.cam import ClassActivation
 from saliency.methods.gradient import class_gradient, segment
 from saliency.methods.protocol import ClassifierSettings
@@ -27,7 +26,7 @@ from saliency.methods.protocol import ClassifierSettings
 
 def build(kind: str, settings: ClassifierSettings, keys: Keys) -> "ClassMethod":
     """Load the classifier; see `saliency.methods.protocol.NetworkBuilder`."""
-    device, precision, batch_size = arithmetic(kind, settings)
+    device, precision, batch_size = settings.arithmetic(kind)
     network, arch = load_classifier(settings.weights, settings.arch)
     classes = None
     if settings.labels == "folder":
@@ -35,7 +34,7 @@ def build(kind: str, settings: ClassifierSettings, keys: Keys) -> "ClassMethod":
     size = settings.input_size or SIZE
     method = ClassMethod(kind, network, device, precision, batch_size, classes, size)
     labels = settings.labels or "predicted"
-    parameters = shared_parameters(settings, precision)
+    parameters = settings.recorded(precision)
     method.parameters = {**parameters, "input_size": size, "arch": arch, "labels": labels}
     return method
 

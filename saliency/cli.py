@@ -190,9 +190,9 @@ def _run(settings: Settings, given: dict[str, Any]) -> None:
     workers = Workers(settings.jobs, settings.backend, settings.scheduler)
     stage = None
     if network is not None:
-        from saliency.learned import LearnedStage
+        from saliency.device_stage import DeviceStage
 
-        stage = LearnedStage(network, workers.jobs)
+        stage = DeviceStage(network, workers.jobs)
     device = "" if network is None else f" on {network.device}"
     click.echo(
         f"{len(keys)} images, method {', '.join(settings.methods)}{device}, {plan.shard_count} "

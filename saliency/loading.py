@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import cv2
 from torch.utils.data import DataLoader, Dataset
 
-from data.errors import UserError
 from data.loading_workers import LoadingWorkers, user_errors_of_workers
 from saliency.workers import signals_held_from_children
 
@@ -46,23 +45,3 @@ class WorkerLoader(DataLoader):
         cv2.setNumThreads(1)
         with signals_held_from_children():  # until `LoadingWorkers` has run in them
             return super().__iter__()
-
-
-def death_of_a_worker(error: BaseException, command: str, workers: str) -> BaseException:
-    """A worker's death as the user should read it; anything else as it is.
-
-    Parameters
-    ----------
-    error : BaseException
-    command : str
-        What to run to go on, such as "the same command".
-    workers : str
-        The option that numbers them, and its value.
-    """
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-        return UserError(
-            "a worker process was killed (out of memory, or of shared memory in /dev/shm?); run "
-            f"{command} again, with fewer than {workers} if it happens again: it goes on where it "
-            "stopped."
-        )
-    return error

@@ -30,7 +30,7 @@ from saliency.basnet.pictures import plot_history, plot_predictions
 from saliency.basnet.predict import Predictor
 from saliency.basnet.settings import Settings
 from saliency.basnet.validation import validate
-from saliency.loading import WorkerLoader, death_of_a_worker
+from saliency.loading import WorkerLoader
 
 _SHOWN = 8  # photographs in a sheet of predictions
 _VALIDATION_BATCH = 16
@@ -139,13 +139,7 @@ class Trainer:
             The loss or the weights are not finite, a pair cannot be read, the memory is too small
             for the batch, a worker was killed, or the folder cannot be made.
         """
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"--out {self.out} cannot be made ({(error.strerror or str(error)).lower()}); "
-                "choose another folder."
-            ) from None
+        self.out.mkdir(parents=True, exist_ok=True)
         self.settings.save(self.out / "settings.json")
         before = {
             number: signal.signal(number, self._remember)
@@ -159,9 +153,9 @@ class Trainer:
                     if not finished:
                         return False
             return True
-        except RuntimeError as error:
-            workers = f"--workers {self.workers}"
-            raise death_of_a_worker(error, "the same command with --resume", workers) from None
+        except (OSError, RuntimeError) as error:
+            error.add_note("go on by the same command with --resume")
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

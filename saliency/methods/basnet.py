@@ -27,12 +27,11 @@ def build(settings: Settings, keys: Keys) -> BasnetMethod:
     """Load the network; see `saliency.methods.protocol.NetworkBuilder`."""
     from saliency.basnet import Predictor, load_basnet
     from saliency.basnet.method import SIZE, BasnetMethod
-    from saliency.learned_options import arithmetic, shared_parameters
 
-    device, precision, batch_size = arithmetic("basnet", settings)
+    device, precision, batch_size = settings.arithmetic("basnet")
     network = load_basnet(settings.weights)
     predictor = Predictor(network, device, precision, batch_size, settings.compiled)
     method = BasnetMethod(predictor, settings.input_size or SIZE)
-    parameters = shared_parameters(settings, precision)
+    parameters = settings.recorded(precision)
     method.parameters = {**parameters, "input_size": settings.input_size or SIZE}
     return method

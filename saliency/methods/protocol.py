@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
 
 from pydantic import AfterValidator, Field
 
+from data.errors import UserError
 from data.options import Record, setting
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class PixelSettings(Record):
 
 
 class NetworkMethod(Protocol):
-    """A network on its device, as the batch stage uses it (`saliency.learned`).
+    """A network on its device, as the batch stage uses it (`saliency.device_stage`).
 
     device : where it computes.
     batch_size : the largest batch.
@@ -187,6 +188,27 @@ class NetworkSettings(Record):
         heading="Methods by a network",
         shown_default="256 for basnet, 224 for a classifier",
     )
+
+    def arithmetic(self, name: str) -> tuple[torch.device, torch.dtype | None, int]:
+        """Return device, autocast's type and batch size on this machine, of the method `name`.
+
+        Raises UserError: no weights, no such device.
+        """
+        from data.device import default_batch_size, pick_device, pick_precision
+
+        if self.weights is None:
+            example = "basnet.pth" if name == "basnet" else "resnet50.pth"
+            raise UserError(f"--method {name} needs --weights, a checkpoint such as {example}.")
+        device = pick_device(self.device)
+        precision = pick_precision(self.precision, device)
+        return device, precision, self.batch_size or default_batch_size(device)
+
+    def recorded(self, precision: torch.dtype | None) -> dict[str, Any]:
+        """Return what shards by any network record: the arithmetic, and the weights' digest."""
+        from data.weights import sha256_of
+
+        name = str(precision or "torch.float32").split(".")[-1]
+        return {"precision": name, "weights_sha256": sha256_of(self.weights)}
 
 
 class ClassifierSettings(NetworkSettings):

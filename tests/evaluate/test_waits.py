@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from data.device import to_host
 from data.loading import IMAGENET_MEAN, of_channels
 from evaluate.labelled import open_split
 from evaluate.linear import Protocol
 from evaluate.linear_training import LinearProbe
 from evaluate.models import extract
-from evaluate.to_host import to_host
 from pretrain.parts.distributed import World
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

@@ -228,9 +228,9 @@ def test_killed_worker_gets_a_sentence(duts, tmp_path):
                     child.kill()
                     killed = True
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2 and "Traceback" not in errors, errors
+    assert process.returncode == 1 and "Traceback" not in errors, errors
     sentence = errors.splitlines()[-1]
-    assert sentence.startswith("Error: a worker process was killed") and "--resume" in sentence
+    assert sentence.startswith("Error: a loading process was killed") and "--resume" in sentence
 
 
 def test_sigterm_to_all_processes_saves(duts, tmp_path):
@@ -282,7 +282,7 @@ def test_mistakes_get_a_sentence(duts, tmp_path):
     assert process.returncode == 2 and "Traceback" not in errors
     assert errors.splitlines()[-1].startswith("Error: the pair '05'")
     (tmp_path / "file").touch()
-    assert "cannot be made" in complaint(duts, "--out", tmp_path / "file", *SMALL)
+    assert "cannot be used" in complaint(duts, "--out", tmp_path / "file", *SMALL)
     assert complaint(duts, "--out", tmp_path / "a", *SMALL, "--lr", 1e30).count("the loss is") == 1
 
 

@@ -18,7 +18,7 @@ from data.images.decode import list_images
 from data.masks.read import MaskShards
 from data.masks.write import ChunkEncoder, Status
 from saliency.batch import Plan, make_shards
-from saliency.learned import LearnedStage
+from saliency.device_stage import DeviceStage
 from saliency.workers import Workers
 
 SIDE = 8
@@ -66,7 +66,7 @@ def make(images, out, method, shard_size=4096, limit=None, max_side=400, workers
     plan = Plan(
         images, keys, {"basnet": out}, {"basnet": {}}, max_side=max_side, shard_size=shard_size
     )
-    stage = LearnedStage(method, workers)
+    stage = DeviceStage(method, workers)
     make_shards(plan, Workers(1).run, show_progress=False, compute_blocks=stage)
     return stage
 
@@ -153,7 +153,7 @@ def test_encoders_of_earlier_shards_are_let_go(tmp_path, monkeypatch):
     for number in range(9):
         side = 20 + number
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((side, side, 3), 99, np.uint8))
-    monkeypatch.setattr("saliency.learned.ChunkEncoder", Counted)
+    monkeypatch.setattr("saliency.device_stage.ChunkEncoder", Counted)
     make(tmp_path, tmp_path / "out", Brightness(4), shard_size=1, max_side=0)
     shards = MaskShards(tmp_path / "out")
     assert [shards.read(key).shape[0] for key in shards.keys] == list(range(20, 29))
@@ -201,7 +201,7 @@ class PlayedGpu:
         yield
         self.current = before
 
-    def event(self, enable_timing):
+    def event(self, enable_timing=False):
         return PlayedEvent(self)
 
 
@@ -249,7 +249,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "to", at_once)
     monkeypatch.setattr(torch.cuda, "device", machine.device)
     monkeypatch.setattr(torch.cuda, "Event", machine.event)
-    monkeypatch.setattr("saliency.learned.time.perf_counter", lambda: machine.host)
+    monkeypatch.setattr("saliency.device_stage.time.perf_counter", lambda: machine.host)
     return machine
 
 

@@ -1,0 +1,229 @@
+"""Methods that compute on a device: decoded by worker processes, finished by threads.
+
+The loop is one batch behind: while the device computes a batch, the masks of the one before are
+resized and compressed, and those before them written, so that it waits for nothing as long as the
+workers keep up.
+"""
+
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.device import Fetched, as_current, memory_for, memory_layout
+from data.images.decode import UnreadableImage, capped_size, decode, key_path
+from data.masks.write import ChunkEncoder, Status, status_of
+from data.shared_memory import as_tensor
+from saliency.batch import Block, Plan, RunTasks
+from saliency.loading import WorkerLoader
+from saliency.methods.protocol import NetworkMethod
+from saliency.rows import Row, reason_of, to_uint8, too_long, without_mask
+
+
+class Image(NamedTuple):
+    """What is known of an image besides its pixels.
+
+    block : with its shard, and the side of the shard's raster.
+    image_size, mask_size : (height, width), upright; that of the mask has its long side capped.
+    error, status : why it has no mask; "" where it may get one.
+    """
+
+    key: str
+    block: Block
+    image_size: tuple[int, int] = (0, 0)
+    mask_size: tuple[int, int] = (0, 0)
+    error: str = ""
+    status: Status = Status.UNREADABLE
+
+
+Batch = list[tuple[Image, Tensor | None]]  # with the input (3, S, S) of each that has no error
+
+
+class _PreparedBlocks(Dataset):
+    """Item i is block i, decoded and prepared: all its images, and the inputs (N, 3, S, S)."""
+
+    def __init__(self, plan: Plan, blocks: Sequence[Block], method: NetworkMethod) -> None:
+        self.root, self.max_side = plan.root, plan.max_side
+        self.blocks = blocks
+        self.decode_side, self.prepare = method.decode_side, method.prepare
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, index: int) -> tuple[list[Image], Tensor]:
+        block = self.blocks[index]
+        pairs = [self._prepared(Image(key, block._replace(keys=()))) for key in block.keys]
+        images = [image for image, _ in pairs]
+        inputs = [array for _, array in pairs if array is not None]
+        return images, as_tensor(np.stack(inputs) if inputs else np.zeros((0, 3, 1, 1), np.float32))
+
+    def _prepared(self, image: Image) -> tuple[Image, np.ndarray | None]:
+        try:
+            pixels, size = decode(key_path(self.root, image.key), self.decode_side)
+        except UnreadableImage as reason:
+            return image._replace(error=str(reason)), None
+        image = image._replace(image_size=size, status=Status.FAILED)
+        mask_size = capped_size(size, self.max_side)
+        if reason := too_long(mask_size):
+            return image._replace(error=reason), None
+        try:
+            return image._replace(mask_size=mask_size), self.prepare(pixels)
+        except Exception as error:  # one odd image must not end hours of work
+            return image._replace(error=reason_of(error)), None
+
+
+def batches(
+    plan: Plan, blocks: Sequence[Block], method: NetworkMethod, jobs: int
+) -> Iterator[Batch]:
+    """Yield the blocks' images in order, as many of one shard as a batch may hold.
+
+    jobs : worker processes; 1 works in this process alone.
+
+    A network's last bits depend on what else is in the batch; so a shard's masks are the same
+    whichever shards are made before it.
+    """
+    prepared = _PreparedBlocks(plan, blocks, method)
+    workers = jobs if jobs > 1 else 0
+    loader = WorkerLoader(prepared, workers, batch_size=None, collate_fn=_as_it_is)
+    batch: Batch = []
+    count = 0  # of those with an input
+    for images, inputs in loader:
+        rows = iter(inputs)
+        for image in images:
+            row = None if image.error else next(rows)
+            full = row is not None and count == method.batch_size
+            if batch and (full or image.block.shard != batch[0][0].block.shard):
+                yield batch
+                batch, count = [], 0
+            batch.append((image, row))
+            count += row is not None
+    if batch:
+        yield batch
+
+
+def _as_it_is(prepared: tuple[list[Image], Tensor]) -> tuple[list[Image], Tensor]:
+    return prepared
+
+
+class _Running(NamedTuple):
+    """A batch that the device works on.
+
+    results : of those with an input, if there is any.
+    events : of a GPU: the batch was sent, and computed.
+    """
+
+    batch: Batch
+    results: Fetched | None = None
+    events: Sequence[torch.cuda.Event] = ()
+
+
+class DeviceStage:
+    """Turns blocks of images into rows of masks, by a method on a device (`make_shards`).
+
+    method : what computes.
+    jobs : worker processes, and threads that finish masks; 1 works in this process alone.
+    busy_seconds, wall_seconds : how long the device computed, and how long the whole took from its
+        first batch on.
+    """
+
+    def __init__(self, method: NetworkMethod, jobs: int) -> None:
+        self.method = method
+        self.jobs = jobs
+        self.busy_seconds = 0.0
+        self.wall_seconds = 0.0
+        self._first: float | None = None  # when the first batch was launched
+        self._local = threading.local()
+
+    @property
+    def waiting_share(self) -> float:
+        """The share of the time for which the device waited, in [0, 1]."""
+        return max(0.0, 1 - self.busy_seconds / self.wall_seconds) if self.wall_seconds else 0.0
+
+    def __call__(
+        self, plan: Plan, blocks: Iterable[Block], run_tasks: RunTasks
+    ) -> Generator[list[Row]]:
+        """Yield the blocks' rows, in order, a batch at a time."""
+        pool = ThreadPoolExecutor(self.jobs, thread_name_prefix="finish")
+        running = _Running([])
+        rows: Iterator[Row] = iter(())
+        try:
+            with as_current(self.method.device):
+                for batch in batches(plan, list(blocks), self.method, self.jobs):
+                    launched = self._launch(batch)
+                    yield list(rows)  # of the batch before the one that runs
+                    rows = self._finish(running, plan, pool)
+                    running = launched
+                yield list(rows)
+                yield list(self._finish(running, plan, pool))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _launch(self, batch: Batch) -> _Running:
+        """Send a batch to the device; on a GPU without waiting for it."""
+        now = time.perf_counter()
+        self._first = now if self._first is None else self._first
+        inputs = [row for _, row in batch if row is not None]
+        if not inputs:
+            return _Running(batch)
+        keys = [image.key for image, row in batch if row is not None]
+        device, gpu = self.method.device, self.method.device.type == "cuda"
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if gpu else []
+        with memory_for(self.method.batch_size, device):
+            stacked = torch.empty((len(inputs), *inputs[0].shape), pin_memory=gpu)
+            torch.stack(inputs, out=stacked)
+            if gpu:
+                events[0].record()
+            stacked = stacked.to(device, non_blocking=gpu, memory_format=memory_layout(device))
+            results = self.method.compute(stacked, keys).float()  # NumPy has no bfloat16
+            if gpu:
+                events[1].record()
+            results = Fetched(results, device)
+        if not gpu:
+            self._count(time.perf_counter() - now)
+        return _Running(batch, results, events)
+
+    def _count(self, seconds: float) -> None:
+        self.busy_seconds += seconds
+        self.wall_seconds = time.perf_counter() - self._first
+
+    def _finish(self, running: _Running, plan: Plan, pool: ThreadPoolExecutor) -> Iterator[Row]:
+        """Wait for a batch, and hand each of its images to a thread; their rows, in order."""
+        arrays: Iterator[np.ndarray] = iter(())
+        if running.results is not None:
+            with memory_for(self.method.batch_size, self.method.device):
+                arrays = iter(running.results.wait().numpy())
+        if running.events:
+            sent, computed = running.events
+            self._count(sent.elapsed_time(computed) / 1000)
+        maps = [None if row is None else next(arrays) for _, row in running.batch]
+        return pool.map(partial(self._row, plan), running.batch, maps)
+
+    def _row(self, plan: Plan, item: tuple[Image, Tensor | None], result: np.ndarray | None) -> Row:
+        """Make a row of an image, its input, and the network's result for it."""
+        methods = tuple(plan.folders)
+        image, inputs = item
+        if image.error:
+            return without_mask(methods, image.status, image.error, image.image_size)
+        try:
+            if not np.isfinite(result).all():
+                raise ValueError("the network's output is not finite")
+            mask = to_uint8(self.method.finish(result, inputs.numpy(), image.mask_size))
+            chunk = self._encoder(image.block.canvas, plan.compression).encode(mask)
+        except Exception as error:  # one odd image must not end hours of work
+            return without_mask(methods, Status.FAILED, reason_of(error), image.image_size)
+        chunks = dict.fromkeys(methods, chunk)
+        statuses = dict.fromkeys(methods, status_of(mask))
+        return Row(chunks, image.mask_size, image.image_size, statuses)
+
+    def _encoder(self, canvas: int, compression: str) -> ChunkEncoder:
+        """This thread's encoder; two are kept, for with --max-side 0 each shard has a canvas."""
+        if not hasattr(self._local, "encoder"):
+            self._local.encoder = lru_cache(maxsize=2)(ChunkEncoder)
+        return self._local.encoder(canvas, compression)
