@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from data.run import write_text
+from data.files import write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -176,7 +176,7 @@ def keep_until(path: Path, step: int) -> None:
     """Drop the lines of metrics.jsonl beyond a step; all of them for step 0, the start."""
     if path.is_file():
         kept = [line for line in read_metrics(path) if line["step"] <= step and step > 0]
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def epoch_bar(epoch: int, epochs: int, steps: int, done: int = 0, show: bool = True) -> tqdm:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from data.errors import UserError
+from data.files import replacing, write_whole
 from data.gallery.page import make_page
 from data.gallery.panels import Row, headings, make_row
 from data.gallery.sheet import draw_sheet
@@ -18,7 +19,6 @@ from data.keys import printable
 from data.masks.format import Status
 from data.masks.read import MaskShards
 from data.options import FOLDER, images_option, overwrite_option, progress_bar
-from data.pending_file import PendingFile
 
 
 @click.command()
@@ -154,9 +154,7 @@ def _refuse(path: Path, overwrite: bool) -> None:
 
 def _write(path: Path, content: bytes, overwrite: bool) -> None:
     _refuse(path, overwrite)
-    file = PendingFile(path)
-    file.write(content)
-    file.publish()
+    write_whole(path, content)
     click.echo(path)
 
 
@@ -164,7 +162,6 @@ def _write_picture(path: Path, picture: Image.Image, overwrite: bool) -> None:
     if path.suffix.lower() != ".png":
         raise UserError(f"--output {str(path)!r} does not end in .png; name it so.")
     _refuse(path, overwrite)
-    file = PendingFile(path)
-    picture.save(file, "PNG")
-    file.publish()
+    with replacing(path) as temporary:
+        picture.save(temporary, "PNG")
     click.echo(path)

@@ -23,6 +23,7 @@ Torch is imported only where something is written or read.
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import json
 import os
 import pickle
@@ -43,9 +44,9 @@ import click
 from pydantic import BaseModel
 
 from data.errors import RunFailed, UserError, is_exhaustion
+from data.files import write_whole
 from data.keys import is_utf8
 from data.options import read_toml, to_toml
-from data.pending_file import PendingFile
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d{8,})\.pt")
 _DISTRIBUTIONS = ("dilo", "torch", "torchvision", "numpy", "opencv-contrib-python-headless", "h5py")
@@ -126,8 +127,8 @@ class Run:
         if self.started():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.path("versions.json"), json.dumps(versions(), indent=2) + "\n")
-        write_text(self.record, to_toml(settings))  # last: with it a run has begun
+        write_whole(self.path("versions.json"), json.dumps(versions(), indent=2) + "\n")
+        write_whole(self.record, to_toml(settings))  # last: with it a run has begun
 
     def save(self, step: int, state: dict[str, Any], keep: int = 2) -> Path:
         """Write a checkpoint, then remove all but the `keep` newest up to this step; see `save`."""
@@ -215,22 +216,12 @@ def save(folder: str | os.PathLike, step: int, state: dict[str, Any], keep: int 
 
 
 def write_torch(path: Path, state: dict[str, Any]) -> None:
-    """Do `torch.save` whole or not at all. UserError: the disk is full, or cannot be written."""
+    """Do `torch.save` whole or not at all. OSError: the disk is full, or cannot be written."""
     import torch
 
-    pending = PendingFile(path)  # which remembers a failed write, for torch.save would hide it
-    try:
-        torch.save(state, pending)
-        pending.publish()
-    finally:
-        pending.discard()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    buffer = io.BytesIO()  # torch.save hides the reason of a write that fails
+    torch.save(state, buffer)
+    write_whole(path, buffer.getbuffer())
 
 
 def load(path: str | os.PathLike) -> dict[str, Any]:

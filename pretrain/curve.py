@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from data.files import replacing
 from data.metrics import read_metrics
 
 
@@ -45,6 +45,5 @@ def draw_curve(metrics: Path, picture: Path, title: str, chance_loss: float | No
         more, names = right.get_legend_handles_labels()
         handles, labels = handles + more, labels + names
     figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))  # off the lines
-    temporary = picture.with_name(picture.name + ".tmp")
-    figure.savefig(temporary, dpi=120, format="png")
-    os.replace(temporary, picture)
+    with replacing(picture) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

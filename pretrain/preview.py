@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from data.files import write_whole
 from data.images.decode import UnreadableImage, decode, key_path
 from data.keys import Keys, printable
-from data.pending_file import PendingFile
 from pretrain.views.augment import DeviceAugment
 from pretrain.views.draws import COLUMN
 
@@ -72,12 +72,7 @@ def save_views(
                 sheet.paste(row, cell, _picture(stages[stage][row, view]), note)
     pixels = io.BytesIO()
     sheet.image.save(pixels, format="PNG")
-    pending = PendingFile(path)
-    try:
-        pending.write(pixels.getvalue())
-        pending.publish()
-    finally:
-        pending.discard()
+    write_whole(path, pixels.getbuffer())
 
 
 def _note(stage: str, values: torch.Tensor, has_backgrounds: bool) -> str:

@@ -28,7 +28,6 @@ from data.masks.write import (
     Status,
     open_shard,
     read_header,
-    remove_stale_files,
     shard_name,
     shard_paths,
 )
@@ -259,15 +258,8 @@ def compute_on_workers(
 
 
 def _prepare(plan: Plan, method: str, folder: Path) -> None:
-    """Make the folder ready: nothing of another set in it, no left-overs of a killed run."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"the output folder {str(folder)!r} cannot be made "
-            f"({(error.strerror or str(error)).lower()}); choose another OUT."
-        ) from None
-    remove_stale_files(folder, plan.own_shards)
+    """Make the folder ready: nothing of another set in it."""
+    folder.mkdir(parents=True, exist_ok=True)
     if plan.overwrite:
         _delete_own(plan, folder)
         return

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -48,6 +49,22 @@ COMPRESSIONS = {
     # Part of every HDF5 library, for readers without the zstd plugin.
     "gzip": {"compression": "gzip", "compression_opts": 4},
 }
+
+
+def file_in_memory(**options: Any) -> h5py.File:
+    """Open a new HDF5 file without a disk under it, so that no write fails half-way.
+
+    After `flush`, `file.id.get_file_image()` returns its bytes, for `data.files.write_whole`.
+    """
+    return h5py.File(
+        f"memory-{secrets.token_hex(8)}",
+        "w",
+        driver="core",
+        backing_store=False,
+        libver=LIBVER,
+        meta_block_size=0,  # a file that is not closed would keep the rest of such a block
+        **options,
+    )
 
 
 def create_masks(file: h5py.File, count: int, canvas: int, compression: str) -> h5py.Dataset:

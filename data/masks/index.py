@@ -11,44 +11,40 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from data.interrupts import uninterrupted
+from data.files import write_whole
 from data.keys import Keys
 from data.masks.format import (
     INDEX_NAME,
-    LIBVER,
     STATUS_TYPE,
     TEXT_TYPE,
     VERSION,
+    file_in_memory,
     open_shard,
     shard_paths,
 )
 from data.masks.scan import Index, scan
-from data.pending_file import PendingFile
 
 INDEX_FORMAT = "dilo-mask-index"
 
 
-@uninterrupted()
 def build_index(folder: str | os.PathLike) -> Path:
     """Write `index.h5` for a whole set of shards, atomically; return its path.
 
     The shards are named relative to it, so the folder can be moved. UserError as for
-    `read_headers`.
+    `read_headers`, OSError as for `write_whole`.
     """
     folder = Path(folder)
     index = scan(folder)
-    pending = PendingFile(folder / INDEX_NAME)
-    try:
-        aligned = {"alignment_threshold": 512, "alignment_interval": 512}  # arrays can be mapped
-        with h5py.File(pending, "w", libver=LIBVER, **aligned) as file:
-            _write_attributes(file, index, folder)
-            _write_table(file, index)
-            _write_virtual(file, index, folder)
-            file.attrs["complete"] = np.uint8(1)
-        pending.publish()
-    finally:
-        pending.discard()
-    return pending.path
+    aligned = {"alignment_threshold": 512, "alignment_interval": 512}  # arrays can be mapped
+    with file_in_memory(**aligned) as file:
+        _write_attributes(file, index, folder)
+        _write_table(file, index)
+        _write_virtual(file, index, folder)
+        file.attrs["complete"] = np.uint8(1)
+        file.flush()
+        image = file.id.get_file_image()
+    write_whole(folder / INDEX_NAME, image)
+    return folder / INDEX_NAME
 
 
 def _write_attributes(file: h5py.File, index: Index, folder: Path) -> None:

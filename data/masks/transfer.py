@@ -23,7 +23,6 @@ from data.masks.write import (
     ChunkEncoder,
     ShardWriter,
     Status,
-    remove_stale_files,
     shard_name,
     shard_paths,
     status_of,
@@ -73,15 +72,9 @@ def export_masks(
         if full_size:
             mask = scale_mask(mask, masks.image_size(row))
         path = _png_path(folder, masks.keys[row])
-        try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "wb" if overwrite else "xb") as file:
-                Image.fromarray(mask).save(file, "PNG")
-        except OSError as error:
-            raise UserError(
-                f"{path!r} cannot be written ({str(error.strerror or error).lower()}); "
-                "mend that and run the command again with --overwrite."
-            ) from None
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb" if overwrite else "xb") as file:
+            Image.fromarray(mask).save(file, "PNG")
     return len(rows)
 
 
@@ -281,17 +274,10 @@ def _refuse_old(out: str | os.PathLike, overwrite: bool) -> None:
 def _replace_shards(draft: Path, out: Path) -> None:
     """Move a whole set of shards and its index from `draft` to `out`; older ones there go."""
     new = shard_paths(draft)
-    try:
-        (out / INDEX_NAME).unlink(missing_ok=True)  # it describes the shards of before
-        for path in new:
-            os.replace(path, out / path.name)
-        for path in set(shard_paths(out)) - {out / path.name for path in new}:
-            path.unlink()
-        os.replace(draft / INDEX_NAME, out / INDEX_NAME)
-        sync_folder(out)
-    except OSError as error:
-        raise UserError(
-            f"the shards in {str(out)!r} cannot be replaced "
-            f"({str(error.strerror or error).lower()}); mend that and import again."
-        ) from None
-    remove_stale_files(out)
+    (out / INDEX_NAME).unlink(missing_ok=True)  # it describes the shards of before
+    for path in new:
+        os.replace(path, out / path.name)
+    for path in set(shard_paths(out)) - {out / path.name for path in new}:
+        path.unlink()
+    os.replace(draft / INDEX_NAME, out / INDEX_NAME)
+    sync_folder(out)

@@ -1,5 +1,6 @@
 """Write mask shards: workers compress chunks, one parent writes them, whole or not at all."""
 
+import errno
 import json
 import os
 import zlib
@@ -10,12 +11,11 @@ from typing import Any, NamedTuple, Self
 import h5py
 import numpy as np
 
-from data.interrupts import uninterrupted
+from data.files import write_whole
 from data.keys import Keys
 from data.masks.format import (
     FORMAT,
     INDEX_NAME,
-    LIBVER,
     STATUS_TYPE,
     TEXT_TYPE,
     VERSION,
@@ -23,13 +23,13 @@ from data.masks.format import (
     Status,
     content_digest,
     create_masks,
+    file_in_memory,
     open_shard,
     read_header,
     shard_name,
     shard_paths,
     status_of,
 )
-from data.pending_file import PendingFile, remove_if_stale
 
 __all__ = [
     "Chunk",
@@ -39,7 +39,6 @@ __all__ = [
     "Status",
     "open_shard",
     "read_header",
-    "remove_stale_files",
     "shard_name",
     "shard_paths",
     "status_of",
@@ -71,17 +70,8 @@ class ChunkEncoder:
         self.canvas = canvas
         self.compression = compression
         self._raster = np.zeros((1, canvas, canvas), np.uint8)
-        self._open()
-
-    def _open(self) -> None:
-        self._file = h5py.File(
-            f"encoder-{id(self)}",
-            "w",
-            driver="core",
-            backing_store=False,
-            libver=LIBVER,
-            rdcc_nbytes=0,  # no chunk cache: a write goes through the filters at once
-        )
+        # without a chunk cache: a write goes through the filters at once
+        self._file = file_in_memory(rdcc_nbytes=0)
         self._masks = create_masks(self._file, 1, self.canvas, self.compression).id
 
     def encode(self, mask: np.ndarray) -> Chunk:
@@ -109,30 +99,21 @@ class ChunkEncoder:
 
 
 class ShardWriter:
-    """Write one shard under a temporary name; `commit` makes it appear whole.
+    """Collect the rows of one shard; `commit` makes it appear whole.
 
-    Use as a context manager: leaving it without `commit` (an exception, say) removes every trace.
+    Nothing is on the disk before. Leaving it without `commit`, as a context manager does where an
+    exception comes, drops the rows.
 
-    Parameters
-    ----------
-    path
-        The final name, `OUT/shard-00003.h5`.
-    number, count
-        This shard's number from 0, and how many shards the set has.
-    keys
-        The keys of this shard's rows.
-    canvas
-        S, the side of the raster.
-    compression
-        "zstd" or "gzip"; the same as the encoder's.
-    attributes
-        `method` (str), `parameters` and `software` (dicts, stored as JSON), `listing_digest` (the
-        digest of all keys, `Keys.digest`); and any other attribute that HDF5 can store.
+    path : the final name, `OUT/shard-00003.h5`.
+    number, count : this shard's number from 0, and how many shards the set has.
+    keys : the keys of this shard's rows.
+    canvas : S, the side of the raster.
+    compression : "zstd" or "gzip"; the same as the encoder's.
+    attributes : `method` (str), `parameters` and `software` (dicts, stored as JSON),
+        `listing_digest` (the digest of all keys, `Keys.digest`); and any other attribute that HDF5
+        can store.
 
-    Raises
-    ------
-    UserError
-        The disk is full or the folder cannot be written, from any method.
+    Raises OSError: the folder cannot be written, or, from `commit`, the disk is full.
     """
 
     def __init__(
@@ -147,29 +128,19 @@ class ShardWriter:
     ) -> None:
         rows = len(keys)
         self.path = Path(path)
-        self._keys = keys
+        self._keys, self._canvas, self._compression = keys, canvas, compression
+        self._header = _header(number, count, keys, attributes)
+        self._chunks: list[Chunk | None] = [None] * rows
         self._status = np.full(rows, Status.FAILED, np.uint8)
         self._written = np.zeros(rows, bool)
         self._mask_size = np.zeros((rows, 2), np.uint32)
         self._image_size = np.zeros((rows, 2), np.uint32)
         self._errors = [""] * rows
-        self._checks = np.zeros(rows, np.uint32)
-        header = _header(number, count, keys, attributes)
-        self._file: h5py.File | None = None
-        self._pending: PendingFile | None = None
-        try:
-            with uninterrupted():
-                self._pending = PendingFile(path)
-                self._file = h5py.File(self._pending, "w", libver=LIBVER)
-                self._masks = create_masks(self._file, rows, canvas, compression).id
-                for name, value in header.items():
-                    self._file.attrs[name] = value
-                self._pending.check()
-        except BaseException:
-            self.abort()
-            raise
+        folder = self.path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):  # said now, not after an hour of work
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
-    @uninterrupted()
     def write(
         self,
         row: int,
@@ -179,7 +150,7 @@ class ShardWriter:
         status: Status = Status.OK,
         error: str = "",
     ) -> None:
-        """Write one row; rows come in any order, each once.
+        """Take one row; rows come in any order, each once.
 
         Sizes are (height, width). `chunk` is None, and `error` the reason, for an image without a
         mask (status UNREADABLE or FAILED).
@@ -189,26 +160,37 @@ class ShardWriter:
         if (chunk is None) != (status in (Status.UNREADABLE, Status.FAILED)):
             raise ValueError(f"{status!r} with {'no' if chunk is None else 'a'} mask")
         if chunk is not None:
-            self._masks.write_direct_chunk((row, 0, 0), chunk.data, chunk.filter_mask)
-            self._pending.check()
-            self._checks[row] = zlib.crc32(chunk.data)
+            self._chunks[row] = chunk
             self._mask_size[row] = mask_size
         self._image_size[row] = image_size
         self._status[row] = status
         self._errors[row] = error.replace("\0", " ")
         self._written[row] = True
 
-    @uninterrupted()
     def commit(self) -> None:
-        """Write what belongs to all rows, sync, and give the file its final name.
+        """Assemble the shard in memory and write it whole.
 
         An `index.h5` beside it is removed, because it describes the shards of before.
         """
         missing = np.flatnonzero(~self._written)
         if len(missing):
             raise ValueError(f"{len(missing)} rows were not written, the first is {missing[0]}")
-        try:
-            file = self._file
+        image = self._assemble()
+        self.path.with_name(INDEX_NAME).unlink(missing_ok=True)
+        write_whole(self.path, image)
+
+    def _assemble(self) -> bytes:
+        """Return the shard's bytes; every chunk is let go when it is copied."""
+        checks = np.zeros(len(self._keys), np.uint32)
+        with file_in_memory(block_size=1 << 22) as file:
+            masks = create_masks(file, len(self._keys), self._canvas, self._compression).id
+            for name, value in self._header.items():
+                file.attrs[name] = value
+            for row, chunk in enumerate(self._chunks):
+                if chunk is not None:
+                    masks.write_direct_chunk((row, 0, 0), chunk.data, chunk.filter_mask)
+                    checks[row] = zlib.crc32(chunk.data)
+                    self._chunks[row] = None
             errors = [text.encode("utf-8", "backslashreplace") for text in self._errors]
             file.create_dataset("keys", data=_texts(self._keys.iter_raw()), dtype=TEXT_TYPE)
             file.create_dataset("error", data=_texts(errors), dtype=TEXT_TYPE)
@@ -216,30 +198,17 @@ class ShardWriter:
             file.create_dataset("mask_size", data=self._mask_size, dtype="<u4")
             file.create_dataset("image_size", data=self._image_size, dtype="<u4")
             file.attrs["content_digest"] = content_digest(
-                self._checks, self._status, self._mask_size, self._image_size
+                checks, self._status, self._mask_size, self._image_size
             )
             file.attrs["complete"] = np.uint8(1)
-            file.close()
-            self._pending.check()
-            self.path.with_name(INDEX_NAME).unlink(missing_ok=True)
-            self._pending.publish()
-        finally:
-            self.abort()
-
-    @uninterrupted()
-    def abort(self) -> None:
-        """Drop the shard; nothing remains of it. After `commit` there is nothing to drop."""
-        if self._pending is None:
-            return
-        self._pending.discard()  # first, so that closing the HDF5 file writes nothing more
-        if self._file is not None:
-            self._file.close()
+            file.flush()
+            return file.id.get_file_image()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.abort()
+        self._chunks.clear()
 
 
 def _header(number: int, count: int, keys: Keys, attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,23 +236,3 @@ def _texts(raw: Iterable[bytes]) -> np.ndarray:
     array = np.empty(len(texts), object)
     array[:] = texts
     return array
-
-
-def remove_stale_files(
-    folder: str | os.PathLike, numbers: Iterable[int] | None = None
-) -> list[Path]:
-    """Remove the temporary files that killed writers left; return their paths.
-
-    Call it before writing. A file that a living process still writes, also one on another host
-    where the file system has locks, stays. Where several commands write into one folder (an array
-    job), give the `numbers` of the shards that are this command's, so that the others' files stay
-    also on a file system without locks.
-    """
-    wanted = None if numbers is None else {shard_name(number) for number in numbers}
-    removed = []
-    for path in Path(folder).glob(".*.h5.*.tmp"):
-        own = wanted is None or path.name[1:].rsplit(".", 2)[0] in wanted
-        shared = path.name.startswith(f".{INDEX_NAME}.")  # any command writes it, the last one last
-        if (own or shared) and remove_if_stale(path, certain=not own):
-            removed.append(path)
-    return removed

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from data.errors import UserError
+from data.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Settings:
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        write_whole(path, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def from_dict(cls, content: dict) -> "Settings":

@@ -108,7 +108,7 @@ def test_killed_at_random_moments_and_resumed(images, uninterrupted, tmp_path):
     out, finished, killed = tmp_path / "out", 0, 0
     for _ in range(8):
         process = start(images, out)
-        wait_until(lambda: out.exists() and left_overs(out), process)
+        wait_until(lambda before=finished: out.exists() and len(shard_paths(out)) > before, process)
         time.sleep(moments.uniform(0, 0.25))
         killed += process.poll() is None
         process.kill()
@@ -131,7 +131,6 @@ def test_killed_at_random_moments_and_resumed(images, uninterrupted, tmp_path):
 
 def test_a_killed_worker_is_a_sentence_and_the_next_run_finishes(images, uninterrupted, tmp_path):
     process = start(images, tmp_path)
-    wait_until(lambda: left_overs(tmp_path), process)
     wait_until(lambda: workers_of(process), process)
     workers = workers_of(process)
     workers[0].kill()

@@ -75,14 +75,15 @@ def test_no_index_where_it_does_not_fit(tmp_path, write_shards, masks):
     assert load_index(tmp_path / "missing") is None
 
     old = index.read_bytes()
-    more = {**masks, "zz.jpg": np.ones((3, 3), np.uint8)}
+    noise = np.random.default_rng(1).integers(0, 256, (8, 40, 40), np.uint8)
+    more = {**masks, **{f"zz{i}.jpg": mask for i, mask in enumerate(noise)}}
     write_shards(tmp_path, more, index=False)
     assert load_index(tmp_path) is None  # removed by the writer
     index.write_bytes(old)
     assert load_index(tmp_path) is None  # of other shards
 
     build_index(tmp_path)
-    assert len(load_index(tmp_path).keys) == 12
+    assert len(load_index(tmp_path).keys) == len(more)
     good = index.read_bytes()
     index.write_bytes(good[: len(good) // 2])
     assert load_index(tmp_path) is None
@@ -120,15 +121,4 @@ def test_shards_of_different_sets(tmp_path, write_shards, masks, what):
     write_shards(tmp_path, masks, index=False, only=(1,), **other)
     differ = {"method": "method", "canvas": "parameters", "listing": "listing digest"}[what]
     with pytest.raises(UserError, match=rf"not of one set \(they differ in {differ}\)"):
-        build_index(tmp_path)
-
-
-def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path, write_shards, masks, monkeypatch):
-    write_shards(tmp_path, masks, index=False)
-
-    def refuse(*_):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("data.files.os.open", refuse)
-    with pytest.raises(UserError, match=r"index.h5' cannot be written \(permission denied\)"):
         build_index(tmp_path)

@@ -1,5 +1,6 @@
 """What is written is what any HDF5 reader reads; a killed writer leaves no shard."""
 
+import errno
 import json
 import pickle
 import signal
@@ -18,7 +19,6 @@ from data.masks.write import (
     ShardWriter,
     Status,
     read_header,
-    remove_stale_files,
     shard_name,
     shard_paths,
 )
@@ -194,7 +194,6 @@ chunk = ChunkEncoder(20).encode(np.ones((9, 9), np.uint8))
 with ShardWriter(sys.argv[1], 0, 1, keys, 20, "zstd", attributes) as writer:
     for row in range(100):
         writer.write(row, chunk, (9, 9), (9, 9))
-        writer._file.flush()  # the most a killed writer can leave: a file that opens cleanly
         print(row, flush=True)
         time.sleep(0.005)
     writer.commit()
@@ -214,18 +213,12 @@ def test_a_killed_writer_leaves_no_shard(tmp_path, rows):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert shard_paths(tmp_path) == []
-    (stale,) = tmp_path.iterdir()
-    with pytest.raises(UserError, match=r"cannot be opened|not complete|not a mask shard"):
-        read_header(stale)
-    assert remove_stale_files(tmp_path, numbers=[1, 2]) == []
-    assert remove_stale_files(tmp_path, numbers=[0]) == [stale]
     assert not list(tmp_path.iterdir())
 
 
 _FULL_DISK = """
 import os, resource, sys
 import numpy as np
-from data.errors import UserError
 from data.keys import Keys
 from data.masks.write import ChunkEncoder, ShardWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
@@ -240,14 +233,13 @@ try:
             writer.write(row, encoder.encode(mask), (20, 20), (20, 20))
         writer.commit()
     print("written")
-except UserError as error:
-    print(error.message, os.listdir(os.path.dirname(sys.argv[1])))
+except OSError as error:
+    print(error.errno, error.filename, os.listdir(os.path.dirname(sys.argv[1])))
 """
 
 
-@pytest.mark.parametrize("limit", [100, 10_000, 45_000, 48_000, 52_000, 56_000, 1_000_000])
-def test_a_full_disk_is_one_sentence(tmp_path, limit):
-    """Wherever the writes begin to fail: in the header, a mask, the columns, on closing."""
+@pytest.mark.parametrize("limit", [100, 45_000, 1_000_000])
+def test_a_full_disk_is_an_oserror_and_leaves_nothing(tmp_path, limit):
     done = subprocess.run(
         [sys.executable, "-c", _FULL_DISK, tmp_path / shard_name(0), str(limit)],
         capture_output=True,
@@ -257,8 +249,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, limit):
     if limit == 1_000_000:
         assert done.stdout == "written\n"
     else:
-        assert "the disk that holds" in done.stdout and "is full" in done.stdout
-        assert done.stdout.endswith("[]\n")
+        assert done.stdout == f"{errno.EFBIG} {tmp_path / shard_name(0)} []\n"
 
 
 def test_names_sort_and_foreign_files_are_left_out(tmp_path):
