@@ -26,8 +26,10 @@ def _close_all() -> None:
 
 
 def usable_cores() -> int:
-    """Return the cores that this process may run on (a batch system may grant a part of all)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the cores that a batch system's affinity or a container's quota grants, at least 1."""
+    from joblib import cpu_count
+
+    return cpu_count()
 
 
 class LoadingWorkers:

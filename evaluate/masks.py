@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from data.errors import UserError
-
-SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
+from data.images.decode import UnreadableImage, list_images
+from data.masks.picture import read_mask
 
 
 class NoMask(Exception):
@@ -59,34 +58,27 @@ class _Stems:
 
 
 class PictureMasks(_Stems):
-    """A folder of gray pictures, 0 background .. 255 foreground; subfolders belong to the key."""
+    """A folder of masks as pictures of any kind; subfolders belong to the key."""
 
     def __init__(self, folder: Path, argument: str = "MASKS"):
         self.folder = folder
         self.method = None
-        names = sorted(
-            path.relative_to(folder).as_posix()
-            for path in folder.rglob("*")
-            if path.suffix.lower() in SUFFIXES and path.is_file()
-        )
-        if not names:
+        try:
+            names = list_images(folder)
+        except UserError as error:
             raise UserError(
-                f"{argument} {folder} holds no mask shards (shard-*.h5) and no pictures "
-                f"({' '.join(SUFFIXES)}); name a folder that does."
-            )
+                f"{argument} {folder} holds no mask shards (shard-*.h5) and no pictures; name a "
+                f"folder that does ({error.message.rstrip('.')})."
+            ) from None
         super().__init__(folder, names)
 
     def read(self, name: str) -> Mask:
         """The mask of one stem; raises `NoMask` with the reason."""
         path = self.folder / self.key(name)
         try:
-            data = np.fromfile(path, np.uint8)
-        except OSError as error:
-            raise NoMask(f"{path.name} cannot be read ({error.strerror})") from None
-        values = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if len(data) else None
-        if values is None:
-            raise NoMask(f"{path.name} cannot be decoded")
-        return Mask(values, None)
+            return Mask(read_mask(path), None)
+        except UnreadableImage as error:
+            raise NoMask(f"{path.name} is no mask ({error})") from None
 
 
 class ShardedMasks(_Stems):

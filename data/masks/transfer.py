@@ -11,13 +11,13 @@ from PIL import Image
 
 from data.errors import UserError
 from data.files import draft_folder, sync_folder
-from data.gallery.mask_pictures import read_mask
 from data.gallery.panels import scale_mask
 from data.images.decode import UnreadableImage, capped_size, key_path, list_images, read_size
 from data.interrupts import uninterrupted
 from data.keys import Keys
 from data.masks.format import INDEX_NAME, MAX_CANVAS
 from data.masks.index import build_index
+from data.masks.picture import read_mask
 from data.masks.read import MaskShards
 from data.masks.write import (
     ChunkEncoder,
@@ -110,7 +110,7 @@ def import_masks(
     """Make shards of another tool's masks.
 
     A mask belongs to the image `a/b.jpg` if it is `a/b.jpg.png` or else `a/b.png` below `folder`
-    (other extensions serve too). It is read as `mask_pictures.read_mask` says, must have its
+    (other extensions serve too). It is read as `data.masks.picture.read_mask` says, must have its
     image's shape, and is scaled down to the cap by area averages.
 
     Parameters

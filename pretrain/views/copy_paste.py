@@ -181,11 +181,20 @@ def _check_tensors(image: torch.Tensor, mask: torch.Tensor) -> None:
             f"CopyPaste takes an image uint8 or float (3, H, W) or (1, H, W), not {kind}; "
             "it comes before samples are batched"
         )
+    if image.is_floating_point() and image.numel() and (image.min() < 0 or image.max() > 1):
+        raise TypeError(
+            f"CopyPaste got an image of floats from {float(image.min()):g} to "
+            f"{float(image.max()):g}; give one in [0, 1], before it is normalised"
+        )
     kind = f"{str(mask.dtype).removeprefix('torch.')} {tuple(mask.shape)}"
     levels = mask.dtype in (torch.uint8, torch.bool) or mask.is_floating_point()
     if mask.dim() not in (2, 3) or (mask.dim() == 3 and len(mask) != 1) or not levels:
         raise TypeError(
             f"CopyPaste takes a mask uint8, bool or float (h, w) or (1, h, w), not {kind}"
+        )
+    if mask.dtype == torch.uint8 and mask.numel() and int(mask.max()) == 1:
+        raise TypeError(
+            "CopyPaste got a uint8 mask of zeros and ones; give 0 and 255, or bool (mask > 0)"
         )
     if mask.is_floating_point() and mask.numel() and float(mask.max()) > 1:
         raise TypeError(

@@ -140,3 +140,12 @@ next(batches)
 raise SystemExit(3)
 """
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 3
+
+
+def test_cores_are_those_that_the_surroundings_grant():
+    program = "from data.loading_workers import usable_cores; print(usable_cores())"
+    granted = {**os.environ, "LOKY_MAX_CPU_COUNT": "1"}  # joblib reads affinity and quotas alike
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=granted, check=True
+    )
+    assert done.stdout.strip() == "1"

@@ -179,4 +179,4 @@ def test_empty_file_in_the_place_of_a_mask(tmp_path, probe, write_pictures):
     masks = write_pictures(tmp_path / "m", pictures)
     (masks / "b.png").write_bytes(b"")
     result = probe("saliency", masks, truth, "--quick", "--jobs", 1, "--out", tmp_path / "out")
-    assert "b.png cannot be decoded" in result.stderr
+    assert "b.png is no mask (empty file)" in result.stderr

@@ -79,7 +79,7 @@ def test_gray_background_stands_where_the_mask_is_zero(sample):
 def test_gray_levels_are_floor_of_255_u(sample):
     image, mask = (entry[..., :8, :8] for entry in sample)
     mask = tv_tensors.Mask(torch.zeros_like(mask))
-    mask[0, 0] = 1
+    mask[0, 0] = 255
     levels = set()
     for seed in range(300):
         torch.manual_seed(seed)
@@ -172,10 +172,16 @@ def test_types_of_images_and_masks(sample):
         (lambda i, m: (i.int(), m), r"int32 \(3, 400, 600\)"),
         (lambda i, m: (i, torch.stack([m, m])), r"uint8 \(2, 400, 600\)"),
         (lambda i, m: (i, m.long()), r"int64 \(400, 600\)"),
+        (
+            lambda i, m: (i, (m > 127).byte()),
+            r"uint8 mask of zeros and ones; give 0 and 255, or bool",
+        ),
+        (lambda i, m: (i / 255 - 0.5, m), r"an image of floats from -0.5 to .*, before it is norm"),
+        (lambda i, m: (i / 100, m), r"an image of floats from 0 to 2.55; give one in \[0, 1\]"),
         (lambda i, m: (i, m.float()), r"a mask of floats up to 255; give one in \[0, 1\]"),
     ],
 )
-def test_tensors_that_cannot_be_meant_are_refused(sample, make, words):
+def test_invalid_tensors_are_refused(sample, make, words):
     image, mask = make(*(entry.as_subclass(torch.Tensor) for entry in sample))
     for probability in (0, 1):  # not only once in a while
         with pytest.raises(TypeError, match=words):

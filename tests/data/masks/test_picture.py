@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.gallery.mask_pictures import read_mask
 from data.images.decode import UnreadableImage
+from data.masks.picture import read_mask
 
 GRAY = np.array([[0, 100, 255]], np.uint8)
 
@@ -41,7 +41,6 @@ def test_zeros_and_ones_are_black_and_white(read):
                 palette = Image.fromarray(one).convert("P")
                 palette.putpalette(bytes(range(256)) * 3)  # indices 0 and 1, not gray
                 assert read(palette) == expected
-    assert read(np.array([[0, 1, 2]], np.uint8)) == [[0, 1, 2]]  # a dark gray, for all we know
 
 
 def a_palette(indices, *colours):
@@ -73,7 +72,35 @@ def test_cut_outs(read):
     cut_out = np.dstack([np.full((1, 3), 9, np.uint8)] * 3 + [GRAY])
     assert read(cut_out) == GRAY.tolist()
     opaque = np.dstack([GRAY] * 3 + [np.full((1, 3), 255, np.uint8)])
-    assert read(opaque) == GRAY.tolist()
+    assert read(opaque) == GRAY.tolist()  # a mask that a tool saved with four bands
+
+
+PHOTOGRAPH = np.array([[[200, 30, 60], [20, 180, 40]]], np.uint8)
+
+
+@pytest.mark.parametrize("level", [0, 7, 128, 255])
+def test_a_cut_out_of_nothing_or_of_all_is_a_mask(read, level):
+    cut_out = np.dstack([PHOTOGRAPH, np.full((1, 2), level, np.uint8)])
+    assert read(cut_out) == read(cut_out, "tiff") == [[level, level]]
+
+
+def test_a_photograph_is_no_mask(read):
+    with pytest.raises(UnreadableImage, match="colours"):
+        read(PHOTOGRAPH)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "webp"])
+def test_a_mask_that_was_compressed_with_loss_is_gray(read, ending):
+    disc = np.hypot(*np.mgrid[-32:32, -32:32]) < 20
+    mask = Image.fromarray(disc).convert("L").convert("RGB")
+    values = np.array(read(mask, ending, quality=30))
+    assert values[disc].mean() > 245 and values[~disc].mean() < 10
+
+
+@pytest.mark.parametrize("levels", [[0, 1, 2], [0, 15, 255], [0, 1, 255], [3, 3, 7]])
+def test_numbers_of_labels_are_refused(read, levels):
+    with pytest.raises(UnreadableImage, match="numbers of labels"):
+        read(np.array([levels], np.uint8))
 
 
 def test_what_is_no_picture(tmp_path):

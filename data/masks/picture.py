@@ -5,33 +5,60 @@ import os
 import numpy as np
 from PIL import Image
 
-from data.images.decode import open_image
+from data.images.decode import UnreadableImage, open_image
 from data.images.modes import to_rgb
+
+MOST_LABELS = 32
+"""Levels below this, with none between them and white, are numbers of labels and not grays."""
+MOST_TINT = 48
+"""How far apart a gray pixel's three bands may be: JPEG tints grays a little."""
 
 
 def read_mask(path: str | os.PathLike) -> np.ndarray:
-    """Read a mask of any image format as uint8 (h, w), 255 foreground. UnreadableImage.
+    """Read a mask of any image format as uint8 (h, w), 255 foreground.
 
-    - Of a cut-out with transparency, the alpha is the mask.
+    - Of a cut-out with transparency, the alpha is the mask, also where nothing or all was kept. A
+      gray picture that is opaque everywhere is no cut-out.
     - Of a palette with colours, as VOC's labels have, black is background (where there is no
       black, index 0) and every other index is foreground, the border that VOC leaves out too.
     - Zeros and ones alone count as 0 and 255.
     - Anything else is gray; 16 bits are scaled to 8.
+
+    Raises UnreadableImage: no picture; a photograph; numbers of labels without a palette.
     """
     with open_image(path) as image:
         image.load()
+        rgb = to_rgb(image)
+        tint = int((rgb.max(2) - rgb.min(2)).max())
         if image.has_transparency_data:
             alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-            if alpha.min() != alpha.max():
+            if alpha.min() < 255 or tint > MOST_TINT:
                 return alpha
         if image.mode == "P" and (background := _background(image)) is not None:
             return np.where(np.asarray(image) == background, 0, 255).astype(np.uint8)
-        rgb = to_rgb(image)
         # 16 bits would hardly leave anything of a one, and a single band's one may be rounded away
         values = np.asarray(image) if image.mode.startswith("I") else rgb
         if values.max() == 1 and values.min() >= 0:
             return np.where(values.reshape(*rgb.shape[:2], -1).any(2), 255, 0).astype(np.uint8)
-        return np.asarray(Image.fromarray(rgb).convert("L"))
+        if tint > MOST_TINT:
+            raise UnreadableImage(
+                "it is a picture in colours; a mask is gray, has a palette of labels, or is a "
+                "cut-out with transparency"
+            )
+        mask = np.asarray(Image.fromarray(rgb).convert("L"))
+        refuse_labels(mask)
+        return mask
+
+
+def refuse_labels(mask: np.ndarray) -> None:
+    """Raise UnreadableImage where a uint8 mask's levels, such as 0 to 5 and 255, are labels'."""
+    levels = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    numbers = levels[(levels > 0) & (levels < 255)]
+    if numbers.size and levels.size > 1 and numbers[-1] < MOST_LABELS:
+        raise UnreadableImage(
+            f"its levels, {', '.join(map(str, levels[:4]))}{' ...' if levels.size > 4 else ''}, "
+            "look like numbers of labels; save background as 0 and foreground as 255"
+        )
 
 
 def _background(image: Image.Image) -> int | None:
