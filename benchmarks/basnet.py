@@ -40,7 +40,6 @@ from data.images.decode import UnreadableImage, capped_size, decode, key_path, l
 from data.keys import Keys
 from data.masks.write import ChunkEncoder
 from saliency.basnet import BASNet, Predictor, load_basnet
-from saliency.basnet.method import BasnetMethod
 from saliency.basnet.preprocess import SIZE, preprocess
 from saliency.batch import Plan, make_shards
 from saliency.device_stage import DeviceStage
@@ -51,7 +50,7 @@ MAX_SIDE = 400
 NETWORK_SECONDS = 2.0  # for which a GPU computes batches, so that its clock has settled
 
 
-class FreeNetwork(BasnetMethod):
+class FreeNetwork(Predictor):
     """BASNet's work outside the network, with the input's first channel as the map."""
 
     def compute(self, batch: torch.Tensor, keys: list[str]) -> torch.Tensor:
@@ -68,7 +67,7 @@ def repeated(images: Path, count: int) -> Iterator[tuple[Path, Keys]]:
         yield Path(folder), list_images(folder)[:count]
 
 
-def network_milliseconds(method: BasnetMethod, batch: torch.Tensor) -> float:
+def network_milliseconds(method: Predictor, batch: torch.Tensor) -> float:
     """Milliseconds an image of the network, on a batch that is on the device and stays there."""
 
     def call() -> None:
@@ -79,7 +78,7 @@ def network_milliseconds(method: BasnetMethod, batch: torch.Tensor) -> float:
     return 1000 * median_seconds(call, method.device, seconds, repeat=3) / len(batch)
 
 
-def steps(images: Path, keys: Keys, method: BasnetMethod) -> list[list]:
+def steps(images: Path, keys: Keys, method: Predictor) -> list[list]:
     """Milliseconds an image of every step, one process and thread; the network by batches."""
     cv2.setNumThreads(1)  # as in a worker
     encoder = ChunkEncoder(MAX_SIDE)
@@ -111,7 +110,7 @@ def steps(images: Path, keys: Keys, method: BasnetMethod) -> list[list]:
     return [[name, float(np.median(values))] for name, values in rows.items()]
 
 
-def stage(images: Path, keys: Keys, method: BasnetMethod, jobs: int) -> tuple[float, float]:
+def stage(images: Path, keys: Keys, method: Predictor, jobs: int) -> tuple[float, float]:
     """Images a second of the whole stage, and the share of the time the device waited."""
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan(
@@ -157,7 +156,7 @@ def main(
     limit = limit or (200 if place.type == "cpu" else 16000)
     dtype = pick_precision(precision, place)
     network = load_basnet(weights) if weights is not None else BASNet(width)
-    predictor = Predictor(network, place, dtype, batch_size, compiled)
+    method = Predictor(network, place, dtype, batch_size, compiled)
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else "CPU"
     channels = network.inconv.out_channels
     print(
@@ -165,7 +164,7 @@ def main(
         f"{str(dtype or torch.float32).split('.')[-1]}, batches of {batch_size}, {jobs} workers, "
         f"PyTorch {torch.__version__}\n"
     )
-    method = BasnetMethod(predictor)
+
     table = []
     with repeated(images, limit) as (folder, keys):
         rows = steps(folder, keys, method)
@@ -173,7 +172,7 @@ def main(
         stage(folder, keys[: min(limit, batch_size)], method, jobs)  # caches, clocks
         for label, what in (
             ("BASNet", method),
-            ("a network that costs nothing", FreeNetwork(predictor)),
+            ("a network that costs nothing", FreeNetwork(network, place, dtype, batch_size)),
         ):
             runs = [stage(folder, keys, what, jobs) for _ in range(repeat)]
             rate, waiting = np.median(runs, axis=0)

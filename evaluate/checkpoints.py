@@ -11,16 +11,15 @@ from pathlib import Path
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
 from data.errors import UserError
 from data.run import checkpoints, damage
-from data.weights import read_weights, sha256_of
+from data.weights import fill, read_weights, sha256_of, state_dict_of, without_prefix
 from evaluate import networks
 from evaluate.results import say
 
 FORMAT = "dilo-backbone"
-WRAPPERS = ("state_dict", "model_state_dict", "model", "method", "network", "student", "backbone")
 RANDOM_SEED = 0  # of `random:ARCH`
 
 
@@ -89,39 +88,29 @@ def load_checkpoint(checkpoint: str | Path, arch: str | None = None) -> Checkpoi
     else:
         path = find_file(Path(checkpoint))
     content = read_weights(path, "CHECKPOINT")
-    source = Source(checkpoint, str(path), sha256_of(path))
-    state = _state_dict(content, path)
+    source = Source(checkpoint, str(path), sha256_of(path), config=_config(content, path))
     if content.get("format") == FORMAT and isinstance(content.get("arch"), str):
         arch = arch or networks.DILO_NAMES.get(content["arch"], content["arch"])
-    source.config = _config(content, path)
-    source.stripped_prefix = networks.find_prefix(state)
-    state = {
-        key.removeprefix(source.stripped_prefix): value
-        for key, value in state.items()
-        if key.startswith(source.stripped_prefix)
-    }
+    state = state_dict_of(content, f"CHECKPOINT {path}")
     try:
+        anchors = [next(iter(networks.backbone_tensors(arch)))] if arch else networks.ANCHORS
+        state, source.stripped_prefix = without_prefix(state, anchors)
         source.arch = arch or networks.recognise(state)
-        clash = networks.mismatch(state, source.arch)
     except UserError as error:
         raise UserError(f"CHECKPOINT {checkpoint}: {error.message}") from None
-    if clash is not None:
-        raise UserError(f"CHECKPOINT {checkpoint} does not fit {source.arch}: {clash}.")
-    return Checkpoint(_fill(networks.build(source.arch), state, source), source)
-
-
-def _fill(model: nn.Module, state: Mapping[str, Tensor], source: Source) -> nn.Module:
-    """Load the backbone's tensors, which are known to fit; note what is left out."""
-    own = {k: v for k, v in state.items() if not networks.is_classifier(k, source.arch)}
-    lost = next((k for k, v in own.items() if not v.isfinite().all()), None)
+    if difference := networks.differences(state, source.arch):
+        raise UserError(f"CHECKPOINT {checkpoint} does not fit {source.arch}: {difference}.")
+    model = networks.build(source.arch).eval()
+    own = model.state_dict().keys()
+    source.left_out = [name for name in state if name not in own]
+    lost = next((n for n in own if n in state and not state[n].isfinite().all()), None)
     if lost is not None:
         raise UserError(
-            f"CHECKPOINT {source.checkpoint}: {lost} has values that are not finite, as after a "
+            f"CHECKPOINT {checkpoint}: {lost} has values that are not finite, as after a "
             "training that diverged; name an earlier checkpoint, or train again."
         )
-    source.left_out = [k for k in state if k not in own]
-    model.load_state_dict(own, strict=False)
-    return model.eval()
+    fill(model, state)
+    return Checkpoint(model, source)
 
 
 def find_file(path: Path) -> Path:
@@ -160,23 +149,6 @@ def _config(content: Mapping, path: Path) -> dict | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return config if isinstance(config, dict) else None
-
-
-def _state_dict(content: Mapping, path: Path) -> dict[str, Tensor]:
-    """The tensors by name, directly or below one of the usual words."""
-    for word in WRAPPERS:
-        inner = content.get(word)
-        if isinstance(inner, Mapping) and any(isinstance(v, Tensor) for v in inner.values()):
-            content = inner
-            break
-    state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-    if not state:
-        first = ", ".join(str(key) for key in list(content)[:3]) or "nothing"
-        raise UserError(
-            f"CHECKPOINT {path} is no state_dict: it has no tensors by name, but {first}; save one "
-            "by torch.save(model.state_dict(), FILE)."
-        )
-    return state
 
 
 def _torchvision_file(name: str) -> Path:

@@ -8,7 +8,7 @@ from torch import nn
 
 from data.errors import UserError
 from data.run import write_torch
-from data.weights import read_weights
+from data.weights import differences, fill, read_weights, state_dict_of, without_prefix
 from pretrain.parts.backbones import CLASSIFIER
 from pretrain.settings import Settings
 
@@ -34,26 +34,20 @@ def export_backbone(backbone: nn.Module, settings: Settings, path: Path) -> None
 def load_backbone(backbone: nn.Module, arch: str, path: str | Path) -> None:
     """Load weights into a backbone: a backbone.pt, or a state_dict of torchvision's model.
 
-    The state_dict may be an entry of that name, as trainers write it, and its names may begin with
-    DataParallel's "module.".
+    The state_dict may be an entry of a trainer's checkpoint, and its names may have a prefix.
 
     Raises
     ------
     UserError
         No such file, damaged, another architecture, names that do not fit.
     """
-    contents = read_weights(path, "init")
+    contents, name = read_weights(path, "init"), f"init {str(path)!r}"
     if contents.get("format") == FORMAT and contents["arch"] != arch:
         raise UserError(
-            f"init {str(path)!r} holds a {contents['arch']}, and arch is {arch!r}; "
-            f"set arch={contents['arch']}."
+            f"{name} holds a {contents['arch']}, and arch is {arch!r}; set arch={contents['arch']}."
         )
-    contents = contents.get("state_dict", contents)
-    classifier = CLASSIFIER[arch] + "."
-    tensors = {str(name).removeprefix("module."): value for name, value in contents.items()}
-    tensors = {name: value for name, value in tensors.items() if not name.startswith(classifier)}
-    try:
-        backbone.load_state_dict(tensors, strict=True)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        first = " ".join(str(error).split())[:160]
-        raise UserError(f"init {str(path)!r} does not fit {arch}: {first}.") from None
+    wanted = backbone.state_dict()
+    state, _ = without_prefix(state_dict_of(contents, name), [next(iter(wanted))])
+    if difference := differences(state, wanted, ignored=CLASSIFIER[arch] + "."):
+        raise UserError(f"{name} does not fit {arch}: {difference}; set another arch or init.")
+    fill(backbone, state)

@@ -1,7 +1,9 @@
-"""Classifiers for class-specific saliency: load one, find its linear head, choose its classes."""
+"""Classifiers for class-specific saliency: load a network, find its head, choose its classes."""
 
 import os
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,13 +11,14 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from data.device import computing_in, memory_for, memory_layout, sent
 from data.errors import UserError
 from data.images.channel_statistics import IMAGENET_MEAN, IMAGENET_STD
 from data.images.labels import labels_from_folders
 from data.keys import Keys
 from data.loading import of_channels
-from data.weights import read_weights
-from saliency.state_dict import describe, differences, is_state_dict
+from data.weights import differences, fill, last_linear, read_state_dict, without_prefix
+from saliency.methods.protocol import ClassifierSettings
 
 SIZE = 224
 """Side of the square that ImageNet classifiers are trained on, in pixels."""
@@ -23,7 +26,6 @@ SIZE = 224
 _MEAN = np.array(IMAGENET_MEAN, np.float32)
 _STD = np.array(IMAGENET_STD, np.float32)
 _USUAL = ("resnet50", "resnet18", "resnet34", "resnet101", "vgg16", "vgg16_bn", "alexnet")
-_WRAPPINGS = ("state_dict", "model", "model_state_dict")  # of PyTorch's own and other examples
 
 
 def preprocess(image: np.ndarray, size: int = SIZE) -> np.ndarray:
@@ -50,27 +52,17 @@ def pixel_scale(like: Tensor) -> Tensor:
 
 
 def load_classifier(path: str | os.PathLike, arch: str | None = None) -> tuple[nn.Module, str]:
-    """Build the torchvision classifier that a checkpoint holds.
+    """Build the torchvision classifier that a checkpoint holds, on the CPU, in evaluation mode.
 
-    Parameters
-    ----------
-    path
-        A state_dict with torchvision's names and a linear head of any number of classes, plain or
-        under `state_dict` or `model`, with or without DistributedDataParallel's `module.`.
-    arch : str, optional
-        torchvision's name, such as "resnet50"; None finds the one whose keys and shapes fit.
+    path : a state_dict with torchvision's names and a linear head of any number of classes, plain
+        or as trainers save it (`data.weights`).
+    arch : torchvision's name, such as "resnet50"; None takes the first whose names and shapes fit.
 
-    Returns
-    -------
-    (nn.Module, str)
-        On the CPU, in evaluation mode, and its name.
+    Returns the network and its name.
 
-    Raises
-    ------
-    UserError
-        No such file, not a state_dict, an unknown name, or keys that do not fit.
+    Raises UserError: no such file, not a state_dict, an unknown name, or weights that do not fit.
     """
-    found = _unwrap(read_weights(path, "--weights"), path)
+    state = read_state_dict(path, "--weights")
     known = torchvision.models.list_models(module=torchvision.models)
     if arch is not None:
         if arch not in known:
@@ -79,33 +71,20 @@ def load_classifier(path: str | os.PathLike, arch: str | None = None) -> tuple[n
                 "use a name such as resnet50."
             )
         network = _skeleton(arch) or _build(arch)
-        difference = _fill(network, found)
-        if difference:
+        if difference := _fill(network, state):
             raise UserError(
                 f"--weights {path} is not a {arch} with a linear head ({difference}); "
                 "give another checkpoint or --arch."
             )
         return network.eval(), arch
-    for name in [*_USUAL, *(name for name in known if name not in _USUAL)]:
-        network = _skeleton(name)
-        if network is not None and not _fill(network, found):
+    for name in dict.fromkeys((*_USUAL, *known)):
+        network = _skeleton(name) if name in known else None
+        if network is not None and not _fill(network, state):
             return network.eval(), name
     raise UserError(
         f"--weights {path} fits none of torchvision's classifiers; "
         "name its architecture with --arch to see the keys that differ."
     )
-
-
-def _unwrap(content: object, path: str | os.PathLike) -> dict[str, Tensor]:
-    for name in _WRAPPINGS:
-        if isinstance(content, Mapping) and is_state_dict(content.get(name)):
-            content = content[name]
-    if not is_state_dict(content):
-        raise UserError(
-            f"--weights {path} holds {describe(content)}, not a state_dict; "
-            "save it as torch.save(model.state_dict(), FILE)."
-        )
-    return {key.removeprefix("module."): value for key, value in content.items()}
 
 
 def _build(name: str) -> nn.Module:
@@ -122,51 +101,39 @@ def _skeleton(name: str) -> nn.Module | None:
         return None
 
 
-def _fill(network: nn.Module, found: Mapping[str, Tensor]) -> str:
+def _fill(network: nn.Module, state: Mapping[str, Tensor]) -> str:
     """Put a state_dict into a skeleton; what differs, and nothing is put, or an empty string."""
-    try:
-        name, head = head_of(network)
-    except UserError:
+    name = last_linear(network)
+    if name is None:
         return "it has no linear head"
-    weight = found.get(f"{name}.weight")
+    head = network.get_submodule(name)
+    state, _ = without_prefix(state, [next(iter(network.state_dict()))])
+    weight = state.get(f"{name}.weight")
     if weight is not None and weight.ndim == 2 and weight.shape[0] != head.out_features:
         head = nn.Linear(head.in_features, weight.shape[0], head.bias is not None, device="meta")
         network.set_submodule(name, head)
-    wanted = network.state_dict()
-    counters = [key for key in wanted if key.endswith("num_batches_tracked")]
-    if not any(key in found for key in counters):  # PyTorch 0.4 wrote none
-        found = {**found, **{key: torch.zeros((), dtype=torch.int64) for key in counters}}
-    difference = differences(found, wanted)
+    difference = differences(state, network.state_dict())
     if not difference:
-        found = {key: found[key].to(wanted[key].dtype) for key in wanted}
-        network.load_state_dict(found, strict=True, assign=True)
+        fill(network, state)
     return difference
 
 
-def head_of(network: nn.Module) -> tuple[str, nn.Linear]:
-    """Return name and module of the last linear layer: the head, in all of torchvision's.
-
-    Raises
-    ------
-    UserError
-        The network has no linear layer.
-    """
-    linear = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.Linear)]
-    if not linear:
+def head_of(network: nn.Module) -> nn.Linear:
+    """Return the last linear layer: the head, in all of torchvision's. UserError: there is none."""
+    name = last_linear(network)
+    if name is None:
         raise UserError(
             f"a {type(network).__name__} has no linear head, which class-specific saliency needs; "
             "give another --weights and --arch."
         )
-    return linear[-1]
+    return network.get_submodule(name)
 
 
 def check_size(network: nn.Module, size: int) -> None:
-    """Try a square input of this side on one image.
+    """Try a square input of this side on an image.
 
-    Raises
-    ------
-    UserError
-        The network takes none of that side: smaller than its pools, or not a transformer's own.
+    UserError: the network takes none of that side, as smaller than its pools, or not a
+    transformer's own.
     """
     try:
         with torch.no_grad():
@@ -179,19 +146,12 @@ def check_size(network: nn.Module, size: int) -> None:
 
 
 def folder_classes(keys: Keys, classes: int) -> dict[str, int]:
-    """The class of every class folder, its place among the sorted ones (`data.images.labels`).
+    """Return the number of each class folder among the sorted ones (`data.images.labels`).
 
-    Parameters
-    ----------
-    keys : Keys
-        Of all images; the first folder of a key is its class.
-    classes : int
-        Of the network; as many folders must be there.
+    keys : of all images; the first folder of a key is its class.
+    classes : of the network; as many folders must be there.
 
-    Raises
-    ------
-    UserError
-        Images outside of folders, or another number of folders than of classes.
+    UserError: images outside of folders, or another number of folders than of classes.
     """
     labels = labels_from_folders(keys)
     if labels is None:
@@ -206,3 +166,65 @@ def folder_classes(keys: Keys, classes: int) -> dict[str, int]:
             f"{classes} classes; give the images of all classes, or use --labels predicted."
         )
     return {name: number for number, name in enumerate(names)}
+
+
+class ClassMethod:
+    """A classifier on its device, as `saliency.methods.protocol.NetworkMethod` asks for it.
+
+    A method derives from it, with `maps` and `finish`.
+
+    network : images to class scores, with a linear head.
+    precision : autocast to bfloat16 or float16; None computes in float32, without TF32.
+    classes : class number by folder (`folder_classes`); None takes what the network predicts.
+    size : side of the square input in pixels.
+
+    Raises UserError: the network takes no input of that side, or is too large for the device.
+    """
+
+    parameters: dict[str, Any]
+
+    def __init__(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        precision: torch.dtype | None = None,
+        batch_size: int = 64,
+        classes: dict[str, int] | None = None,
+        size: int = SIZE,
+    ) -> None:
+        self.device, self.precision, self.batch_size = device, precision, batch_size
+        self.classes = classes
+        self.decode_side = 2 * size
+        self.prepare = partial(preprocess, size=size)
+        with memory_for(batch_size, device):
+            network = network.eval().requires_grad_(False)
+            check_size(network, size)
+            self.network = network.to(device, memory_format=memory_layout(device))
+
+    @classmethod
+    def build(cls, name: str, settings: ClassifierSettings, keys: Keys) -> "ClassMethod":
+        """Load the classifier for the method `name`; see `NetworkBuilder` in the protocol."""
+        device, precision, batch_size = settings.arithmetic(name)
+        network, arch = load_classifier(settings.weights, settings.arch)
+        classes = None
+        if settings.labels == "folder":
+            classes = folder_classes(keys, head_of(network).out_features)
+        size = settings.input_size or SIZE
+        method = cls(network, device, precision, batch_size, classes, size)
+        labels = settings.labels or "predicted"
+        recorded = settings.recorded(precision)
+        method.parameters = {**recorded, "input_size": size, "arch": arch, "labels": labels}
+        return method
+
+    def compute(self, batch: Tensor, keys: list[str]) -> Tensor:
+        """Return each image's map, (N, h, w), on the device."""
+        classes = None
+        if self.classes is not None:
+            indices = [self.classes[key.split("/", 1)[0]] for key in keys]
+            classes = sent(torch.tensor(indices), self.device)
+        with computing_in(self.precision, self.device):
+            return self.maps(batch, classes)[0]
+
+    def maps(self, batch: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return maps (N, h, w) and classes (N,); `classes` None: the highest score of each."""
+        raise NotImplementedError

@@ -39,7 +39,7 @@ def downsample(x: Tensor) -> Tensor:
 class ConvolutionStages(nn.Module):
     """A module whose convolution-norm-ReLU layers lie flat in it as `conv<name>` and `bn<name>`.
 
-    The published checkpoint has no nesting below the network, so a layer is found by its name.
+    The published checkpoint has no nesting below the network, so a layer is looked up by its name.
     """
 
     def add(self, name: str, inputs: int, outputs: int, dilation: int = 1) -> None:
@@ -62,10 +62,7 @@ class ConvolutionStages(nn.Module):
 class Refinement(ConvolutionStages):
     """The residual refinement module (section 3.3): a small U-Net that corrects the coarse logits.
 
-    Parameters
-    ----------
-    channels : int
-        Width of every layer; 64 as published.
+    channels : width of every layer; 64 as published.
     """
 
     def __init__(self, channels: int = 64) -> None:

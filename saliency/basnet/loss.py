@@ -16,8 +16,8 @@ def _gaussian(length: int, like: Tensor) -> Tensor:
     As two products with such a matrix the separable blur is several times as fast as a convolution
     of one channel, forward and backward; pixels outside the map count as zeros.
     """
-    place = torch.arange(length, device=like.device, dtype=like.dtype)
-    distance = place[:, None] - place
+    row = torch.arange(length, device=like.device, dtype=like.dtype)
+    distance = row[:, None] - row
     weights = torch.exp(-(distance**2) / (2 * _SIGMA**2)) * (distance.abs() <= _RADIUS)
     around = torch.arange(-_RADIUS, _RADIUS + 1, device=like.device, dtype=like.dtype)
     return weights / torch.exp(-(around**2) / (2 * _SIGMA**2)).sum()
@@ -35,15 +35,9 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     Wang et al. (2004), Gaussian window of 11 pixels and sigma 1.5, C1 = .01^2, C2 = .03^2, zeros
     outside the map, as in BASNet's training.
 
-    Parameters
-    ----------
-    a, b : Tensor
-        (N, 1, H, W), values in [0, 1], same shape.
+    a, b : (N, 1, H, W), values in [0, 1], same shape.
 
-    Returns
-    -------
-    Tensor
-        (N,), mean over the map; 1 for equal maps.
+    Returns (N,), the mean over the map; 1 for equal maps.
     """
     n = len(a)
     mean_a, mean_b, mean_aa, mean_bb, mean_ab = _blur(torch.cat([a, b, a * a, b * b, a * b])).split(
@@ -61,15 +55,9 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 def iou(probability: Tensor, target: Tensor) -> Tensor:
     """Soft intersection over union of two maps, per image; two empty maps agree (1).
 
-    Parameters
-    ----------
-    probability, target : Tensor
-        (N, 1, H, W), values in [0, 1], same shape.
+    probability, target : (N, 1, H, W), values in [0, 1], same shape.
 
-    Returns
-    -------
-    Tensor
-        (N,), in [0, 1].
+    Returns (N,), in [0, 1].
     """
     intersection = (probability * target).sum(dim=(1, 2, 3))
     union = (probability + target).sum(dim=(1, 2, 3)) - intersection
@@ -80,17 +68,10 @@ def iou(probability: Tensor, target: Tensor) -> Tensor:
 def hybrid_loss(logits: tuple[Tensor, ...], target: Tensor) -> Tensor:
     """BCE + (1 - SSIM) + (1 - IoU), summed over the outputs with equal weights.
 
-    Parameters
-    ----------
-    logits : tuple of Tensor
-        Outputs before the sigmoid (`BASNet.logits`), each (N, 1, H, W).
-    target : Tensor
-        Ground truth (N, 1, H, W) in [0, 1].
+    logits : outputs before the sigmoid (`BASNet.logits`), each (N, 1, H, W).
+    target : ground truth (N, 1, H, W) in [0, 1].
 
-    Returns
-    -------
-    Tensor
-        Scalar, float32 (float64 for float64 input), also under autocast.
+    Returns a scalar, float32 (float64 for float64 input), also under autocast.
     """
     with torch.autocast(target.device.type, enabled=False):
         stacked = torch.cat(logits)  # every output as further rows of the batch

@@ -28,13 +28,9 @@ class BASNet(ConvolutionStages):
     With ``width=1`` it has 87,060,360 parameters and exactly the keys and shapes of the published
     ``basnet.pth``.
 
-    Parameters
-    ----------
-    width : float
-        Multiplies every number of channels; 1 is the published network. ``1 / 8`` trains on a CPU.
+    width : multiplies every number of channels; 1 is the published network. ``1 / 8`` trains on a
+        CPU.
 
-    Notes
-    -----
     Any height and width from 32 up is accepted; the published network takes multiples of 32, for
     which the two agree.
     """
@@ -97,18 +93,12 @@ class BASNet(ConvolutionStages):
         return (self.refunet(coarse[0]).float(), *coarse)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Saliency of a batch of preprocessed images.
+        """Return eight maps of probabilities, float32, each (N, 1, H, W).
 
-        Parameters
-        ----------
-        x : Tensor
-            (N, 3, H, W), preprocessed by `saliency.basnet.preprocess.normalise`.
+        x : (N, 3, H, W), preprocessed by `saliency.basnet.preprocess.normalise`.
 
-        Returns
-        -------
-        tuple of Tensor
-            Eight maps of probabilities, float32, each (N, 1, H, W): the refined one, the decoder's
-            from level 1 to 6, and the bridge's (`OUTPUTS`). Only the first is the prediction.
+        They are the refined map, the decoder's from level 1 to 6, and the bridge's (`OUTPUTS`).
+        Only the first is the prediction.
         """
         return tuple(torch.sigmoid(logits) for logits in self.logits(x))
 

@@ -1,7 +1,9 @@
 """Saliency maps of images by a BASNet, in batches."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,18 +17,17 @@ from saliency.basnet.preprocess import SIZE, preprocess, resize_map, stretch
 class Predictor:
     """A BASNet on its device: batches of preprocessed images to maps.
 
-    Parameters
-    ----------
-    network : BASNet
-        Moved to `device`; on a GPU into the layout channels last.
-    device : torch.device
-    precision : torch.dtype or None
-        Autocast to bfloat16 or float16; None computes in float32, without TF32.
-    batch_size : int
-        The largest batch; named when memory runs out.
-    compiled : bool
-        Compile the network (`torch.compile`): a minute at the start, then faster batches.
+    It is a `saliency.methods.protocol.NetworkMethod`, once it has `parameters`.
+
+    network : moved to `device`; on a GPU into the layout channels last.
+    precision : autocast to bfloat16 or float16; None computes in float32, without TF32.
+    batch_size : the largest batch; named when memory runs out.
+    compiled : compile the network (`torch.compile`): a minute at the start, then faster batches.
+    size : side of the square input in pixels; 256 as published.
     """
+
+    decode_side = 0  # the published resize starts from the whole image
+    parameters: dict[str, Any]
 
     def __init__(
         self,
@@ -35,11 +36,11 @@ class Predictor:
         precision: torch.dtype | None = None,
         batch_size: int = 64,
         compiled: bool = False,
+        size: int = SIZE,
     ) -> None:
         self.device = torch.device(device)
-        self.precision = precision
-        self.batch_size = batch_size
-        self.compiled = compiled
+        self.precision, self.batch_size, self.compiled = precision, batch_size, compiled
+        self.prepare = partial(preprocess, size=size)
         self.layout = memory_layout(self.device)
         with memory_for(batch_size, self.device):
             network = network.eval().to(self.device, memory_format=self.layout)
@@ -47,23 +48,26 @@ class Predictor:
 
     @torch.inference_mode()
     def refined(self, batch: Tensor) -> Tensor:
-        """The refined output for a batch that is on the device, without waiting for it.
+        """Return the refined output for a batch that is on the device, without waiting for it.
 
-        Parameters
-        ----------
-        batch : float32 Tensor, (N, 3, S, S)
-            Images by `saliency.basnet.preprocess.preprocess`, at most `batch_size` of them.
+        batch : float32 (N, 3, S, S), images by `saliency.basnet.preprocess.preprocess`, at most
+            `batch_size` of them.
 
-        Returns
-        -------
-        float32 Tensor, (N, S, S)
-            Probabilities, not yet normalised.
+        Returns probabilities, float32 (N, S, S), not yet normalised.
         """
         count = len(batch)
         if self.compiled and count < self.batch_size:
             batch = self._padded(batch)
         with computing_in(self.precision, self.device):
             return self.network(batch)[0][:count, 0]
+
+    def compute(self, batch: Tensor, keys: list[str]) -> Tensor:
+        """Return `refined`; the images' keys say nothing to BASNet."""
+        return self.refined(batch)
+
+    def finish(self, result: np.ndarray, prepared: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Stretch to [0, 1] and resize; a constant map gives zeros."""
+        return np.clip(resize_map(stretch(result[None])[0], size), 0, 1)
 
     def _padded(self, batch: Tensor) -> Tensor:
         """The batch with zeros up to `batch_size`, so that one compilation fits all batches.
@@ -80,22 +84,10 @@ class Predictor:
         return full
 
     def __call__(self, batch: np.ndarray | Tensor) -> np.ndarray:
-        """Map a batch from anywhere.
+        """Return the maps of a batch from anywhere, float32 (N, S, S).
 
-        Parameters
-        ----------
-        batch : float32, (N, 3, S, S)
-            As for `refined`.
-
-        Returns
-        -------
-        float32 array, (N, S, S)
-            Every map min-max normalised by itself to [0, 1]; NaN where the network's output is.
-
-        Raises
-        ------
-        UserError
-            The device's memory is too small for the batch.
+        Each is min-max normalised by itself to [0, 1]; NaN where the network's output is.
+        UserError: the device's memory is too small for the batch.
         """
         with memory_for(self.batch_size, self.device):
             batch = torch.as_tensor(batch).to(self.device, memory_format=self.layout)
@@ -105,20 +97,11 @@ class Predictor:
 def predict(
     images: Iterable[np.ndarray], network: BASNet | Predictor, size: int = SIZE
 ) -> Iterator[np.ndarray]:
-    """Map images of any sizes, lazily, batch by batch.
+    """Yield the saliency of images of any sizes, float32 (h, w) in [0, 1], lazily, in their order.
 
-    Parameters
-    ----------
-    images : iterable of uint8 arrays, (h, w, 3) RGB or (h, w) grayscale
-    network : BASNet or Predictor
-        A BASNet computes where it is, in float32, 16 images at a time.
-    size : int
-        Side of the square input in pixels; 256 as published.
-
-    Yields
-    ------
-    float32 array, (h, w)
-        Saliency in [0, 1] at the image's size, in the order of `images`.
+    images : uint8 (h, w, 3) RGB or (h, w) grayscale.
+    network : a BASNet computes where it is, in float32, 16 images at a time.
+    size : side of the square input in pixels; 256 as published.
     """
     if not isinstance(network, Predictor):
         device = next(network.parameters()).device

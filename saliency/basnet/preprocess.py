@@ -16,18 +16,12 @@ _STD = np.array(IMAGENET_STD, np.float32)
 def resize_image(image: np.ndarray, size: int = SIZE) -> np.ndarray:
     """Resize to a square, bilinear without antialiasing, as scikit-image's ``resize(order=1)``.
 
-    Parameters
-    ----------
-    image : uint8 or float array, (h, w) or (h, w, 3)
-    size : int
-        Side of the result in pixels; the aspect is not kept.
+    image : uint8 or float (h, w) or (h, w, 3).
+    size : side of the result in pixels; the aspect is not kept.
 
-    Returns
-    -------
-    float32 array, (size, size, 3)
-        Same range as `image`. Where a side is enlarged, the outermost pixels fade towards the
-        zeros that the authors' resize (``mode="constant"``) puts around the image, but not below
-        the image's minimum (its ``clip=True``).
+    Returns float32 (size, size, 3), same range as `image`. Where a side is enlarged, the outermost
+    pixels fade towards the zeros that the authors' resize (``mode="constant"``) puts around the
+    image, but not below the image's minimum (its ``clip=True``).
     """
     height, width = image.shape[:2]
     resized = cv2.resize(image.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
@@ -48,16 +42,10 @@ def _inside(source: int, size: int) -> np.ndarray:
 def normalise(resized: np.ndarray) -> np.ndarray:
     """Scale by the image's own maximum, then by ImageNet's mean and standard deviation.
 
-    Parameters
-    ----------
-    resized : float32 array, (h, w, 3)
-        RGB of any range. Three equal channels count as a grayscale image, for which the authors
-        use the red channel's mean and deviation on all three.
+    resized : float32 (h, w, 3), RGB of any range. Three equal channels count as a grayscale image,
+        for which the authors use the red channel's mean and deviation on all three.
 
-    Returns
-    -------
-    float32 array, (3, h, w)
-        The network's input.
+    Returns the network's input, float32 (3, h, w).
     """
     scaled = resized / (resized.max() or 1)
     gray = np.array_equal(resized[..., 0], resized[..., 1]) and np.array_equal(
@@ -73,16 +61,9 @@ def preprocess(image: np.ndarray, size: int = SIZE) -> np.ndarray:
 
 
 def stretch(maps: np.ndarray) -> np.ndarray:
-    """Min-max normalise every map of a batch by itself.
+    """Min-max normalise every map of a batch, float (N, h, w), by itself to float32 in [0, 1].
 
-    Parameters
-    ----------
-    maps : float array, (N, h, w)
-
-    Returns
-    -------
-    float32 array, (N, h, w)
-        In [0, 1]; a constant map becomes 0 (the authors divide 0 by 0).
+    A constant map becomes 0 (the authors divide 0 by 0).
     """
     low = maps.min(axis=(1, 2), keepdims=True)
     span = maps.max(axis=(1, 2), keepdims=True) - low

@@ -10,10 +10,10 @@ from data.device import pick_device, pick_precision
 from data.errors import ToldCommand, UserError
 from data.run import checkpoints
 from saliency.basnet.dataset import Pair, list_pairs
-from saliency.basnet.encoder_weights import load_encoder
 from saliency.basnet.network import BASNet
 from saliency.basnet.settings import Settings
 from saliency.basnet.trainer import Trainer
+from saliency.basnet.weights import load_encoder
 
 DEFAULTS = Settings()
 DEEPEST = 32  # a crop of up to so many pixels is a single one at the deepest level

@@ -9,7 +9,7 @@ from saliency.methods.protocol import NetworkSettings
 
 if TYPE_CHECKING:
     from data.keys import Keys
-    from saliency.basnet.method import BasnetMethod
+    from saliency.basnet import Predictor
 
 
 class Settings(NetworkSettings):
@@ -23,15 +23,14 @@ class Settings(NetworkSettings):
     )
 
 
-def build(settings: Settings, keys: Keys) -> BasnetMethod:
+def build(settings: Settings, keys: Keys) -> Predictor:
     """Load the network; see `saliency.methods.protocol.NetworkBuilder`."""
     from saliency.basnet import Predictor, load_basnet
-    from saliency.basnet.method import SIZE, BasnetMethod
+    from saliency.basnet.preprocess import SIZE
 
     device, precision, batch_size = settings.arithmetic("basnet")
+    size = settings.input_size or SIZE
     network = load_basnet(settings.weights)
-    predictor = Predictor(network, device, precision, batch_size, settings.compiled)
-    method = BasnetMethod(predictor, settings.input_size or SIZE)
-    parameters = settings.recorded(precision)
-    method.parameters = {**parameters, "input_size": settings.input_size or SIZE}
+    method = Predictor(network, device, precision, batch_size, settings.compiled, size)
+    method.parameters = {**settings.recorded(precision), "input_size": size}
     return method

@@ -8,64 +8,47 @@ References
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from data.errors import UserError
 from data.keys import Keys
-from saliency.classifier import head_of
+from saliency.basnet.preprocess import resize_map, stretch
+from saliency.classifier import ClassMethod, head_of
 from saliency.methods.protocol import ClassifierSettings
-
-if TYPE_CHECKING:
-    from saliency.class_method import ClassMethod
 
 
 class ClassActivation:
     """Class activation maps of a network that ends in global average pooling and a linear head.
 
-    Parameters
-    ----------
-    network : nn.Module
-        Images (N, 3, H, W) to class scores (N, classes), in evaluation mode.
+    network : images (N, 3, H, W) to class scores (N, classes), in evaluation mode.
 
-    Raises
-    ------
-    UserError
-        On the first batch, when no layer's maps, averaged over space, are what the head sees: the
-        maps would say nothing about the score. AlexNet and VGG are such networks.
+    Raises UserError on the first batch, when no layer's maps, averaged over space, are what the
+    head sees: the maps would say nothing about the score. AlexNet and VGG are such networks.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        _, self.head = head_of(network)
-        self._place: int | None = None  # of the pooled maps among the maps seen, once found
+        self.head = head_of(network)
+        self._layer: int | None = None  # of the pooled maps among the maps seen, once known
 
     @torch.no_grad()
     def __call__(self, x: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Map a batch.
+        """Return maps (N, h, w), float32 also under autocast, and the classes mapped, int64 (N,).
 
-        Parameters
-        ----------
-        x : Tensor
-            (N, 3, H, W), preprocessed for the network.
-        classes : int64 Tensor, optional
-            (N,); None takes each image's highest score.
+        x : (N, 3, H, W), preprocessed for the network.
+        classes : int64 (N,); None takes each image's highest score.
 
-        Returns
-        -------
-        maps : float32 Tensor, also under autocast
-            (N, h, w), the sum over channels k of w_k f_k(i, j), for the class's weights w and the
-            last convolution's maps f. Its mean over (i, j) and the head's bias make the score.
-        classes : int64 Tensor
-            (N,), the classes mapped.
+        A map is the sum over channels k of w_k f_k(i, j), for the class's weights w and the last
+        convolution's maps f. Its mean over (i, j) and the head's bias make the score.
         """
         with self._watch() as seen:
             scores = self.network(x)
-        if self._place is None:
-            self._place = self._find_pooled(seen)
-        maps = seen["maps"][self._place]
+        if self._layer is None:
+            self._layer = self._find_pooled(seen)
+        maps = seen["maps"][self._layer]
         if classes is None:
             classes = scores.argmax(dim=1)
         with torch.autocast(x.device.type, enabled=False):  # it would round the sum
@@ -94,7 +77,7 @@ class ClassActivation:
                 hook.remove()
 
     def _find_pooled(self, seen: dict) -> int:
-        """The place of the largest maps whose spatial mean is the head's input.
+        """Return the number of the largest maps whose spatial mean is the head's input.
 
         Once is enough: the layers run in the same order for every batch, and comparing would make
         the processor wait for the device.
@@ -109,18 +92,28 @@ class ClassActivation:
             rows = features.isfinite().all(dim=1)
             tolerance = 1e-2 * features[rows].abs().amax().clamp_min(1e-6)  # rounding of bf16
             sides = [maps.shape[-1] * maps.shape[-2] for maps in seen["maps"]]
-            for place in sorted(range(len(sides)), key=lambda i: sides[i], reverse=True):
-                pooled = seen["maps"][place][rows].float().mean(dim=(2, 3))
+            for number in sorted(range(len(sides)), key=lambda i: sides[i], reverse=True):
+                pooled = seen["maps"][number][rows].float().mean(dim=(2, 3))
                 if (pooled - features[rows]).abs().amax() <= tolerance:
-                    return place
+                    return number
         raise UserError(
             f"--method cam needs a classifier with one linear layer after global average pooling, "
             f"as a ResNet; this {type(self.network).__name__} has none: use --method gradient."
         )
 
 
-def build(settings: ClassifierSettings, keys: Keys) -> "ClassMethod":
-    """Load the classifier; see `saliency.methods.protocol.NetworkBuilder`."""
-    from saliency.class_method import build
+class Cam(ClassMethod):
+    """CAM as a method of `saliency-compute`."""
 
-    return build("cam", settings, keys)
+    def __init__(self, *arguments, **options) -> None:
+        super().__init__(*arguments, **options)
+        self.maps = ClassActivation(self.network)
+
+    def finish(self, result: np.ndarray, prepared: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Stretch to [0, 1] and resize; a constant map gives zeros."""
+        return np.clip(resize_map(stretch(result[None])[0], size), 0, 1)
+
+
+def build(settings: ClassifierSettings, keys: Keys) -> Cam:
+    """Load the classifier; see `saliency.methods.protocol.NetworkBuilder`."""
+    return Cam.build("cam", settings, keys)

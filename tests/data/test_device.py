@@ -8,8 +8,7 @@ import torch
 
 from data.device import fastest_convolutions, pick_device, sent
 from data.errors import UserError
-from saliency.class_method import ClassMethod
-from saliency.classifier import pixel_scale
+from saliency.classifier import ClassMethod, pixel_scale
 
 GPU = torch.device("cuda:1")
 
@@ -70,10 +69,10 @@ class Means(torch.nn.Module):
 
 def test_classes_of_a_batch_are_sent_without_waiting(copies):
     method = ClassMethod(
-        "gradient", Means(), torch.device("cpu"), batch_size=2, classes={"a": 1, "b": 2}, size=32
+        Means(), torch.device("cpu"), batch_size=2, classes={"a": 1, "b": 2}, size=32
     )
     seen = []
-    method._map = lambda batch, classes: (seen.append(classes.tolist()), batch)
+    method.maps = lambda batch, classes: (seen.append(classes.tolist()), batch)
     method.device = GPU
     method.compute(torch.rand(2, 3, 32, 32), ["b/1.png", "a/2.png"])
     assert seen == [[2, 1]] and copies == [(True, True)]

@@ -165,10 +165,10 @@ def test_other_mistakes_are_one_sentence(tmp_path, resnet):
         "does not exist": tmp_path / "nowhere.pt",
         "not a file that torch.save wrote": tmp_path / "empty.pt",
         "without backbone.pt": tmp_path / "folder",
-        "no state_dict": save("numbers.pt", {"epoch": 3}),
+        "of epoch, not a state_dict": save("numbers.pt", {"epoch": 3}),
         "holds a list, not a state_dict": save("list.pt", [1, 2]),
         "layer4.1.conv1.weight": save("missing.pt", missing),
-        "conv1.weight has the shape": save("wide.pt", wide),
+        r"1 misshapen: conv1.weight \(128, 3, 7, 7\) for": save("wide.pt", wide),
         "no such network": "torchvision:resnet17",
         "there is no network 'resnet17'": "random:resnet17",
     }

@@ -21,9 +21,9 @@ from data.masks.precision_recall import normalise
 from data.run import checkpoints
 from saliency.basnet import BASNet, Predictor, load_basnet
 from saliency.basnet.dataset import EpochBatches, TrainingPairs, list_pairs, read_pair
-from saliency.basnet.encoder_weights import load_encoder
 from saliency.basnet.train import main
 from saliency.basnet.validation import validate
+from saliency.basnet.weights import load_encoder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = (

@@ -11,7 +11,8 @@ from data.device import computing_in, without_tf32
 from saliency.basnet import BASNet, Predictor
 from saliency.basnet.settings import Settings
 from saliency.basnet.trainer import Trainer
-from saliency.class_method import ClassMethod
+from saliency.methods.cam import Cam
+from saliency.methods.gradient import Gradient
 
 CPU = torch.device("cpu")
 OFF = (False, False, "highest")
@@ -115,13 +116,13 @@ class Watched(nn.Module):
         return self.fc(features.mean(dim=(2, 3)))
 
 
-@pytest.mark.parametrize("kind", ["cam", "gradient"])
+@pytest.mark.parametrize("kind", [Cam, Gradient])
 def test_classifiers_compute_in_full_float32(kind):
     network = Watched()
-    method = ClassMethod(kind, network, CPU, None, batch_size=2, size=32)
+    method = kind(network, CPU, None, batch_size=2, size=32)
     network.seen.clear()
     method.compute(torch.rand(2, 3, 32, 32), ["a/1", "b/2"])
-    assert network.seen == [OFF] * (1 if kind == "cam" else 2)
+    assert network.seen == [OFF] * (1 if kind is Cam else 2)
     assert switches() == (True, False, "highest")
 
 
