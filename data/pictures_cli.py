@@ -4,21 +4,23 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import click
 import numpy as np
-from PIL import Image
+from pydantic import Field
 
 from data.errors import UserError
-from data.files import replacing, write_whole
-from data.gallery.page import make_page
-from data.gallery.panels import Row, headings, make_row
-from data.gallery.sheet import draw_sheet
-from data.gallery.terminal import half_blocks
-from data.keys import printable
+from data.files import write_whole
+from data.gallery import Gallery, png_bytes
+from data.gallery.masks import mask_gallery, two_abreast
+from data.gallery.terminal import row_as_text
 from data.masks.format import Status
 from data.masks.read import MaskShards
-from data.options import FOLDER, images_option, overwrite_option, progress_bar
+from data.options import FOLDER, Record, images_option, options, overwrite_option, progress_bar
+from data.options import setting as option
+
+_SIDE = 400  # of the pictures of `show`
 
 
 @click.command()
@@ -33,15 +35,15 @@ def show(out: Path, key: str, images: Path | None, output: Path | None, overwrit
     masks = MaskShards(out, partial=True)
     if key not in masks:
         raise UserError(f"there is no mask of {key!r} in {str(out)!r}; KEY is relative to IMAGES.")
-    row = make_row(key, [masks], images, 400)
-    sheet = draw_sheet([row], headings([masks]), side=400)
     if output is not None:
-        _write_picture(output, sheet, overwrite)
+        _check_output(output, (".png",), overwrite)
+    gallery = mask_gallery([key], [masks], images, _SIDE)
+    if output is not None:
+        _write(output, gallery, _SIDE)
     elif _has_display():
-        sheet.show(title=key)
+        gallery.draw(side=_SIDE).show(title=key)
     elif sys.stdout.isatty():
-        click.echo(half_blocks(_side_by_side(row), shutil.get_terminal_size().columns))
-        click.echo("  ".join([printable(key), *(panel.note for panel in row.panels)]))
+        click.echo(row_as_text(gallery.rows[0], shutil.get_terminal_size().columns))
     else:
         raise UserError("there is no screen here; name a picture to write with -o FILE.png.")
 
@@ -52,94 +54,58 @@ def _has_display() -> bool:
     )
 
 
-def _side_by_side(row: Row) -> np.ndarray:
-    """Return a row's pictures beside each other, (h, w, 3)."""
-    pictures = [row.image, *(p for panel in row.panels for p in (panel.mask, panel.foreground))]
-    there = [
-        np.repeat(picture[..., None], 3, 2) if picture.ndim == 2 else picture
-        for picture in pictures
-        if picture is not None
-    ]
-    if not there:
-        raise UserError(f"{row.key!r} has nothing to show: {row.panels[0].note}.")
-    return np.hstack(there)
+class GalleryOptions(Record):
+    """Which images a gallery shows."""
+
+    count: Annotated[int, Field(ge=1)] = option(24, "how many images")
+    random: bool = option(False, "draw them; else evenly spread")
+    seed: Annotated[int, Field(ge=0)] = option(0, "of --random")
+    failures: bool = option(False, "only images without a mask")
+    key: tuple[str, ...] = option((), "this image; can be given again")
 
 
 @click.command()
 @click.argument("out", type=FOLDER, nargs=-1, required=True)
 @images_option
 @click.option("-o", "--output", type=FOLDER, required=True, help="PAGE.html or SHEET.png.")
-@click.option("--count", default=24, show_default=True, help="How many images.")
-@click.option("--random", "at_random", is_flag=True, help="Draw them; else evenly spread.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of --random."
-)
-@click.option("--failures", is_flag=True, help="Only images without a mask.")
-@click.option("--key", "keys", multiple=True, help="This image; can be given again.")
+@options(GalleryOptions, into="which")
 @overwrite_option
 def gallery(
-    out: tuple[Path, ...],
-    images: Path | None,
-    output: Path,
-    count: int,
-    at_random: bool,
-    seed: int,
-    failures: bool,
-    keys: tuple[str, ...],
-    overwrite: bool,
+    out: tuple[Path, ...], images: Path | None, output: Path, which: GalleryOptions, overwrite: bool
 ) -> None:
     """Image | mask | foreground on grey, many on a page or a sheet.
 
     Several OUT stand side by side, to compare their methods.
     """
-    kind = output.suffix.lower()
-    if kind not in (".html", ".htm", ".png"):
-        raise UserError(f"--output {str(output)!r} ends neither in .html nor in .png; name it so.")
-    if count < 1:
-        raise UserError(f"--count {count} is no number of images; give 1 or more.")
     _check_images(images)
-    _refuse(output, overwrite)
+    _check_output(output, (".html", ".htm", ".png"), overwrite)
     sets = [MaskShards(folder, partial=True) for folder in out]
-    chosen = _choose(sets, count, seed if at_random else None, failures, keys)
-    steps = progress_bar("gallery")(chosen, len(chosen))
-    rows = [make_row(key, sets, images, 300) for key in steps]
-    if kind == ".png":
-        _write_picture(output, draw_sheet(rows, headings(sets)), overwrite)
-        return
-    lines = [
-        f"{heading}: {len(masks):,} images, "
-        + ", ".join(f"{name} {value}" for name, value in masks.parameters.items())
-        for heading, masks in zip(headings(sets), sets, strict=True)
-    ]
-    lines.append(
-        "A mask is white where the method sees foreground. The foreground is the image over grey, "
-        "with the mask as its opacity."
-    )
-    title = f"{len(rows)} of {len(sets[0]):,} images and their saliency masks"
-    _write(output, make_page(rows, headings(sets), title, lines).encode(), overwrite)
+    keys = choose(sets, which)
+    content = mask_gallery(progress_bar("gallery")(keys, len(keys)), sets, images, 300)
+    if len(sets) == 1 and output.suffix.lower() == ".png":
+        content = two_abreast(content)
+    _write(output, content, 240)
 
 
-def _choose(
-    sets: list[MaskShards], count: int, seed: int | None, failures: bool, keys: tuple[str, ...]
-) -> list[str]:
+def choose(sets: list[MaskShards], which: GalleryOptions) -> list[str]:
     """Return the keys to show, of the first set's."""
     first = sets[0]
-    if keys:
-        for key in keys:
+    if which.key:
+        for key in which.key:
             if not any(key in masks for masks in sets):
                 raise UserError(f"--key {key!r} is not in {str(first.folder)!r}; check its path.")
-        return list(keys)
+        return list(which.key)
     rows = np.arange(len(first))
-    if failures:
+    if which.failures:
         rows = np.flatnonzero(first.statuses() > Status.FLAT)
         if not len(rows):
             raise UserError(f"--failures: every image in {str(first.folder)!r} has a mask.")
-    count = min(count, len(rows))
-    if seed is not None:
-        picked = np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
+    count = min(which.count, len(rows))
+    if which.random:
+        rows = np.sort(np.random.default_rng(which.seed).choice(rows, count, replace=False))
     else:
-        picked = rows[np.linspace(0, len(rows) - 1, count, dtype=int)]
-    return [first.keys[row] for row in picked.tolist()]
+        rows = rows[np.linspace(0, len(rows) - 1, count, dtype=int)]
+    return [first.keys[row] for row in rows.tolist()]
 
 
 def _check_images(images: Path | None) -> None:
@@ -147,21 +113,14 @@ def _check_images(images: Path | None) -> None:
         raise UserError(f"--images {str(images)!r} is not a folder; give the masks' images.")
 
 
-def _refuse(path: Path, overwrite: bool) -> None:
+def _check_output(path: Path, kinds: tuple[str, ...], overwrite: bool) -> None:
+    if path.suffix.lower() not in kinds:
+        raise UserError(f"--output {str(path)!r} does not end in {' or '.join(kinds)}; name it so.")
     if path.exists() and not overwrite:
         raise UserError(f"{str(path)!r} is there already; name another, or give --overwrite.")
 
 
-def _write(path: Path, content: bytes, overwrite: bool) -> None:
-    _refuse(path, overwrite)
-    write_whole(path, content)
-    click.echo(path)
-
-
-def _write_picture(path: Path, picture: Image.Image, overwrite: bool) -> None:
-    if path.suffix.lower() != ".png":
-        raise UserError(f"--output {str(path)!r} does not end in .png; name it so.")
-    _refuse(path, overwrite)
-    with replacing(path) as temporary:
-        picture.save(temporary, "PNG")
+def _write(path: Path, content: Gallery, side: int) -> None:
+    png = path.suffix.lower() == ".png"
+    write_whole(path, png_bytes(content.draw(side=side)) if png else content.html())
     click.echo(path)

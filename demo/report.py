@@ -2,53 +2,58 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
-PICTURES = (  # path below the folder, its heading, and what to see in it; {} is the second model
-    (
-        "objects.png",
+from data.gallery import Figure, Gallery
+
+FIGURES = (  # the path is below the folder
+    Figure(
         "The pictures and their masks",
+        "objects.png",
         "Image, RBD's mask, and the foreground on gray.",
+        "objects.html",
     ),
-    (
-        "runs/with/views.png",
+    Figure(
         "What the model with copy-paste is shown",
+        "runs/with/views.png",
         "Half of the views have another background, so that it cannot tell images by it.",
     ),
-    (
-        "probes/neighbors/neighbors.png",
+    Figure(
         "Nearest neighbours",
+        "probes/neighbors/neighbors.png",
         "Queries on backgrounds that were never seen, and the nearest training images. Green: the "
-        'same class. <a href="probes/neighbors/index.html">More of them</a>',
+        "same class.",
+        "probes/neighbors/index.html",
     ),
-    (
-        "probes/gradients/gradients.png",
+    Figure(
         "Where the models look",
-        "Bright: a small change of the pixel moves the score of the image's class. "
-        '<a href="probes/gradients/index.html">More of them</a>',
+        "probes/gradients/gradients.png",
+        "Bright: a small change of the pixel moves the score of the image's class.",
+        "probes/gradients/index.html",
     ),
-    (
-        "probes/gradients/shares.png",
+    Figure(
         "How much of it falls on the object",
+        "probes/gradients/shares.png",
         "The share of the gradient's energy inside the true mask, over the test images.",
     ),
-    (
-        "probes/robustness/accuracies.png",
+    Figure(
         "Accuracy with the background swapped",
+        "probes/robustness/accuracies.png",
         "The classifier learnt on original images, where each class has a usual background.",
     ),
-    (
-        "probes/robustness/variants.png",
+    Figure(
         "The swapped backgrounds",
+        "probes/robustness/variants.png",
         "One row an image, one column a variant.",
     ),
-    ("runs/without/curve.png", "Training without copy-paste", "Loss, and kNN on training images."),
-    ("runs/with/curve.png", "Training with copy-paste", "The same."),
+    Figure(
+        "Training without copy-paste", "runs/without/curve.png", "Loss, and kNN on training images."
+    ),
+    Figure("Training with copy-paste", "runs/with/curve.png", "The same."),
 )
 
 
@@ -71,7 +76,7 @@ def write_report(out: Path, models: Sequence[str], images: tuple[int, int]) -> s
     (out / "results.json").write_text(json.dumps({"rows": rows}, indent=2) + "\n", "utf-8")
     markdown = tabulate(cells, tablefmt="github", **align)
     (out / "results.md").write_text(markdown + "\n", "utf-8")
-    (out / "index.html").write_text(_page(out, heads, cells, images), "utf-8")
+    _page(out, heads, cells, images).save_html(out / "index.html")
     return tabulate(cells, **align)
 
 
@@ -114,39 +119,15 @@ def read_figures(probes: Path, models: Sequence[str]) -> list[dict]:
 
 def _page(
     out: Path, heads: Sequence[str], cells: Sequence[Sequence[str]], images: tuple[int, int]
-) -> str:
-    """Return the page's text; it shows pictures below `out` by their paths."""
-    pictures = "".join(
-        f'<h2>{title}</h2><p>{text}</p><a href="{path}"><img src="{path}" alt="{title}"></a>'
-        for path, title, text in PICTURES
-        if (out / path).exists()
+) -> Gallery:
+    """Return the page; it shows pictures below `out` by their paths."""
+    text = (
+        f"Two networks learnt from the same {images[0]} pictures, without labels, from the same "
+        "seed and with the same settings, but that one was shown half of its views with the "
+        "foreground pasted on another background. In the training pictures each class has a usual "
+        f"background. The {images[1]} test pictures lie on backgrounds from photographs that were "
+        "never seen, and these say nothing about the class."
     )
-    table = "".join(
-        "<tr>" + "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in row) + "</tr>"
-        for kind, row in [("th", heads), *(("td", row) for row in cells)]
-    )
-    return _PAGE.format(table=table, pictures=pictures, train=images[0], val=images[1])
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>Does it look at the object?</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem;
-  color: #222; background: #fff; }}
-p {{ max-width: 46rem; }}
-table {{ border-collapse: collapse; margin: 1rem 0; }}
-td, th {{ border-bottom: 1px solid #ddd; padding: .25rem 1.5rem .25rem 0; text-align: right;
-  font-variant-numeric: tabular-nums; }}
-td:first-child, th:first-child {{ text-align: left; }}
-img {{ max-width: 100%; height: auto; border: 1px solid #eee; }}
-</style></head><body>
-<h1>Does it look at the object?</h1>
-<p>Two networks learnt from the same {train} pictures, without labels, from the same seed and with
-the same settings, but that one was shown half of its views with the foreground pasted on another
-background. In the training pictures each class has a usual background. The {val} test pictures lie
-on backgrounds from photographs that were never seen, and these say nothing about the class.</p>
-<table>{table}</table>
-{pictures}
-</body></html>
-"""
+    table = [dict(zip(heads, row, strict=True)) for row in cells]
+    figures = [figure for figure in FIGURES if (out / figure.png).exists()]
+    return Gallery("Does it look at the object?", [text], [], table=table, figures=figures)

@@ -10,9 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from data.errors import UserError
+from data.gallery import Cell, Figure, Gallery, Row
 from data.images.decode import decode, key_path, read_size
 from data.options import setting
-from evaluate.gallery import Gallery, Picture, Row
 from evaluate.gradient_maps import (
     as_picture,
     compare,
@@ -110,7 +110,8 @@ def run(options: Options, results: Results) -> Report:
     gallery = _gallery(measured, subset, sets, chosen, maps, sizes[0], split.how)
     if sets:
         _plot_shares(measured, sets, results.path("shares.png"))
-        gallery.plots.append(("shares", results.path("shares.png").read_bytes()))
+        shares = results.path("shares.png").read_bytes()
+        gallery.figures.append(Figure("How much of it falls on the object", shares))
     gallery.save_html(results.path("index.html"))
     gallery.save_png(results.path("gradients.png"), options.rows)
     content = {
@@ -246,19 +247,20 @@ def _gallery(
     rows = []
     for row in chosen.tolist():
         crop = centre_crop(decode(key_path(images.root, images.keys[row])).image, size)
-        cells = [[Picture(crop, images.classes[images.labels[row]])]]
+        cells = [Cell(crop, images.classes[images.labels[row]])]
         for each in sets:
             mask = each.foregrounds.get(row)
             shown = (
                 np.zeros((size, size), np.uint8) if mask is None else mask.astype(np.uint8) * 255
             )
             area = "none" if mask is None else f"{100 * mask.mean():.0f} % of area"
-            cells.append([Picture(shown, area)])
+            cells.append(Cell(shown, area))
         for model in measured:
             caption = ", ".join(f"{100 * model.shares[each.title][row]:.0f} %" for each in sets)
             picture = maps[model.model.label][row]
-            cells.append([Picture(picture, f"{caption} inside" if sets else "", model.right[row])])
-        rows.append(Row(cells, images.keys[row]))
+            caption = f"{caption} inside" if sets else ""
+            cells.append(Cell(picture, caption, bool(model.right[row])))
+        rows.append(Row(images.keys[row], cells))
     sentences = [
         "The gradient of the score of each image's own class by its pixels: bright where a small "
         "change of the pixel moves the score most. The classifier is a logistic regression on the "

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.errors import UserError
+from data.gallery import Cell, Gallery, Row
 from data.images.decode import decode, key_path
 from data.options import setting
-from evaluate.gallery import Gallery, Picture, Row
 from evaluate.labelled import Labelled, has_split, open_labelled, open_split, stratified_subset
 from evaluate.options import ComparisonOptions, Count
 from evaluate.results import Report, Results, percent, say, unreadable_notes
@@ -177,24 +177,17 @@ def _gallery(
     rows = []
     for query in order.tolist():
         label = asked.classes[asked.labels[query]]
-        cells = [[Picture(_thumbnail(asked, query), label)]]
+        cells = [Cell(_thumbnail(asked, query), label)]
         for each in neighbourhoods:
             nearest = zip(each.index[query], each.similarity[query], each.right[query], strict=True)
-            cells.append(
-                [
-                    Picture(
-                        _thumbnail(bank, int(row)),
-                        f"{bank.classes[bank.labels[row]]} {similarity:.2f}",
-                        bool(right),
-                    )
-                    for row, similarity, right in nearest
-                ]
-            )
+            for row, similarity, right in nearest:
+                caption = f"{bank.classes[bank.labels[row]]} {similarity:.2f}"
+                cells.append(Cell(_thumbnail(bank, int(row)), caption, bool(right)))
         said = (
             f"{each.model.label} {each.right[query].sum()} of {each.right.shape[1]} right"
             for each in neighbourhoods
         )
-        rows.append(Row(cells, f"{asked.keys[query]}: {', '.join(said)}"))
+        rows.append(Row(f"{asked.keys[query]}: {', '.join(said)}", cells))
     sentences = [
         "Each row is a query and its nearest neighbours by cosine similarity of "
         f"{neighbourhoods[0].model.backbone.layer} features, most similar first. A green frame has "
@@ -204,7 +197,9 @@ def _gallery(
         else "The queries with the fewest right neighbours come first.",
         f"Queries and neighbours: {how}. {len(asked)} queries, {len(bank)} candidates.",
     ]
-    columns = ["query", *(each.model.label for each in neighbourhoods)]
+    columns = ["query"]
+    for each in neighbourhoods:
+        columns += [each.model.label, *[""] * (each.index.shape[1] - 1)]
     return Gallery("Nearest neighbours", sentences, columns, rows, table)
 
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from data.errors import UserError
 from data.files import draft_folder
+from data.gallery import Cell, Gallery, Row
 from data.options import one_of, setting
 from evaluate.labelled import Labelled, has_split, open_labelled, open_split
 from evaluate.masks import MaskFinder, open_masks, stem
@@ -89,7 +90,7 @@ def run(options: Options, results: Results) -> Report:
     left_out = first.left_out if first else {}
     _plot(rows, results.path("accuracies.png"))
     if first:
-        _sheet(first.images, results.path("variants.png"))
+        _examples(first.images).save_png(results.path("variants.png"))
         if options.save_variants is not None:
             _save(first.images, options.save_variants, models[0])
     content = {
@@ -248,23 +249,16 @@ def _table_row(row: dict) -> dict[str, str]:
     return {"top-1 %": row["label"], **cells, "gap": _signed(row["background_gap"])}
 
 
-def _sheet(images: VariantImages, path: Path) -> None:
-    """Draw a few images as rows and variants as columns, for looking at."""
-    from matplotlib.figure import Figure
-
+def _examples(images: VariantImages) -> Gallery:
+    """Return a few images as rows and variants as columns, for looking at."""
     from evaluate.variants import VARIANTS
 
-    rows = np.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().astype(int)
-    figure = Figure(figsize=(1.3 * len(VARIANTS), 1.3 * len(rows) + 0.3), layout="constrained")
-    grid = figure.subplots(len(rows), len(VARIANTS), squeeze=False)
-    for line, row in zip(grid, rows.tolist(), strict=True):
-        _, variants = images[row]
-        for axes, name in zip(line, VARIANTS, strict=True):
-            axes.imshow(variants[name])
-            axes.set(xticks=[], yticks=[])
-    for axes, name in zip(grid[0], VARIANTS, strict=True):
-        axes.set_title(name, fontsize=8)
-    figure.savefig(path, dpi=150, format="png")
+    numbers = np.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().astype(int)
+    rows = [
+        Row(images.images.keys[row], [Cell(np.asarray(variants[name])) for name in VARIANTS])
+        for row, variants in (images[number] for number in numbers.tolist())
+    ]
+    return Gallery("Swapped backgrounds", [], list(VARIANTS), rows)
 
 
 def _plot(rows: list[dict], path: Path) -> None:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import cv2
 import numpy as np
 from pydantic import AfterValidator
 
 from data.errors import UserError
+from data.gallery import Cell, Gallery, Row
 from data.images.decode import UnreadableImage, decode, key_path, list_images
 from data.keys import Keys
 from data.masks.precision_recall import BETA2
 from data.options import setting
 from evaluate.masks import Masks, names_of, open_masks, stem
 from evaluate.options import Count, ResultOptions
-from evaluate.results import Report, Results, add_legend, in_lines
+from evaluate.results import Report, Results, add_legend
 
 if TYPE_CHECKING:
     from evaluate.saliency_scores import Scores
@@ -32,8 +31,7 @@ COLUMNS = {
     "mean_e": "mean E",
     "max_e": "max E",
 }
-TILE = 160  # pixels of an example's longer side
-COLUMN, MARGIN, LINE = 1.9, 0.1, 0.15  # inches: an example's width, between two, a line of text
+TILE = 200  # pixels of an example's longer side
 NAMED = 5  # how many images of one complaint are named on the terminal; the JSON has all
 
 
@@ -98,7 +96,8 @@ def run(options: Options, results: Results) -> Report:
     _plot_curves(scores, results.path("precision-recall.png"))
     if photographs is not None:
         sets = [(each, open_masks(each.folder)) for each in scores]
-        _plot_examples(options, photographs, truths, sets, results.path("examples.png"))
+        examples = _examples(options, photographs, truths, sets)
+        examples.save_png(results.path("examples.png"), side=TILE)
     notes = [note for each in scores for note in _notes(each)]
     if len({tuple(each.names) for each in scores}) > 1:
         notes.append(
@@ -183,17 +182,15 @@ def _plot_curves(scores: list[Scores], path: Path) -> None:
     figure.savefig(path, dpi=150, format="png")
 
 
-def _plot_examples(
-    options: Options, photographs: Keys, truths: Masks, sets: list[tuple[Scores, Masks]], path: Path
-) -> None:
-    """Draw photographs with their ground truth and each set's mask.
+def _examples(
+    options: Options, photographs: Keys, truths: Masks, sets: list[tuple[Scores, Masks]]
+) -> Gallery:
+    """Return photographs below --images with their ground truth and each set's mask.
 
     The images run from the smallest to the largest mean absolute error of the first set, in even
     steps of rank, so that the picture shows the method's best, usual and worst.
-
-    photographs : those below --images.
     """
-    from matplotlib.figure import Figure
+    from evaluate.saliency_scores import load_pair
 
     shared = set.intersection(*(set(each.names) for each, _ in sets))
     by_stem = {stem(key): key for key in photographs}
@@ -203,45 +200,17 @@ def _plot_examples(
     if not ranked:
         raise UserError(f"--images {options.images} holds none of the images that were scored.")
     positions = np.linspace(0, len(ranked) - 1, min(options.rows, len(ranked))).round().astype(int)
-    chosen = [ranked[position] for position in positions]
-    columns = ["image", "ground truth", *(each.label for each, _ in sets)]
-    titles = [in_lines(column, COLUMN - MARGIN, 9) for column in columns]
-    captions = [in_lines(Path(name).name, COLUMN - MARGIN, 7) for name in chosen]
-    more = max(title.count("\n") for title in titles) + "".join(captions).count("\n")
-    figure = Figure(
-        figsize=(COLUMN * len(columns), 1.5 * len(chosen) + 0.3 + LINE * more), layout="constrained"
-    )
-    grid = figure.subplots(len(chosen), len(columns), squeeze=False)
-    for line, name, caption in zip(grid, chosen, captions, strict=True):
-        tiles = _tiles(options, by_stem[name], name, truths, sets)
-        for axes, picture in zip(line, tiles, strict=True):
-            axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
-        for axes, (each, _) in zip(line[2:], sets, strict=True):
+    rows = []
+    for name in (ranked[position] for position in positions):
+        try:
+            photograph = decode(key_path(options.images, by_stem[name]), 2 * TILE).image
+        except UnreadableImage as reason:
+            raise UserError(f"--images: '{by_stem[name]}' cannot be read: {reason}.") from None
+        cells = []
+        for each, masks in sets:
+            mask, truth = load_pair(masks, truths, name, options.resize)
             score = each.per_image[each.names.index(name)]
-            axes.set_xlabel(f"MAE {score.mae:.3f}", fontsize=7, labelpad=2)
-        line[0].set_xlabel(caption, fontsize=7, labelpad=2, parse_math=False)
-    for axes in grid.flat:
-        axes.set(xticks=[], yticks=[])
-    for axes, title in zip(grid[0], titles, strict=True):
-        axes.set_title(title, fontsize=9, parse_math=False)
-    figure.savefig(path, dpi=150, format="png")
-
-
-def _tiles(options: Options, key: str, name: str, truths: Masks, sets) -> Iterator[np.ndarray]:
-    try:
-        yield _small(decode(key_path(options.images, key)).image)
-    except UnreadableImage as reason:
-        raise UserError(f"--images: '{key}' cannot be read: {reason}.") from None
-    from evaluate.saliency_scores import load_pair
-
-    for number, (_, masks) in enumerate(sets):
-        mask, truth = load_pair(masks, truths, name, options.resize)
-        if number == 0:
-            yield _small(truth.astype(np.uint8) * 255)
-        yield _small(mask)
-
-
-def _small(picture: np.ndarray) -> np.ndarray:
-    scale = TILE / max(picture.shape[:2])
-    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+            cells.append(Cell(mask, f"MAE {score.mae:.3f}"))
+        rows.append(Row(name, [Cell(photograph), Cell(truth.astype(np.uint8) * 255), *cells]))
+    columns = ["image", "ground truth", *(each.label for each, _ in sets)]
+    return Gallery("From the best to the worst mask", [], columns, rows)

@@ -13,7 +13,7 @@ from py_sod_metrics import Emeasure, Smeasure, WeightedFmeasure
 from tqdm import tqdm
 
 from data.errors import UserError
-from data.gallery.panels import scale_mask
+from data.masks.picture import scale_mask
 from data.masks.precision_recall import Curve, normalise, precision_recall
 from evaluate.masks import Masks, NoMask, open_masks
 

@@ -1,21 +1,32 @@
-"""Pictures in a terminal, two pixels to a character."""
+"""Pictures in a terminal with 24-bit colours, two pixels to a character."""
+
+from __future__ import annotations
 
 import cv2
 import numpy as np
 
+from data.gallery import Row, as_rgb
+from data.keys import printable
+
+
+def row_as_text(row: Row, columns: int) -> str:
+    """Return a row for a terminal of `columns` characters: its pictures, below them the captions.
+
+    Pictures are drawn side by side, as tall as the tallest.
+    """
+    pictures = [as_rgb(cell.picture) for cell in row.cells if cell.picture is not None]
+    tallest = max((picture.shape[0] for picture in pictures), default=0)
+    padded = [np.pad(p, ((0, tallest - p.shape[0]), (0, 0), (0, 0))) for p in pictures]
+    captions = [row.caption, *(cell.caption for cell in row.cells)]
+    text = "  ".join(printable(caption) for caption in captions if caption)
+    return (half_blocks(np.hstack(padded), columns) + "\n" if padded else "") + text
+
 
 def half_blocks(image: np.ndarray, columns: int) -> str:
-    """Return an image as text for a terminal with 24-bit colours.
+    """Return an image, uint8 (h, w, 3) RGB, as text at most `columns` characters wide.
 
     Each character is an upper half block: its upper pixel the foreground, its lower one the
     background.
-
-    Parameters
-    ----------
-    image : uint8 array, (h, w, 3)
-        RGB.
-    columns
-        The terminal's width in characters.
     """
     height, width = image.shape[:2]
     scale = min(1.0, columns / width)

@@ -11,13 +11,12 @@ from PIL import Image
 
 from data.errors import UserError
 from data.files import draft_folder, sync_folder
-from data.gallery.panels import scale_mask
 from data.images.decode import UnreadableImage, capped_size, key_path, list_images, read_size
 from data.interrupts import uninterrupted
 from data.keys import Keys
 from data.masks.format import INDEX_NAME, MAX_CANVAS
 from data.masks.index import build_index
-from data.masks.picture import read_mask
+from data.masks.picture import read_mask, scale_mask
 from data.masks.read import MaskShards
 from data.masks.write import (
     ChunkEncoder,

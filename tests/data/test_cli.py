@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from data import pictures_cli
 from data.cli import main
 from data.masks.read import MaskShards
 from data.masks.write import shard_name
+from data.pictures_cli import GalleryOptions, choose
 
 ODD = os.fsdecode(b"\xff \n'x.png")
 
@@ -174,22 +174,24 @@ def test_gallery_chooses(tmp_path, write_shards):
     masks["05.jpg"] = masks["17.jpg"] = "empty file"
     keys = write_shards(tmp_path, masks, size=50)
     sets = [MaskShards(tmp_path)]
-    assert pictures_cli._choose(sets, 4, None, False, ()) == [keys[0], keys[9], keys[19], keys[29]]
-    drawn = pictures_cli._choose(sets, 4, 1, False, ())
-    assert (
-        drawn
-        == pictures_cli._choose(sets, 4, 1, False, ())
-        != pictures_cli._choose(sets, 4, 2, False, ())
-    )
+
+    def chosen(**which):
+        return choose(sets, GalleryOptions(**which))
+
+    assert chosen(count=4) == [keys[0], keys[9], keys[19], keys[29]]
+    drawn = chosen(count=4, random=True, seed=1)
+    assert drawn == chosen(count=4, random=True, seed=1) != chosen(count=4, random=True, seed=2)
     assert len(set(drawn)) == 4 and drawn == sorted(drawn)
-    assert pictures_cli._choose(sets, 9, None, True, ()) == ["05.jpg", "17.jpg"]
-    assert pictures_cli._choose(sets, 1, None, False, ("17.jpg", "03.jpg")) == ["17.jpg", "03.jpg"]
-    assert pictures_cli._choose(sets, 99, None, False, ()) == list(keys)
+    assert chosen(count=9, failures=True) == ["05.jpg", "17.jpg"]
+    assert chosen(count=1, key=("17.jpg", "03.jpg")) == ["17.jpg", "03.jpg"]
+    assert chosen(count=99) == list(keys)
 
 
 def test_gallery_refuses(run, out, tmp_path, write_shards):
-    assert "neither in .html nor in .png" in run("gallery", out / "rbd", "-o", "x.pdf", code=2)
-    assert "--count 0" in run("gallery", out / "rbd", "-o", "x.png", "--count", "0", code=2)
+    assert "does not end in .html or .htm or .png" in run(
+        "gallery", out / "rbd", "-o", "x.pdf", code=2
+    )
+    assert "--count is 0" in run("gallery", out / "rbd", "-o", "x.png", "--count", "0", code=2)
     assert "-1" in run("gallery", out / "rbd", "-o", "x.png", "--random", "--seed", "-1", code=2)
     assert "--key 'q'" in run("gallery", out / "rbd", "-o", "x.png", "--key", "q", code=2)
     write_shards(tmp_path / "good", {"a.jpg": np.ones((3, 3), np.uint8)})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretrain.preview import save_views
+from pretrain.preview import save_views, views_gallery
 from pretrain.views.augment import DeviceAugment
 from pretrain.views.loader import build_loader
 from pretrain.views.recipes import PasteSettings, ViewRecipe
@@ -14,7 +14,7 @@ from pretrain.views.recipes import PasteSettings, ViewRecipe
 
 @pytest.mark.parametrize("views", [1, 2])
 def test_cells_show_the_stages_that_the_model_sees(photographs, tmp_path, views):
-    recipe = ViewRecipe(views=views, image_size=160)  # a cell's size: pixels can be compared
+    recipe = ViewRecipe(views=views, image_size=160)  # a cell's size
     loader = build_loader(
         photographs.images,
         photographs.masks,
@@ -24,18 +24,23 @@ def test_cells_show_the_stages_that_the_model_sees(photographs, tmp_path, views)
     )
     batch = next(iter(loader))
     augment = DeviceAugment(recipe)
-    save_views(tmp_path / "views.png", batch, augment, photographs.images, loader.keys, count=3)
-    sheet = np.asarray(Image.open(tmp_path / "views.png"))
-    assert [path.name for path in tmp_path.iterdir()] == ["views.png"]
+    gallery = views_gallery(batch, augment, photographs.images, loader.keys, count=3)
     stages = augment.preview(batch)
-    for row in range(3):
-        top = 24 + row * 202 + 18
+    assert len(gallery.rows) == 3
+    for number, row in enumerate(gallery.rows):
+        assert row.caption == loader.keys[int(batch["index"][number])]
         for view in range(views):
-            for place, stage in enumerate(("image", "mask", "pasted", "view")):
-                left = 6 + (1 + 4 * view + place) * 166
-                cell = sheet[top : top + 160, left : left + 160]
-                expected = stages[stage][row, view].expand(3, 160, 160).permute(1, 2, 0) * 255
-                assert np.abs(cell - expected.clamp(0, 255).numpy()).max() <= 0.51, stage
+            for position, stage in enumerate(("image", "mask", "pasted", "view")):
+                picture = row.cells[1 + 4 * view + position].picture
+                expected = stages[stage][number, view].permute(1, 2, 0).clamp(0, 1) * 255
+                assert np.abs(np.atleast_3d(picture) - expected.numpy()).max() <= 0.51, stage
+    save_views(tmp_path / "views.png", batch, augment, photographs.images, loader.keys, count=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["views.png"]
+    sheet = np.asarray(Image.open(tmp_path / "views.png"))
+    last = gallery.rows[-1].cells[-1].picture
+    windows = np.lib.stride_tricks.sliding_window_view(sheet, (160, 160, 3))[:, :, 0]
+    corners = np.argwhere((windows[:, :, 80, 80] == last[80, 80]).all(-1))
+    assert any(np.array_equal(windows[y, x], last) for y, x in corners)  # as large as a cell
 
 
 def test_without_pasting_and_without_the_files(photographs, tmp_path):
@@ -43,13 +48,9 @@ def test_without_pasting_and_without_the_files(photographs, tmp_path):
     loader = build_loader(photographs.images, recipe=recipe, batch_size=2)
     batch = next(iter(loader))
     save_views(tmp_path / "v.png", batch, DeviceAugment(recipe), tmp_path / "gone", loader.keys)
-    assert Image.open(tmp_path / "v.png").size == (6 + 3 * 166, 24 + 2 * 202)
-
-
-def test_a_folder_that_cannot_be_written_is_told(photographs, tmp_path):
-    recipe = ViewRecipe(image_size=16)
-    loader = build_loader(photographs.images, recipe=recipe, batch_size=2)
-    (tmp_path / "no").touch()  # a file where the folder should be
-    path = tmp_path / "no" / "v.png"
-    with pytest.raises(OSError, match="no"):
-        save_views(path, next(iter(loader)), DeviceAugment(recipe), tmp_path, loader.keys)
+    cells = (
+        views_gallery(batch, DeviceAugment(recipe), tmp_path / "gone", loader.keys).rows[0].cells
+    )
+    assert [cell.picture is None for cell in cells] == [True, False, False]
+    assert "no such file" in cells[0].caption
+    assert Image.open(tmp_path / "v.png").width > 3 * 160

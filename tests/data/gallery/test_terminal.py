@@ -4,7 +4,8 @@ import re
 
 import numpy as np
 
-from data.gallery.terminal import half_blocks
+from data.gallery import Cell, Row
+from data.gallery.terminal import half_blocks, row_as_text
 
 
 def test_each_character_is_two_pixels():
@@ -22,3 +23,12 @@ def test_fits_the_terminal():
     assert len(lines) == 30
     assert all(line.count("▀") == 80 and line.endswith("\x1b[0m") for line in lines)
     assert half_blocks(np.zeros((1, 400, 3), np.uint8), 80).count("▀") == 80
+
+
+def test_a_row_has_its_pictures_and_its_captions():
+    gray, colour = np.zeros((40, 30), np.uint8), np.zeros((20, 30, 3), np.uint8)
+    row = Row("a.jpg", [Cell(colour, "30 x 20"), Cell(gray, "covers 20%"), Cell(None, "failed")])
+    lines = row_as_text(row, 60).splitlines()
+    assert len(lines) == 21 and all(line.count("▀") == 60 for line in lines[:20])
+    assert lines[20] == "a.jpg  30 x 20  covers 20%  failed"
+    assert row_as_text(Row("b.jpg", [Cell(None, "failed")]), 60) == "b.jpg  failed"

@@ -3,7 +3,14 @@
 import numpy as np
 from PIL import Image
 
-from data.gallery.panels import headings, make_row, over_grey, scale_mask
+from data.gallery.masks import (
+    headings,
+    mask_gallery,
+    mask_row,
+    over_grey,
+    two_abreast,
+)
+from data.masks.picture import scale_mask
 from data.masks.read import MaskShards
 
 
@@ -40,19 +47,26 @@ def test_rows(tmp_path, write_shards):
     assert headings(sets) == ["rbd", "mc"]
     assert headings([sets[0], sets[0]]) == ["rbd (out)", "rbd (out)"]
 
-    row = make_row("a.png", sets, images, 60)
-    assert row.image.shape == (30, 60, 3) and row.note == "80 x 40"
-    panel, other = row.panels
-    assert panel.mask.shape == (30, 60) and panel.note == "covers 50%"
-    assert (panel.foreground[:, 50:] == (255, 0, 0)).all()
-    assert (panel.foreground[:, :10] == 128).all()
-    assert other.mask is None and other.note == "not in these shards"
+    row = mask_row("a.png", sets, images, 60)
+    image, mask_cell, foreground, other, nothing = row.cells
+    assert image.picture.shape == (30, 60, 3) and image.caption == "80 x 40"
+    assert mask_cell.picture.shape == (30, 60) and mask_cell.caption == "covers 50%"
+    assert (foreground.picture[:, 50:] == (255, 0, 0)).all()
+    assert (foreground.picture[:, :10] == 128).all()
+    assert other.picture is nothing.picture is None and other.caption == "not in these shards"
 
-    row = make_row("b.png", sets[:1], images, 60)
-    assert row.image is None and row.note == "no such file or folder"
-    assert row.panels[0].note == "unreadable: empty file"
+    image, mask_cell, _ = mask_row("b.png", sets[:1], images, 60).cells
+    assert image.picture is None and image.caption == "no such file or folder"
+    assert mask_cell.caption == "unreadable: empty file"
 
-    assert make_row("c.png", sets[:1], images, 60).panels[0].note == "nothing stands out"
-    alone = make_row("a.png", sets[:1], None, 10)
-    assert alone.image is None and alone.panels[0].foreground is None
-    assert alone.panels[0].mask.shape == (5, 10)
+    assert mask_row("c.png", sets[:1], images, 60).cells[1].caption == "nothing stands out"
+    image, mask_cell, foreground = mask_row("a.png", sets[:1], None, 10).cells
+    assert image.picture is foreground.picture is None
+    assert mask_cell.picture.shape == (5, 10)
+
+    gallery = mask_gallery(["a.png", "b.png", "c.png"], sets[:1], images, 60)
+    assert gallery.columns == ["image", "rbd: mask", "foreground"] and len(gallery.rows) == 3
+    abreast = two_abreast(gallery)
+    assert [len(row.cells) for row in abreast.rows] == [6, 3] and len(abreast.columns) == 6
+    assert abreast.rows[0].cells[0].caption == "a.png: 80 x 40"
+    assert abreast.draw(side=100).width > 600

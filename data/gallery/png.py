@@ -1,0 +1,107 @@
+"""Rows of pictures as one picture; text is broken into lines, and whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from data.gallery import Cell, Row, as_rgb, fit
+from data.gallery.lettering import load_font, wrap
+from data.keys import printable
+
+RIGHT, WRONG = (31, 138, 61), (201, 42, 42)  # green and red, told apart in gray, too
+_PAPER, _INK, _FAINT, _BOX = (255, 255, 255), (30, 30, 30), (110, 110, 110), (236, 236, 238)
+_GAP, _MARGIN, _FRAME = 8, 20, 3
+_LINE, _HEAD_LINE = 16, 18  # of text
+
+
+def draw_rows(columns: Sequence[str], rows: Sequence[Row], side: int) -> Image.Image:
+    """Return the heads and the rows, cells `side` pixels wide (`Gallery.draw`)."""
+    lefts, left = [], _MARGIN
+    for head in columns:
+        left += 2 * _GAP if head and lefts else 0  # a group of columns begins
+        lefts.append(left)
+        left += side + _GAP
+    width = left - _GAP + _MARGIN
+    strips = [_heads(columns, lefts, width), *(_row(row, lefts, side, width) for row in rows)]
+    tops = np.cumsum([_MARGIN, *(strip.height for strip in strips)]).tolist()
+    sheet = Image.new("RGB", (width, tops[-1] + _MARGIN), _PAPER)
+    for strip, top in zip(strips, tops[:-1], strict=True):
+        sheet.paste(strip, (0, top))
+    return sheet
+
+
+def _heads(columns: Sequence[str], lefts: list[int], width: int) -> Image.Image:
+    """Draw the heads, each as wide as the columns that it is for."""
+    font = load_font(15, bold=True)
+    starts = [left for head, left in zip(columns, lefts, strict=True) if head]
+    ends = [*(start - 3 * _GAP for start in starts[1:]), width - _MARGIN]
+    lines = [
+        wrap(printable(head), end - start, font)
+        for head, start, end in zip(filter(None, columns), starts, ends, strict=True)
+    ]
+    strip = Image.new("RGB", (width, max(map(len, lines), default=0) * _HEAD_LINE + 10), _PAPER)
+    for start, text in zip(starts, lines, strict=True):
+        _write(strip, (start, 0), text, _INK, font, _HEAD_LINE)
+    return strip
+
+
+def _row(row: Row, lefts: list[int], side: int, width: int) -> Image.Image:
+    """Draw a caption, the cells, and the captions of the cells below them or in their stead."""
+    bold, font = load_font(13, bold=True), load_font(12)
+    caption = wrap(printable(row.caption), width - 2 * _MARGIN, bold)
+    pictures = [None if cell.picture is None else fit(cell.picture, side) for cell in row.cells]
+    there = [picture is not None for picture in pictures]
+    texts = [
+        wrap(printable(cell.caption), side - 2 * _GAP * (not shown), font)
+        for cell, shown in zip(row.cells, there, strict=True)
+    ]
+    inside = max((len(t) for t, shown in zip(texts, there, strict=True) if not shown), default=0)
+    below = max((len(t) for t, shown in zip(texts, there, strict=True) if shown), default=0)
+    tallest = max((picture.shape[0] for picture in pictures if picture is not None), default=0)
+    tall = max(tallest, inside * _LINE + 2 * _GAP)
+    top = len(caption) * _LINE + _GAP
+    strip = Image.new("RGB", (width, top + tall + below * _LINE + 2 * _GAP), _PAPER)
+    _write(strip, (_MARGIN, 0), caption, _INK, bold)
+    for left, cell, picture, text in zip(lefts, row.cells, pictures, texts, strict=False):
+        box = (left, top, side, tall)
+        if picture is None:
+            _draw_box(strip, box)
+            _write(strip, (left + _GAP, top + _GAP), text, _FAINT, font)
+        else:
+            _paste(strip, box, cell, picture)
+            _write(strip, (left, top + tall + _FRAME + 1), text, _FAINT, font)
+    return strip
+
+
+def _draw_box(strip: Image.Image, box: tuple[int, int, int, int]) -> None:
+    left, top, width, height = box
+    ImageDraw.Draw(strip).rectangle((left, top, left + width - 1, top + height - 1), _BOX)
+
+
+def _paste(
+    strip: Image.Image, box: tuple[int, int, int, int], cell: Cell, picture: np.ndarray
+) -> None:
+    """Paste a picture into the middle of its box, with a frame if it is right or wrong."""
+    _draw_box(strip, box)
+    height, width = picture.shape[:2]
+    left, top = box[0] + (box[2] - width) // 2, box[1] + (box[3] - height) // 2
+    strip.paste(Image.fromarray(as_rgb(picture)), (left, top))
+    if cell.right is not None:
+        frame = (left - _FRAME, top - _FRAME, left + width + _FRAME - 1, top + height + _FRAME - 1)
+        ImageDraw.Draw(strip).rectangle(frame, None, RIGHT if cell.right else WRONG, _FRAME)
+
+
+def _write(
+    strip: Image.Image,
+    corner: tuple[int, int],
+    lines: list[str],
+    ink: tuple[int, int, int],
+    font: ImageFont.FreeTypeFont,
+    step: int = _LINE,
+) -> None:
+    draw = ImageDraw.Draw(strip)
+    for number, line in enumerate(lines):
+        draw.text((corner[0], corner[1] + number * step), line, ink, font)
