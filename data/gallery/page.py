@@ -34,8 +34,8 @@ thead th { position: sticky; top: 0; background: var(--paper); text-align: left;
   overflow-wrap: anywhere; }
 .rows .group { border-left: 1px solid var(--line); padding-left: .8rem; }
 figure { margin: 0; width: calc(var(--side) + 6px); }
-figure img { display: block; border: 3px solid transparent; border-radius: 3px;
-  background: var(--cell); image-rendering: pixelated; }
+figure img { display: block; border: 3px solid transparent; background: var(--cell)
+  padding-box; outline: 1px solid var(--line); outline-offset: -3px; image-rendering: pixelated; }
 figure.right img { border-color: var(--right); }
 figure.wrong img { border: 3px dashed var(--wrong); }
 figcaption { color: var(--faint); font-size: .85rem; line-height: 1.3; overflow-wrap: anywhere; }

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data.gallery import Cell, Row, as_rgb, fit
+from data.gallery import Row, as_rgb, fit
 from data.gallery.lettering import load_font, wrap
 from data.keys import printable
 
 RIGHT, WRONG = (31, 138, 61), (201, 42, 42)  # green and red, told apart in gray, too
-_PAPER, _INK, _FAINT, _BOX = (255, 255, 255), (30, 30, 30), (110, 110, 110), (236, 236, 238)
+_PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 30), (110, 110, 110)
+_BOX, _EDGE = (236, 236, 238), (200, 200, 200)
 _GAP, _MARGIN, _FRAME = 8, 20, 3
 _LINE, _HEAD_LINE = 16, 18  # of text
 
@@ -66,32 +67,26 @@ def _row(row: Row, lefts: list[int], side: int, width: int) -> Image.Image:
     strip = Image.new("RGB", (width, top + tall + below * _LINE + 2 * _GAP), _PAPER)
     _write(strip, (_MARGIN, 0), caption, _INK, bold)
     for left, cell, picture, text in zip(lefts, row.cells, pictures, texts, strict=False):
-        box = (left, top, side, tall)
         if picture is None:
-            _draw_box(strip, box)
+            box = (left, top, left + side - 1, top + tall - 1)
+            ImageDraw.Draw(strip).rectangle(box, _BOX)
             _write(strip, (left + _GAP, top + _GAP), text, _FAINT, font)
         else:
-            _paste(strip, box, cell, picture)
+            _paste(strip, (left, top), cell.right, as_rgb(picture))
             _write(strip, (left, top + tall + _FRAME + 1), text, _FAINT, font)
     return strip
 
 
-def _draw_box(strip: Image.Image, box: tuple[int, int, int, int]) -> None:
-    left, top, width, height = box
-    ImageDraw.Draw(strip).rectangle((left, top, left + width - 1, top + height - 1), _BOX)
-
-
 def _paste(
-    strip: Image.Image, box: tuple[int, int, int, int], cell: Cell, picture: np.ndarray
+    strip: Image.Image, corner: tuple[int, int], right: bool | None, picture: np.ndarray
 ) -> None:
-    """Paste a picture into the middle of its box, with a frame if it is right or wrong."""
-    _draw_box(strip, box)
-    height, width = picture.shape[:2]
-    left, top = box[0] + (box[2] - width) // 2, box[1] + (box[3] - height) // 2
-    strip.paste(Image.fromarray(as_rgb(picture)), (left, top))
-    if cell.right is not None:
-        frame = (left - _FRAME, top - _FRAME, left + width + _FRAME - 1, top + height + _FRAME - 1)
-        ImageDraw.Draw(strip).rectangle(frame, None, RIGHT if cell.right else WRONG, _FRAME)
+    """Paste a picture with a frame; a thin gray one shows a white mask on white paper."""
+    (left, top), (height, width) = corner, picture.shape[:2]
+    wide = 1 if right is None else _FRAME
+    ink = {None: _EDGE, True: RIGHT, False: WRONG}[right]
+    frame = (left - wide, top - wide, left + width + wide - 1, top + height + wide - 1)
+    ImageDraw.Draw(strip).rectangle(frame, None, ink, wide)
+    strip.paste(Image.fromarray(picture), corner)
 
 
 def _write(
