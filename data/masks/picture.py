@@ -3,7 +3,6 @@
 import os
 
 import cv2
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -61,13 +60,6 @@ def refuse_labels(mask: np.ndarray) -> None:
             f"its levels, {', '.join(map(str, levels[:4]))}{' ...' if levels.size > 4 else ''}, "
             "look like numbers of labels; save background as 0 and foreground as 255"
         )
-
-
-def scale_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Scale a mask to (height, width), bilinearly with half-pixel centres: uint8."""
-    if mask.shape == tuple(size):
-        return mask
-    return cv2.resize(mask, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
 
 
 def scale_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

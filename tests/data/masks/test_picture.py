@@ -5,11 +5,7 @@ import pytest
 from PIL import Image
 
 from data.images.decode import UnreadableImage
-<<<<<<<< HEAD:tests/data/masks/test_picture.py
 from data.masks.picture import read_mask
-========
-from data.masks.pictures import read_mask
->>>>>>>> 3f6deec (One gallery: rows of pictures with captions, as HTML, PNG and on a terminal, for all sheets):tests/data/masks/test_pictures.py
 
 GRAY = np.array([[0, 100, 255]], np.uint8)
 
