@@ -18,6 +18,7 @@ from data.masks.transfer import export_masks, import_masks
 from data.masks.verify import verify
 from data.options import FOLDER, images_option, number_of_jobs, overwrite_option, progress_bar
 from data.pictures_cli import gallery, show
+from data.writer import only_writer
 
 _SHOWN = 10  # how many keys or problems a command names before it only counts them
 
@@ -138,7 +139,8 @@ def import_command(folder: Path, out: Path, **options) -> None:
     0 and 1; or labels with a colour palette, as VOC has them, where all but black is foreground; or
     a cut-out, of which the transparency counts. It has its image's shape, at any size.
     """
-    masks = import_masks(folder, out, progress=progress_bar("import"), **options)
+    with only_writer(out, "OUT"):
+        masks = import_masks(folder, out, progress=progress_bar("import"), **options)
     failed = int((masks.statuses() > Status.FLAT).sum())
     but = f"; {failed:,} images have no mask (`mask-shards info {out}` says why)" if failed else ""
     click.echo(f"{len(masks) - failed:,} masks in {out}{but}")

@@ -17,6 +17,7 @@ from data.images.decode import list_images
 from data.keys import Keys
 from data.options import Command, Record, build, option_name, options, setting
 from data.run import stop_on_signals
+from data.writer import only_writer
 from saliency.methods import METHODS, find
 from saliency.methods.protocol import NetworkMethod, NetworkSettings, PixelSettings
 from saliency.rows import MAX_SIDE, MapFunction
@@ -200,7 +201,8 @@ def _run(settings: Settings, given: dict[str, Any]) -> None:
         err=True,
     )
     started = time.monotonic()
-    with stop_on_signals() as stop:
+    part = settings.part.replace("/", "-of-")
+    with only_writer(settings.out, "OUT", part), stop_on_signals() as stop:
         try:
             summary = make_shards(plan, workers.run, compute_blocks=stage, stop=stop)
         finally:

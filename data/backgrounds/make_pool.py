@@ -29,6 +29,7 @@ from data.masks.format import LIBVER, TEXT_TYPE
 from data.masks.read import MaskShards
 from data.options import FOLDER, Record, options, overwrite_option, setting
 from data.software import software_versions
+from data.writer import only_writer
 
 _SIDES = 0.9  # each side that is tried is so much of the one before
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -79,7 +80,8 @@ def backgrounds(
             bar.set_postfix(crops=report.crops, refresh=False)
             bar.update()
 
-        report = build_pool(images, masks, pool, settings, overwrite, progress)
+        with only_writer(pool.parent, "POOL", file=pool.name):
+            report = build_pool(images, masks, pool, settings, overwrite, progress)
     notes = [f"; {report.without_mask:,} had no mask"] * bool(report.without_mask)
     notes += [f"; {report.unreadable:,} could not be read"] * bool(report.unreadable)
     size = pool.stat().st_size / 2**20
