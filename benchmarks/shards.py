@@ -141,8 +141,7 @@ def memory(masks: list[np.ndarray], counts: list[int]) -> None:
             opened, used = queue.get()
             process.join()
             index = (Path(folder) / "index.h5").stat().st_size
-        held = keys.blob.nbytes + keys.offsets.nbytes
-        rows.append([count, held / 1e6, index / 1e6, opened / 1e6, used / 1e6])
+        rows.append([count, keys.array.nbytes / 1e6, index / 1e6, opened / 1e6, used / 1e6])
     heads = ["keys", "Keys MB", "index.h5 MB", "reader MB (its own)", "after 1,000 reads MB"]
     print(tabulate(rows, heads, floatfmt=(",.0f", ".2f", ".2f", ".2f", ".2f"), intfmt=","))
 

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 from typing import Self, overload
 
 import numpy as np
@@ -31,161 +30,118 @@ def printable(key: str) -> str:
 class Keys(Sequence[str]):
     """An immutable sequence of unique keys, sorted by their UTF-8 bytes.
 
-    Held as two arrays instead of a list of `str`, so that the names of ImageNet's 1.28 million
-    training images take 50 MB, in pieces that forked workers share and that may be memory-mapped.
+    Held as one array instead of a list of `str`, so that the names of ImageNet's 1.28 million
+    training images take 38 MB that forked workers share and that may be memory-mapped. Every row
+    has the bytes of the longest key; no key ends in a zero byte, which fills up the others.
 
-    Parameters
-    ----------
-    keys
-        Names in any order. A name that occurs twice is a ValueError.
+    keys : names in any order; ValueError where a name occurs twice.
 
-    Attributes
-    ----------
-    blob : uint8 array
-        The bytes of all keys, one after the other.
-    offsets : int64 array, (len + 1,)
-        Key i is `blob[offsets[i]:offsets[i + 1]]`.
+    array : bytes (dtype S) (N,), sorted.
     """
 
-    __slots__ = ("blob", "offsets")
+    __slots__ = ("array",)
 
-    blob: np.ndarray
-    offsets: np.ndarray
+    array: np.ndarray
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
-        raw = sorted(encode_key(key) for key in keys)
-        for before, after in pairwise(raw):
-            if before == after:
-                raise ValueError(f"the key {decode_key(after)!r} occurs twice")
-        offsets = np.zeros(len(raw) + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, raw), np.int64, len(raw)), out=offsets[1:])
-        self.blob = np.frombuffer(b"".join(raw), np.uint8)
-        self.offsets = offsets
+        array = np.array([encode_key(key) for key in keys], "S")
+        array.sort()
+        twice = np.flatnonzero(array[1:] == array[:-1])
+        if len(twice):
+            raise ValueError(f"the key {decode_key(array[twice[0]])!r} occurs twice")
+        self.array = array
 
     @classmethod
-    def from_arrays(cls, blob: np.ndarray, offsets: np.ndarray) -> Self:
-        """Wrap arrays, memory-mapped ones too, without a copy; they hold sorted, unique keys."""
+    def from_array(cls, array: np.ndarray) -> Self:
+        """Wrap an array of encoded keys, memory-mapped ones too, without a copy.
+
+        The caller answers for its order; see `is_sorted`.
+        """
         keys = cls.__new__(cls)
-        keys.blob = blob
-        keys.offsets = offsets
+        keys.array = array
         return keys
-
-    @classmethod
-    def from_raw(cls, raw: Sequence[bytes]) -> Self:
-        """Make keys of encoded names in the order given; see `is_sorted`."""
-        offsets = np.zeros(len(raw) + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, raw), np.int64, len(raw)), out=offsets[1:])
-        return cls.from_arrays(np.frombuffer(b"".join(raw), np.uint8), offsets)
 
     @classmethod
     def concatenate(cls, parts: Sequence["Keys"]) -> Self:
         """Join runs of keys that follow one another."""
-        blobs = [part.blob[part.offsets[0] : part.offsets[-1]] for part in parts]
-        lengths = [np.diff(part.offsets) for part in parts]
-        offsets = np.zeros(sum(map(len, lengths)) + 1, np.int64)
-        if parts:
-            np.cumsum(np.concatenate(lengths), out=offsets[1:])
-        blob = np.concatenate(blobs) if parts else np.empty(0, np.uint8)
-        return cls.from_arrays(blob, offsets)
+        return cls.from_array(np.concatenate([Keys().array, *(part.array for part in parts)]))
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def raw(self, row: int) -> bytes:
-        """Return the bytes of the key in this row, 0 <= row < len."""
-        return self.blob[self.offsets[row] : self.offsets[row + 1]].tobytes()
+        return len(self.array)
 
     @overload
     def __getitem__(self, row: int) -> str: ...
     @overload
-    def __getitem__(self, row: slice) -> "Keys": ...
-    def __getitem__(self, row: int | slice) -> "str | Keys":
-        if not isinstance(row, slice):
-            row = int(row)
-            if not -len(self) <= row < len(self):
-                raise IndexError(f"row {row} of {len(self)} keys")
-            return decode_key(self.raw(row % len(self)))
-        start, stop, step = row.indices(len(self))
-        if step < 0:
+    def __getitem__(self, row: slice | np.ndarray) -> "Keys": ...
+    def __getitem__(self, row: int | slice | np.ndarray) -> "str | Keys":
+        """Return the key of a row; or the keys of a slice or of sorted rows."""
+        if not isinstance(row, slice | np.ndarray):
+            return decode_key(self.array[row])
+        if isinstance(row, slice) and (row.step or 1) < 0:
             raise ValueError("keys are sorted: a slice with a negative step is not")
-        if step == 1:  # a view
-            return Keys.from_arrays(self.blob, self.offsets[start : max(start, stop) + 1])
-        return Keys.from_raw([self.raw(i) for i in range(start, stop, step)])
+        return Keys.from_array(self.array[row])
 
     def __iter__(self) -> Iterator[str]:
         return map(decode_key, self.iter_raw())
 
     def iter_raw(self) -> Iterator[bytes]:
         """Yield the bytes of each key."""
-        for start in range(0, len(self), 4096):  # a block at a time: one copy, no million of ints
-            bounds = self.offsets[start : start + 4097]
-            text = self.blob[bounds[0] : bounds[-1]].tobytes()
-            marks = (bounds - bounds[0]).tolist()
-            for a, b in pairwise(marks):
-                yield text[a:b]
+        for start in range(0, len(self), 4096):  # not a million of objects at once
+            yield from self.array[start : start + 4096].tolist()
 
     def find(self, key: str) -> int:
         """Return the row of a key by bisection; KeyError when it is not there."""
-        wanted = encode_key(key)
-        low, high = 0, len(self)
-        while low < high:
-            middle = (low + high) // 2
-            if self.raw(middle) < wanted:
-                low = middle + 1
-            else:
-                high = middle
-        if low == len(self) or self.raw(low) != wanted:
+        try:
+            raw = encode_key(key)
+        except UnicodeEncodeError:  # no file can have this name
+            raise KeyError(key) from None
+        # a longer name than any here would make NumPy copy the array
+        row = int(self.array.searchsorted(raw)) if len(raw) <= self.array.itemsize else len(self)
+        if row == len(self) or self.array[row] != raw:
             raise KeyError(key)
-        return low
+        return row
+
+    def rows(self, others: "Keys") -> np.ndarray:
+        """Return the row here of each of the other keys, -1 where it is not here: int64 (M,)."""
+        if not len(self):
+            return np.full(len(others), -1, np.int64)
+        rows = self.array.searchsorted(others.array)
+        there = self.array[np.minimum(rows, len(self) - 1)] == others.array
+        return np.where(there, rows, -1)
 
     def index(self, value: str, start: int = 0, stop: int | None = None) -> int:
         """Return the row of a key; ValueError when it is not there (as every sequence does)."""
-        try:
-            row = self.find(value)
-        except KeyError:
-            row = -1
+        row = self.find(value) if value in self else -1
         if row not in range(*slice(start, stop).indices(len(self))):
             raise ValueError(f"{value!r} is not among the keys")
         return row
 
     def __contains__(self, key: object) -> bool:
-        if not isinstance(key, str):
-            return False
         try:
-            self.find(key)
-        except (KeyError, UnicodeEncodeError):
+            return isinstance(key, str) and self.find(key) >= 0
+        except KeyError:
             return False
-        return True
 
     def is_sorted(self) -> bool:
         """Tell whether every key is greater than the one before it."""
-        return all(before < after for before, after in pairwise(self.iter_raw()))
+        return bool((self.array[1:] > self.array[:-1]).all())
 
     def digest(self) -> str:
         """Return the SHA-256 in hex of every key's bytes, each followed by a zero byte."""
         total = hashlib.sha256()
-        block: list[bytes] = []
-        for raw in self.iter_raw():
-            block.append(raw)
-            if len(block) == 4096:
-                total.update(b"\0".join(block) + b"\0")
-                block.clear()
-        if block:
-            total.update(b"\0".join(block) + b"\0")
+        for start in range(0, len(self), 4096):
+            total.update(b"\0".join([*self.array[start : start + 4096].tolist(), b""]))
         return total.hexdigest()
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Keys):
-            return NotImplemented
-        return len(self) == len(other) and all(
-            a == b for a, b in zip(self.iter_raw(), other.iter_raw(), strict=True)
+        return (
+            np.array_equal(self.array, other.array) if isinstance(other, Keys) else NotImplemented
         )
 
     __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple:
-        part = Keys.concatenate([self])  # a slice travels without the rest of its blob
-        return Keys.from_arrays, (np.array(part.blob), np.array(part.offsets))
+        return Keys.from_array, (np.array(self.array),)
 
     def __repr__(self) -> str:
         shown = ", ".join(repr(key) for key in self[:3]) + (", ..." if len(self) > 3 else "")

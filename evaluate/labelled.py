@@ -35,7 +35,7 @@ class Labelled:
         """Some of the images, with the same classes; rows are sorted."""
         return Labelled(
             self.root,
-            Keys.from_raw([self.keys.raw(i) for i in rows]),
+            self.keys[np.asarray(rows, np.int64)],
             self.labels[rows],
             self.classes,
         )

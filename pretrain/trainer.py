@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from data.device import all_finite, tune_cuda
 from data.errors import UserError
-from data.images.listing import list_images_kept
+from data.images.decode import list_images
 from data.loading_workers import usable_cores
 from data.metrics import LossNotFinite, Metrics, epoch_bar, read_metrics
 from data.run import Run, RunFailed, StopRequest, failures_told, stop_on_signals
@@ -97,7 +97,7 @@ def _train(
             tqdm.write(sentence)
 
     # ---- data ----
-    keys = list_images_kept(settings.images, settings.masks)
+    keys = list_images(settings.images)
     check_sizes(settings, len(keys), here.size)
     check_network(settings, here.size)
     cuda = here.device.type == "cuda"

@@ -73,14 +73,13 @@ class Reduced(NamedTuple):
 # Folders ----------------------------------------------------------------------------------------
 
 
-def list_images(root: str | os.PathLike, folders: dict[str, int] | None = None) -> Keys:
+def list_images(root: str | os.PathLike) -> Keys:
     """List the images below a folder as sorted keys: paths relative to it, joined by `/`.
 
     Any tree will do. Files count by their extension (`EXTENSIONS`). Symbolic links are followed,
     to files and to folders; a folder that contains itself through a link is entered once. A link
     that leads nowhere is listed: it is an image that is missing, not one that was never there.
-    Hidden files and folders (a leading dot) are skipped. `folders`, if given, gets every folder
-    that was read, its path below `root`, with the time of its last change in ns (for `listing`).
+    Hidden files and folders (a leading dot) are skipped.
 
     Raises
     ------
@@ -92,16 +91,14 @@ def list_images(root: str | os.PathLike, folders: dict[str, int] | None = None) 
         raise UserError(f"there is no folder {root!r}; give the folder that holds the images.")
     if not os.path.isdir(root):
         raise UserError(f"{root!r} is not a folder; give the folder that holds the images.")
-    keys = Keys(_walk(root, "", (), {} if folders is None else folders))
+    keys = Keys(_walk(root, "", ()))
     if not keys:
         known = " ".join(sorted(EXTENSIONS))
         raise UserError(f"there are no images in {root!r} (files ending in one of: {known}).")
     return keys
 
 
-def _walk(
-    folder: str, prefix: str, above: tuple[tuple[int, int], ...], folders: dict[str, int]
-) -> Iterator[str]:
+def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
     """Yield the keys below a folder; `above` identifies the folders that contain it."""
     try:
         facts = os.stat(folder)
@@ -115,12 +112,11 @@ def _walk(
     here = (facts.st_dev, facts.st_ino)
     if here in above:
         return
-    folders[prefix] = facts.st_mtime_ns
     for entry in entries:
         if entry.name.startswith("."):
             continue
         if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, here), folders)
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, here))
         elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and _is_file_or_lost(entry):
             yield prefix + entry.name
 

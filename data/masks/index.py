@@ -6,6 +6,7 @@ a key to its row, and from a row to the bytes of its mask.
 
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -68,9 +69,7 @@ def _write_attributes(file: h5py.File, index: Index, folder: Path) -> None:
 def _write_table(file: h5py.File, index: Index) -> None:
     table = file.create_group("table")
     for name, array in (
-        ("key_bytes", index.keys.blob),
-        ("key_offsets", index.keys.offsets.astype("<i8", copy=False)),
-        ("slots", index.slots),
+        ("keys", index.keys.array),
         ("status", index.status),
         ("mask_size", index.mask_size),
         ("image_size", index.image_size),
@@ -137,10 +136,7 @@ def load_index(folder: str | os.PathLike) -> Index | None:
                 names=names,
                 content_digests=[digest.decode() for digest in shards["content_digest"][:]],
                 first_rows=shards["first_row"][:],
-                keys=Keys.from_arrays(
-                    _mapped(raw, table["key_bytes"]), _mapped(raw, table["key_offsets"])
-                ),
-                slots=_mapped(raw, table["slots"]),
+                keys=_keys(raw, table),
                 status=_mapped(raw, table["status"]),
                 mask_size=_mapped(raw, table["mask_size"]),
                 image_size=_mapped(raw, table["image_size"]),
@@ -154,6 +150,14 @@ def load_index(folder: str | os.PathLike) -> Index | None:
 
 def _sizes(folder: Path, names: list[str]) -> list[int]:
     return [os.stat(folder / name).st_size for name in names]
+
+
+def _keys(raw: np.memmap, table: h5py.Group) -> Keys:
+    """Return the mapped keys; of an older index, which has no such array, made ones."""
+    if "keys" in table:
+        return Keys.from_array(_mapped(raw, table["keys"]))
+    blob, marks = table["key_bytes"][:].tobytes(), table["key_offsets"][:].tolist()
+    return Keys.from_array(np.array([blob[a:b] for a, b in pairwise(marks)], "S"))
 
 
 def _mapped(raw: np.memmap, dataset: h5py.Dataset) -> np.ndarray:

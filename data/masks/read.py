@@ -9,7 +9,6 @@ from typing import Any, Self
 import numpy as np
 
 from data.errors import UserError
-from data.key_table import find_row
 from data.keys import Keys
 from data.masks.chunk_decoder import ChunkDecoder, filters_of
 from data.masks.format import Status, open_shard, read_header
@@ -114,17 +113,11 @@ class MaskShards:
     # Rows ---------------------------------------------------------------------------------------
 
     def find(self, key: str) -> int:
-        """Return the row of a key, in O(1); KeyError when there is none."""
-        return find_row(self._index.keys, self._index.slots, key)
+        """Return the row of a key; KeyError when there is none."""
+        return self.keys.find(key)
 
     def __contains__(self, key: object) -> bool:
-        if not isinstance(key, str):
-            return False
-        try:
-            self.find(key)
-        except KeyError:
-            return False
-        return True
+        return key in self.keys
 
     def _row(self, row: int | str) -> int:
         if isinstance(row, str):

@@ -9,7 +9,6 @@ import h5py
 import numpy as np
 
 from data.errors import UserError
-from data.key_table import build_slots
 from data.keys import Keys
 from data.masks.format import ShardHeader, open_shard, read_header, shard_name, shard_paths
 
@@ -32,7 +31,6 @@ class Index:
         np.ndarray
     )  # int64 (shards + 1,): shard i holds rows first_rows[i]..first_rows[i+1]-1
     keys: Keys
-    slots: np.ndarray  # uint32, the hash table (data.key_table)
     status: np.ndarray  # uint8 (N,)
     mask_size: np.ndarray  # uint32 (N, 2) height, width
     image_size: np.ndarray  # uint32 (N, 2) height, width
@@ -96,7 +94,7 @@ def scan(folder: str | os.PathLike, partial: bool = False) -> Index:
     for header in headers:
         with open_shard(header.path) as file:
             try:
-                parts.append(Keys.from_raw(file["keys"][:].tolist()))
+                parts.append(read_keys(file))
                 status.append(file["status"][:].astype(np.uint8))
                 mask_size.append(file["mask_size"][:].astype("<u4"))
                 image_size.append(file["image_size"][:].astype("<u4"))
@@ -129,7 +127,6 @@ def scan(folder: str | os.PathLike, partial: bool = False) -> Index:
         content_digests=[header.content_digest for header in headers],
         first_rows=np.cumsum([0, *(header.images for header in headers)], dtype="<i8"),
         keys=keys,
-        slots=build_slots(keys).astype("<u4", copy=False),
         status=np.concatenate(status),
         mask_size=np.concatenate(mask_size),
         image_size=np.concatenate(image_size),
@@ -137,6 +134,11 @@ def scan(folder: str | os.PathLike, partial: bool = False) -> Index:
         chunk_bytes=np.concatenate([place["bytes"] for place in places]),
         chunk_filters=np.concatenate([place["filters"] for place in places]),
     )
+
+
+def read_keys(shard: h5py.File) -> Keys:
+    """Read a shard's keys, in their order there."""
+    return Keys.from_array(shard["keys"][:].astype("S"))
 
 
 def _chunk_places(masks: h5py.Dataset) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from data.errors import UserError
 from data.images.decode import list_images
-from data.keys import Keys, decode_key
+from data.keys import Keys
 from data.masks.format import (
     INDEX_NAME,
     ShardHeader,
@@ -25,7 +25,7 @@ from data.masks.format import (
     shard_paths,
 )
 from data.masks.index import load_index
-from data.masks.scan import scan
+from data.masks.scan import read_keys, scan
 
 
 @dataclass
@@ -122,8 +122,8 @@ def verify(
     _check_keys(headers, found, keys, report)
     _check_index(Path(folder), keys, report)
     if listing is not None:
-        report.without_mask = _difference(listing, keys)
-        report.without_image = _difference(keys, listing)
+        report.without_mask = list(listing[np.flatnonzero(keys.rows(listing) < 0)])
+        report.without_image = list(keys[np.flatnonzero(listing.rows(keys) < 0)])
     return report
 
 
@@ -162,11 +162,7 @@ def _check_keys(
 ) -> None:
     """Check the order of the keys across shards, and that they are the whole listing."""
     for (before, left), (after, right) in pairwise(zip(headers, found, strict=True)):
-        if (
-            len(left.keys)
-            and len(right.keys)
-            and left.keys.raw(len(left.keys) - 1) >= right.keys.raw(0)
-        ):
+        if len(left.keys) and len(right.keys) and left.keys.array[-1] >= right.keys.array[0]:
             report.problems.append(
                 f"{after.path.name}: its first key does not come after {before.path.name}'s last."
             )
@@ -185,19 +181,6 @@ def _check_index(folder: Path, keys: Keys, report: Report) -> None:
         report.problems.append(
             f"{INDEX_NAME}: it does not fit the shards; `mask-shards index {folder}` makes it anew."
         )
-
-
-def _difference(left: Keys, right: Keys) -> list[str]:
-    """Return the keys of `left` that are not in `right`, by merging two sorted sequences."""
-    missing = []
-    others = right.iter_raw()
-    other = next(others, None)
-    for raw in left.iter_raw():
-        while other is not None and other < raw:
-            other = next(others, None)
-        if other != raw:
-            missing.append(decode_key(raw))
-    return missing
 
 
 def _check_shard(header: ShardHeader) -> _Shard:
@@ -223,7 +206,7 @@ def _check_file(file: h5py.File, header: ShardHeader, result: _Shard) -> None:
             problems.append(f"{name}: {column} is {shape}, it should be {(rows, *tail)}.")
     if problems:
         return
-    keys = result.keys = Keys.from_raw(file["keys"][:].tolist())
+    keys = result.keys = read_keys(file)
     status, mask_size = file["status"][:].astype(np.uint8), file["mask_size"][:]
     file["error"][:]
     if not keys.is_sorted():

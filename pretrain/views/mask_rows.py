@@ -50,7 +50,7 @@ def match_masks(keys: Keys, masks: MaskShards, images: str | os.PathLike) -> Mas
     UserError
         No image has a mask there: the shards are of another folder.
     """
-    rows = _rows(keys, masks.keys)
+    rows = masks.keys.rows(keys)
     if len(rows) and rows.max() < 0:
         raise UserError(
             f"the masks in {str(masks.folder)!r} belong to another folder than "
@@ -70,20 +70,3 @@ def match_masks(keys: Keys, masks: MaskShards, images: str | os.PathLike) -> Mas
         missing=len(absent),
         examples=[keys[int(row)] for row in absent[:_NAMED]],
     )
-
-
-def _rows(keys: Keys, others: Keys) -> np.ndarray:
-    """Return for each key its place among the others, or MISSING; both are sorted."""
-    if np.array_equal(keys.offsets, others.offsets) and np.array_equal(keys.blob, others.blob):
-        return np.arange(len(keys), dtype=np.int64)
-    rows = np.full(len(keys), MISSING, np.int64)
-    others_raw = enumerate(others.iter_raw())
-    place, other = next(others_raw, (-1, None))
-    for number, key in enumerate(keys.iter_raw()):
-        while other is not None and other < key:
-            place, other = next(others_raw, (-1, None))
-        if other is None:
-            break
-        if other == key:
-            rows[number] = place
-    return rows

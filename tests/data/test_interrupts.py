@@ -55,6 +55,7 @@ try:
         signal.setitimer(signal.ITIMER_REAL, 0.03 + 0.037 * int(sys.argv[2]))
         for row in range(len(keys)):
             writer.write(row, chunk, (8, 8), (8, 8))
+        writer.commit()
 except KeyboardInterrupt:
     print("interrupted")
 """

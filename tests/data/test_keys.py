@@ -52,6 +52,21 @@ def test_concatenation_of_parts_is_the_whole(listed, cut):
     assert Keys.concatenate([keys[:cut], keys[cut:]]) == keys
 
 
+@given(names, names)
+def test_rows_of_others(listed, others):
+    keys, wanted = Keys(listed), Keys(others)
+    rows = keys.rows(wanted).tolist()
+    assert rows == [keys.find(key) if key in listed else -1 for key in wanted]
+    some = np.flatnonzero(np.array(rows, int) >= 0)
+    assert wanted[some] == keys[np.array(rows, int)[some]]
+
+
+def test_a_key_that_no_file_can_have_is_not_there():
+    with pytest.raises(KeyError):
+        Keys(["a"]).find("\ud800")
+    assert "\ud800" not in Keys(["a"]) and 1 not in Keys(["a"])
+
+
 def test_digest_is_that_of_terminated_names():
     import hashlib
 
@@ -72,8 +87,8 @@ def test_twice_the_same_name_is_refused():
 
 
 def test_unsorted_arrays_are_noticed():
-    assert not Keys.from_raw([b"b", b"a"]).is_sorted()
-    assert not Keys.from_raw([b"a", b"a"]).is_sorted()
+    assert not Keys.from_array(np.array([b"b", b"a"])).is_sorted()
+    assert not Keys.from_array(np.array([b"a", b"a"])).is_sorted()
 
 
 def test_negative_steps_and_rows_beyond_the_end_are_refused():
@@ -87,9 +102,8 @@ def test_negative_steps_and_rows_beyond_the_end_are_refused():
 
 def test_memory_is_that_of_the_letters():
     keys = Keys(f"n01440764/n01440764_{i:05d}.JPEG" for i in range(5000))
-    held = keys.blob.nbytes + keys.offsets.nbytes
-    assert held == 5000 * (30 + 8) + 8
-    assert held < sum(map(sys.getsizeof, keys)) / 2
+    assert keys.array.nbytes == 5000 * 30
+    assert keys.array.nbytes < sum(map(sys.getsizeof, keys)) / 2
 
 
 def test_rows_may_be_numpy_integers():

@@ -51,7 +51,7 @@ def test_shards_of_different_canvases(tmp_path, write_shards):
 def test_the_table_is_what_a_scan_finds(tmp_path, write_shards, masks):
     write_shards(tmp_path, masks)
     mapped, scanned = load_index(tmp_path), scan(tmp_path)
-    arrays = ("slots", "status", "mask_size", "image_size", "first_rows")
+    arrays = ("status", "mask_size", "image_size", "first_rows")
     for name in (*arrays, "chunk_offset", "chunk_bytes", "chunk_filters"):
         assert np.array_equal(getattr(mapped, name), getattr(scanned, name)), name
     for name in ("keys", "method", "parameters", "software", "names", "content_digests"):
@@ -63,7 +63,7 @@ def test_the_table_is_what_a_scan_finds(tmp_path, write_shards, masks):
 
 def test_the_table_is_mapped_not_read(tmp_path, write_shards, masks):
     write_shards(tmp_path, masks)
-    array = load_index(tmp_path).slots
+    array = load_index(tmp_path).keys.array
     while isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
         array = array.base
     assert isinstance(array, np.memmap)

@@ -58,7 +58,7 @@ def test_plain_h5py_reads_what_was_written(tmp_path, write_shards, masks, compre
                 "FAILED": 3,
             }
             for row, raw in enumerate(file["keys"][:]):
-                assert raw == keys.raw(rows)
+                assert raw == keys.array[rows]
                 rows += 1
                 mask = masks[raw.decode("utf-8", "surrogateescape")]
                 canvas = np.zeros((40, 40), np.uint8)
