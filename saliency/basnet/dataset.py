@@ -27,47 +27,44 @@ def list_pairs(
 ) -> list[Pair]:
     """List the photographs that have a ground truth, by name.
 
-    Parameters
-    ----------
-    images
-        A folder of photographs, or, without `masks`, a folder as DUTS is unpacked: `DUTS-TR` with
-        `DUTS-TR-Image` and `DUTS-TR-Mask` in it (any `<name>-Image` and `<name>-Mask`).
-    masks
-        A folder of ground truth: the same relative paths, with any extension.
-    argument
-        What the command line calls `images`, for errors.
+    images : a folder of photographs, or, without `masks`, a folder as DUTS is unpacked: `DUTS-TR`
+        with `DUTS-TR-Image` and `DUTS-TR-Mask` in it (any `<name>-Image` and `<name>-Mask`).
+    masks : a folder of ground truth: the same relative paths, with any extension.
+    argument : what the command line calls `images`, for errors.
 
-    Raises
-    ------
-    UserError
-        No such folders, a photograph without ground truth or the other way round.
+    Raises UserError: no such folders, a photograph without ground truth or the other way round.
     """
     if masks is None:
         images, masks = _duts_folders(Path(images), argument)
-    found = {}
-    for role, folder in (("photograph", images), ("ground truth", masks)):
-        found[role] = {}
-        for key in list_images(folder):
-            name = str(PurePosixPath(key).with_suffix(""))
-            if name in found[role]:
-                raise UserError(
-                    f"{os.fspath(folder)!r} holds two files named {name!r} that differ in the "
-                    "extension only; remove one of them."
-                )
-            found[role][name] = key_path(folder, key)
-    for here, there, folder in (
-        ("photograph", "ground truth", masks),
-        ("ground truth", "photograph", images),
-    ):
-        alone = sorted(found[here].keys() - found[there].keys())
-        if alone:
+    photographs, truths = _by_name(images), _by_name(masks)
+    _check_partners(photographs, "photograph", truths, "ground truth", masks)
+    _check_partners(truths, "ground truth", photographs, "photograph", images)
+    return [Pair(name, path, truths[name]) for name, path in photographs.items()]
+
+
+def _by_name(folder: str | os.PathLike) -> dict[str, str]:
+    """The paths of a folder's pictures by key without the extension."""
+    paths: dict[str, str] = {}
+    for key in list_images(folder):
+        name = str(PurePosixPath(key).with_suffix(""))
+        if name in paths:
             raise UserError(
-                f"{len(alone)} of {len(found[here])} {here}s have no {there} in "
-                f"{os.fspath(folder)!r}, the first is {alone[0]!r}; files pair by name, without "
-                "the extension."
+                f"{os.fspath(folder)!r} holds two files named {name!r} that differ in the "
+                "extension only; remove one of them."
             )
-    truth = found["ground truth"]
-    return [Pair(name, path, truth[name]) for name, path in found["photograph"].items()]
+        paths[name] = key_path(folder, key)
+    return paths
+
+
+def _check_partners(
+    these: dict[str, str], what: str, those: dict[str, str], other: str, folder: str | os.PathLike
+) -> None:
+    alone = sorted(these.keys() - those.keys())
+    if alone:
+        raise UserError(
+            f"{len(alone)} of {len(these)} {what}s have no {other} in {os.fspath(folder)!r}, the "
+            f"first is {alone[0]!r}; files pair by name, without the extension."
+        )
 
 
 def _duts_folders(root: Path, argument: str) -> tuple[Path, Path]:
@@ -85,10 +82,7 @@ def _duts_folders(root: Path, argument: str) -> tuple[Path, Path]:
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     """Decode a photograph, uint8 (h, w, 3), and its ground truth, uint8 (h, w).
 
-    Raises
-    ------
-    UserError
-        One of the files cannot be decoded.
+    UserError: a file cannot be decoded.
     """
     try:
         image = decode(pair.image).image
@@ -110,33 +104,24 @@ def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
 class TrainingPairs(Dataset):
     """Resize to a square, crop at random, flip at random; a function of (seed, epoch, index) only.
 
-    Parameters
-    ----------
-    pairs : list of Pair
-    resize : int
-        Side of the square that a photograph is resized to; 256 as published.
-    crop : int
-        Side of the random crop; 224 as published.
-    seed : int
+    resize : side of the square that a photograph is resized to; 256 as published.
+    crop : side of the random crop; 224 as published.
 
-    Notes
-    -----
     An item is asked for by (epoch, index), so that workers hold no state, and a resumed run draws
-    what the uninterrupted one would have drawn.
+    what the uninterrupted run would have drawn.
     """
 
     def __init__(self, pairs: list[Pair], resize: int = 256, crop: int = 224, seed: int = 0):
         self.pairs = pairs
-        self.resize = resize
-        self.crop = crop
+        self.resize, self.crop = resize, crop
         self.seed = seed
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The network's input (3, crop, crop) and its target (1, crop, crop), float32."""
-        epoch, index = place
+    def __getitem__(self, item: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the network's input (3, crop, crop) and its target (1, crop, crop), float32."""
+        epoch, index = item
         random = np.random.default_rng((self.seed, epoch, index))
         image, mask = read_pair(self.pairs[index])
         inputs = normalise(resize_image(image, self.resize))
@@ -149,26 +134,14 @@ class TrainingPairs(Dataset):
         return torch.from_numpy(inputs.copy()), torch.from_numpy(target.copy())
 
 
-class EpochBatches:
-    """The batches of an epoch, as lists of (epoch, index): shuffled by (seed, epoch), no rest.
+def epoch_batches(
+    images: int, batch_size: int, seed: int, epoch: int, start: int = 0
+) -> list[list[tuple[int, int]]]:
+    """Return an epoch's batches, as lists of (epoch, index): shuffled by (seed, epoch), no rest.
 
-    Parameters
-    ----------
-    images, batch_size, seed : int
-    epoch : int
-        From 0.
-    start : int
-        Batches of this epoch that are done already.
+    epoch : from 0. start : batches of this epoch that are done already.
     """
-
-    def __init__(self, images: int, batch_size: int, seed: int, epoch: int, start: int = 0):
-        order = np.random.default_rng((seed, epoch)).permutation(images)
-        whole = images // batch_size * batch_size  # batch norm dislikes a last batch of one image
-        rows = order[:whole].reshape(-1, batch_size)[start:]
-        self.batches = [[(epoch, int(index)) for index in row] for row in rows]
-
-    def __iter__(self):
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
+    order = np.random.default_rng((seed, epoch)).permutation(images)
+    whole = images // batch_size * batch_size  # batch norm dislikes a last batch of a single image
+    rows = order[:whole].reshape(-1, batch_size)[start:]
+    return [[(epoch, int(index)) for index in row] for row in rows]

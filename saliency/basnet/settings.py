@@ -1,83 +1,84 @@
-"""The settings of a training run, and which of them a resumed run may change."""
+"""The settings of a training run of BASNet, and what it is run with."""
 
-import json
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from data.errors import UserError
-from data.files import write_whole
+from pydantic import Field, model_validator
+
+from data.options import Record, setting
+
+DEEPEST = 32  # a crop of up to so many pixels is a single pixel at the deepest level
+Count = Annotated[int, Field(ge=1)]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What decides the result of a training run; defaults as published.
+class Settings(Record):
+    """What decides the result of a training run; defaults as published."""
 
-    Attributes
-    ----------
-    width : float
-        Multiplies the network's channels.
-    resize, crop : int
-        Side of the square that photographs are resized to, and of the random crop, in pixels.
-    batch_size, lr, seed
-        Adam's learning rate is `lr`, its other settings PyTorch's defaults.
-    epochs : int
-        Passes over the photographs. Published: about 400,000 steps of 8 over DUTS-TR's 10,553
-        photographs and their mirror images; 300 with flips drawn at random see as many.
-    schedule : str
-        "constant", as published, or "cosine" down to 0 over the epochs.
-    from_scratch : bool
-        The encoder starts at random, not from ImageNet (DiLo's ``basnet_scratch``).
-    hold_out : int
-        Photographs, the last by name, that are kept for validation.
-    validate_every : int
-        Epochs between validations.
-    names_digest : str
-        Of the names of the photographs trained on.
-    """
+    hold_out: Annotated[int, Field(ge=0)] = setting(
+        0, "keep the last so many photographs, by name, for validation"
+    )
+    from_scratch: bool = setting(False, "start the encoder at random, not from ImageNet")
+    width: Annotated[float, Field(ge=1 / 64, le=4)] = setting(
+        1.0, "channels relative to the published network; 0.125 trains on a CPU"
+    )
+    resize: Annotated[int, Field(ge=32)] = setting(
+        256, "photographs become squares of this side, in pixels"
+    )
+    crop: Annotated[int, Field(ge=32)] = setting(
+        224, "random crops of this side are trained on; at most --resize"
+    )
+    batch_size: Count = setting(8, "photographs a step")
+    # Published: about 400,000 steps of 8 over DUTS-TR's 10,553 photographs and their mirror images;
+    # 300 epochs with flips drawn at random see as many.
+    epochs: Count = setting(300, "passes over the photographs")
+    lr: Annotated[float, Field(gt=0)] = setting(1e-3, "Adam's learning rate")
+    schedule: Literal["constant", "cosine"] = setting(
+        "constant", "of the learning rate: as published, or down to 0"
+    )
+    seed: Annotated[int, Field(ge=0)] = setting(0, "of weights, order, crops and flips")
+    validate_every: Count = setting(
+        5, "max F, MAE, pictures and best.pth, so often", metavar="EPOCHS"
+    )
 
-    width: float = 1.0
-    resize: int = 256
-    crop: int = 224
-    batch_size: int = 8
-    lr: float = 1e-3
-    seed: int = 0
-    epochs: int = 300
-    schedule: str = "constant"
-    from_scratch: bool = False
-    hold_out: int = 0
-    validate_every: int = 5
-    names_digest: str = ""
-
-    def save(self, path: Path) -> None:
-        """Write as JSON."""
-        write_whole(path, json.dumps(asdict(self), indent=2) + "\n")
-
-    @classmethod
-    def from_dict(cls, content: dict) -> "Settings":
-        """Take the known names of a dictionary, for checkpoints of other versions."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in content.items() if name in known})
-
-    def check_resume(self, before: "Settings", out: Path) -> None:
-        """Refuse to go on with settings under which the run would not be the same.
-
-        Raises
-        ------
-        UserError
-            Naming the option, both values and the remedy.
-        """
-        free = {"epochs", "validate_every"} if before.schedule == "constant" else {"validate_every"}
-        for field in fields(self):
-            mine, theirs = getattr(self, field.name), getattr(before, field.name)
-            if field.name in free or mine == theirs:
-                continue
-            if field.name == "names_digest":
-                raise UserError(
-                    f"--resume: the photographs are not the ones that {out} was trained on; "
-                    "give the same folders, or another --out."
-                )
-            option = "--" + field.name.replace("_", "-")
-            raise UserError(
-                f"{option} {mine} differs from the {theirs} that {out} was started with; "
-                "give the same, or another --out."
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.batch_size == 1 and self.crop <= DEEPEST:
+            raise ValueError(
+                f"--crop {self.crop} with --batch-size 1 leaves batch norm one value a channel at "
+                f"the deepest level; give a crop above {DEEPEST} or a larger batch"
             )
+        if self.crop > self.resize:
+            raise ValueError(
+                f"--crop {self.crop} is larger than --resize {self.resize}; "
+                "a crop must fit into the photograph"
+            )
+        if not self.from_scratch and self.width != 1:
+            raise ValueError(
+                f"--width {self.width} does not fit a ResNet-34's weights; add --from-scratch"
+            )
+        return self
+
+    @property
+    def free_on_resume(self) -> set[str]:
+        """Names of the settings with which a resumed run still equals an uninterrupted run."""
+        return {"validate_every"} | ({"epochs"} if self.schedule == "constant" else set())
+
+
+class Surroundings(Record):
+    """What a run may change when it is resumed: where its photographs are, and its machine."""
+
+    images: Path = setting(..., "photographs", argument=True)
+    masks: Path | None = setting(
+        None, "ground truth with the photographs' names; not needed for DUTS's folders"
+    )
+    val: Path | None = setting(None, "validation photographs, as IMAGES")
+    val_masks: Path | None = setting(None, "their ground truth")
+    encoder_weights: Path | None = setting(
+        None, "a ResNet-34 with torchvision's names, in place of the download of ImageNet's"
+    )
+    device: str = setting("auto", "where to compute: auto, cpu, cuda or cuda:1")
+    precision: Literal["float32", "bf16"] = setting(
+        "float32", "of the network's arithmetic; weights and loss stay float32"
+    )
+    compiled: bool = setting(False, "compile the network by torch.compile", names=("--compile",))
+    workers: Annotated[int, Field(ge=0)] = setting(4, "processes that decode and resize")

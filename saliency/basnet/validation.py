@@ -53,15 +53,9 @@ class Scores:
 def validate(predictor: Predictor, pairs: list[Pair], size: int, workers: int = 0) -> Scores:
     """Score a network as the benchmark does (`data.masks.precision_recall`).
 
-    Parameters
-    ----------
-    predictor : Predictor
-    pairs : list of Pair
-        Each with a ground truth that is not empty.
-    size : int
-        Side of the square that the network is given.
-    workers : int
-        Processes that decode and resize; 0 for none.
+    pairs : each with a ground truth that is not empty.
+    size : side of the square that the network is given.
+    workers : processes that decode and resize; 0 for none.
     """
     precision, recall, error = np.zeros(256), np.zeros(256), 0.0
     for saliency, truth in _maps(predictor, pairs, size, workers):

@@ -1,8 +1,8 @@
 """Training: data, exact resume, signals, what it leaves behind, and mistakes."""
 
 import contextlib
-import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +18,10 @@ from click.testing import CliRunner
 
 from data.errors import UserError
 from data.masks.precision_recall import normalise
+from data.metrics import read_metrics
 from data.run import checkpoints
 from saliency.basnet import BASNet, Predictor, load_basnet
-from saliency.basnet.dataset import EpochBatches, TrainingPairs, list_pairs, read_pair
+from saliency.basnet.dataset import TrainingPairs, epoch_batches, list_pairs, read_pair
 from saliency.basnet.train import main
 from saliency.basnet.validation import validate
 from saliency.basnet.weights import load_encoder
@@ -50,6 +51,10 @@ def duts(tmp_path_factory):
     return root
 
 
+def epochs_of(run):
+    return [line for line in read_metrics(run / "metrics.jsonl") if "epoch_loss" in line]
+
+
 def train(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
@@ -66,8 +71,8 @@ def test_samples_depend_on_seed_epoch_and_index_only(duts):
     pairs = list_pairs(duts)
     data = TrainingPairs(pairs, 40, 32, seed=1)
     again = TrainingPairs(pairs, 40, 32, seed=1)
-    for place in ((0, 3), (5, 3), (0, 4)):
-        for a, b in zip(data[place], again[place], strict=True):
+    for item in ((0, 3), (5, 3), (0, 4)):
+        for a, b in zip(data[item], again[item], strict=True):
             assert torch.equal(a, b)
     assert not torch.equal(data[0, 3][0], data[1, 3][0])
     inputs, target = data[0, 3]
@@ -92,12 +97,12 @@ def test_flips_and_crops_vary(duts):
 
 
 def test_epoch_uses_every_photograph_once_in_another_order():
-    first, second = (EpochBatches(12, 4, 0, epoch) for epoch in (0, 1))
+    first, second = (epoch_batches(12, 4, 0, epoch) for epoch in (0, 1))
     for epoch, batches in enumerate((first, second)):
-        places = [place for batch in batches for place in batch]
-        assert sorted(places) == [(epoch, i) for i in range(12)] and len(batches) == 3
+        items = [item for batch in batches for item in batch]
+        assert sorted(items) == [(epoch, i) for i in range(12)] and len(batches) == 3
     assert [i for b in first for _, i in b] != [i for b in second for _, i in b]
-    assert list(EpochBatches(12, 4, 0, 1, start=2)) == list(second)[2:]
+    assert list(epoch_batches(12, 4, 0, 1, start=2)) == list(second)[2:]
 
 
 def test_validation_equals_the_benchmarks_definition(duts):
@@ -127,12 +132,11 @@ def test_training_learns_and_leaves_its_results(duts, tmp_path):
     options = (*SMALL, "--hold-out", 4, "--width", 0.0625, "--lr", 0.003)
     done = train(duts, "--out", run, *options, "--epochs", 12, "--validate-every", 6)
     assert done.exit_code == 0, done.output
-    with open(run / "history.csv") as file:
-        rows = list(csv.DictReader(file))
-    losses = [float(row["loss"]) for row in rows]
+    rows = epochs_of(run)
+    losses = [row["epoch_loss"] for row in rows]
     assert len(rows) == 12 and losses[-1] < 0.9 * losses[0]
-    assert [bool(row["max_f"]) for row in rows] == [i % 6 == 5 for i in range(12)]
-    best = max(float(row["max_f"]) for row in rows if row["max_f"])
+    assert ["max_f" in row for row in rows] == [i % 6 == 5 for i in range(12)]
+    best = max(row["max_f"] for row in rows if "max_f" in row)
     scores = validate(Predictor(load_basnet(run / "best.pth")), list_pairs(duts)[10:], 40)
     assert abs(scores.max_f - best) < 1e-6
     height, width, _ = cv2.imread(str(run / "predictions" / "epoch-0012.png")).shape
@@ -140,7 +144,7 @@ def test_training_learns_and_leaves_its_results(duts, tmp_path):
     assert cv2.imread(str(run / "curves.png")) is not None
     assert load_basnet(run / "last.pth").inconv.out_channels == 4
     again = train(duts, "--out", run, *options, "--epochs", 12)
-    assert again.exit_code == 2 and "holds a run already; add --resume" in again.output
+    assert again.exit_code == 2 and "is not empty; go on with --resume" in again.output
 
 
 def test_files_of_others_are_not_touched(duts, tmp_path):
@@ -148,7 +152,7 @@ def test_files_of_others_are_not_touched(duts, tmp_path):
     out.mkdir()
     (out / "best.pth").write_text("mine")
     done = train(duts, "--out", out, "--from-scratch", "--width", 0.0625, "--epochs", 1)
-    assert done.exit_code == 2 and "holds files, and no run of this" in done.output
+    assert done.exit_code == 2 and "is not empty; give another folder" in done.output
     assert (out / "best.pth").read_text() == "mine" and len(list(out.iterdir())) == 1
 
 
@@ -161,8 +165,8 @@ class StopAfter:
         self.left = steps
         original = trainer.Trainer._train_step
 
-        def step(trainer_self, inputs, target):
-            loss = original(trainer_self, inputs, target)
+        def step(*arguments):
+            loss = original(*arguments)
             self.left -= 1
             if self.left == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -184,21 +188,19 @@ def test_resumed_run_equals_an_uninterrupted_one(duts, tmp_path, monkeypatch, sc
     assert done.exit_code == 0 and "goes on after step 4" in done.output
     whole, parts = (torch.load(tmp_path / n / "last.pth") for n in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
-    histories = []
-    for name in ("whole", "parts"):
-        with open(tmp_path / name / "history.csv") as file:
-            histories.append([(r["loss"], r["max_f"], r["mae"]) for r in csv.DictReader(file)])
-    assert len(histories[0]) == 3 and histories[0] == histories[1]
+    whole, parts = (epochs_of(tmp_path / name) for name in ("whole", "parts"))
+    assert len(whole) == 3 and whole == parts
+    assert all(0 <= row["max_f"] <= 1 and 0 <= row["mae"] <= 1 for row in whole)
 
 
-def test_damaged_checkpoint_is_passed_over(duts, tmp_path):
+def test_damaged_checkpoint_is_skipped(duts, tmp_path):
     options = (duts, *SMALL, "--out", tmp_path / "run")
     assert train(*options, "--epochs", 2).exit_code == 0
-    newest = checkpoints(tmp_path / "run")[-1][1]
+    newest = checkpoints(tmp_path / "run" / "checkpoints")[-1][1]
     newest.write_bytes(newest.read_bytes()[:1000])
     done = train(*options, "--epochs", 3, "--resume")
     assert done.exit_code == 0, done.output
-    assert "goes on after step 3" in done.output and "is not used" in done.output
+    assert "goes on after step 3" in done.output and "is skipped" in done.output
 
 
 def test_resume_of_nothing_starts(duts, tmp_path):
@@ -219,7 +221,7 @@ def test_killed_worker_gets_a_sentence(duts, tmp_path):
     out = ("--out", tmp_path / "run")
     process = run_alone(duts, *out, *SMALL, "--workers", 1, "--epochs", 1000)
     deadline = time.monotonic() + 60
-    while not checkpoints(tmp_path / "run") and time.monotonic() < deadline:
+    while not checkpoints(tmp_path / "run" / "checkpoints") and time.monotonic() < deadline:
         time.sleep(0.05)
     killed = False
     while not killed and time.monotonic() < deadline:
@@ -231,14 +233,14 @@ def test_killed_worker_gets_a_sentence(duts, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1 and "Traceback" not in errors, errors
     sentence = errors.splitlines()[-1]
-    assert sentence.startswith("Error: a loading process was killed") and "--resume" in sentence
+    assert sentence.startswith("Error: a loading process has ended") and "--resume" in sentence
 
 
 def test_sigterm_to_all_processes_saves(duts, tmp_path):
     out = ("--out", tmp_path / "run")
     process = run_alone(duts, *out, *SMALL, "--workers", 1, "--epochs", 1000)
     deadline = time.monotonic() + 60
-    while not checkpoints(tmp_path / "run") and time.monotonic() < deadline:
+    while not checkpoints(tmp_path / "run" / "checkpoints") and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGTERM)
     output, errors = process.communicate(timeout=60)
@@ -276,14 +278,13 @@ def test_mistakes_get_a_sentence(duts, tmp_path):
     (tmp_path / "masks" / "05.png").write_bytes(b"no picture")
     sentence = complaint(images, "--masks", tmp_path / "masks", *out, *SMALL, "--epochs", 1)
     assert "the pair '05'" in sentence
-    process = run_alone(
-        images, "--masks", tmp_path / "masks", *out, *SMALL, "--epochs", 1, "--workers", 1
-    )
+    again = (*SMALL, "--epochs", 1, "--workers", 1, "--resume")
+    process = run_alone(images, "--masks", tmp_path / "masks", *out, *again)
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 2 and "Traceback" not in errors
     assert errors.splitlines()[-1].startswith("Error: the pair '05'")
     (tmp_path / "file").touch()
-    assert "cannot be used" in complaint(duts, "--out", tmp_path / "file", *SMALL)
+    assert "is a file; give a folder" in complaint(duts, "--out", tmp_path / "file", *SMALL)
     assert complaint(duts, "--out", tmp_path / "a", *SMALL, "--lr", 1e30).count("the loss is") == 1
 
 
@@ -291,9 +292,37 @@ def test_resume_with_other_settings_is_refused(duts, tmp_path):
     out = ("--out", tmp_path / "run")
     assert train(duts, *out, *SMALL, "--epochs", 1).exit_code == 0
     sentence = complaint(duts, *out, *SMALL, "--resume", "--lr", 0.01)
-    assert "--lr 0.01 differs from the 0.001" in sentence
+    assert "has lr = 0.001, not 0.01" in sentence
     sentence = complaint(duts, *out, *SMALL, "--resume", "--hold-out", 3)
-    assert "--hold-out 3 differs from the 0" in sentence
+    assert "has hold_out = 0, not 3" in sentence
+    same = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    masks = tmp_path / "masks"
+    shutil.copytree(duts / "DUTS-TR-Mask", masks)
+    images = tmp_path / "images"
+    shutil.copytree(duts / "DUTS-TR-Image", images)
+    for path in (images / "03.jpg", masks / "03.png"):
+        path.rename(path.with_stem("new"))
+    sentence = complaint(images, "--masks", masks, *out, *SMALL, "--resume")
+    assert "the photographs are not those" in sentence
+    assert all(path.read_bytes() == content for path, content in same.items())
+
+
+def test_run_of_an_earlier_version_is_refused(duts, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "settings.json").write_text("{}")
+    torch.save({"settings": {}, "network": {}}, run / "checkpoint-00000003.pt")
+    sentence = complaint(duts, "--out", run, *SMALL, "--resume")
+    assert "holds files, and no run to resume; give another folder" in sentence
+    assert len(list(run.iterdir())) == 2
+
+
+def test_resume_needs_no_settings_again(duts, tmp_path):
+    out = ("--out", tmp_path / "run")
+    assert train(duts, *out, *SMALL, "--epochs", 1).exit_code == 0
+    done = train(duts, *out, "--resume", "--epochs", 2, "--workers", 0, "--device", "cpu")
+    assert done.exit_code == 0 and "goes on after step 3" in done.output
+    assert len(epochs_of(tmp_path / "run")) == 2
 
 
 def test_memory_too_small_for_the_batch(duts, tmp_path, monkeypatch):

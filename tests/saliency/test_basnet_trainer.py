@@ -1,7 +1,7 @@
 """The training loop waits seldom for the device, and yet saves nothing after a loss gone wrong."""
 
-import csv
 import math
+import os
 import signal
 from collections import Counter
 from contextlib import nullcontext
@@ -12,7 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.errors import UserError
-from data.run import checkpoints, load
+from data.metrics import read_metrics
+from data.run import Run, checkpoints, load
 from saliency.basnet import BASNet
 from saliency.basnet.settings import Settings
 from saliency.basnet.trainer import Trainer
@@ -22,25 +23,37 @@ STEPS = 25  # an epoch
 
 def trainer_into(out, epochs=1):
     pairs = [SimpleNamespace(name=str(number)) for number in range(2 * STEPS)]
-    settings = Settings(batch_size=2, crop=32, epochs=epochs)
-    return Trainer(BASNet(width=1 / 32), pairs, [], out, settings, torch.device("cpu"))
+    settings = Settings(batch_size=2, crop=32, epochs=epochs, width=1 / 32, from_scratch=True)
+    return Trainer(BASNet(width=1 / 32), pairs, [], Run(out), settings, torch.device("cpu"))
 
 
 def played(trainer, losses, stop_after=None):
     """A trainer whose steps answer with these losses, and whose weights count the steps."""
     left = iter(losses)
 
-    def step(inputs, target):
+    def step(inputs, target, lr):
         with torch.no_grad():
             trainer.network.inconv.bias.fill_(trainer.step + 1)
         if trainer.step + 1 == stop_after:
-            trainer.stop_signal = signal.SIGTERM
+            os.kill(os.getpid(), signal.SIGTERM)
         return torch.tensor(next(left))
+
+    def validate(epoch):
+        torch.save({}, trainer.run.path("last.pth"))
+        return {}
 
     trainer._train_step = step
     trainer._loader = lambda epoch, done: [(None, None)] * (STEPS - done)
-    trainer._validate = lambda row: torch.save({}, trainer.out / "last.pth")
+    trainer._validate = validate
     return trainer
+
+
+def saved(out):
+    return checkpoints(out / "checkpoints")
+
+
+def lines(out, name):
+    return [line[name] for line in read_metrics(out / "metrics.jsonl") if name in line]
 
 
 class Reads(TorchDispatchMode):
@@ -60,33 +73,30 @@ def test_a_step_is_launched_without_waiting_for_its_loss(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer.optimizer, "step", lambda: None)  # reads its counters, on the CPU
     batch = torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32)
     with Reads() as reads:
-        trainer._train_step(*batch)
+        trainer._train_step(*batch, lr=1e-3)
     assert reads.calls["aten::convolution"] and not reads.calls["aten::_local_scalar_dense"]
 
 
-def test_losses_are_read_every_ten_steps_and_summed_in_order(tmp_path, monkeypatch):
+def test_losses_are_read_every_ten_steps_and_averaged(tmp_path, monkeypatch):
     losses = [float(torch.tensor(10 / (1 + step))) for step in range(STEPS)]  # exact in float32
     read, stack = [], torch.stack
     monkeypatch.setattr(torch, "stack", lambda some: read.append(len(some)) or stack(some))
-    assert played(trainer_into(tmp_path), losses).run()
+    played(trainer_into(tmp_path), losses).train()
     assert read == [10, 10, 5]
-    total = 0.0
-    for loss in losses:
-        total += loss
-    with open(tmp_path / "history.csv") as file:
-        assert [float(row["loss"]) for row in csv.DictReader(file)] == [total / STEPS]
+    assert lines(tmp_path, "loss") == losses
+    assert lines(tmp_path, "epoch_loss") == pytest.approx([sum(losses) / STEPS])
 
 
-def test_stopped_run_has_the_sum_of_its_losses(tmp_path):
+def test_stopped_run_is_resumed_with_all_its_losses(tmp_path):
     losses = [float(torch.tensor(0.1 + step)) for step in range(STEPS)]
-    assert not played(trainer_into(tmp_path), losses, stop_after=13).run()
-    [(step, path)] = checkpoints(tmp_path)
-    state = load(path)
-    assert step == state["step"] == 13 and state["network"]["inconv.bias"][0] == 13
-    total = 0.0
-    for loss in losses[:13]:
-        total += loss
-    assert state["loss_sum"] == total
+    trainer = played(trainer_into(tmp_path), losses, stop_after=13)
+    assert trainer.train().number == signal.SIGTERM and not trainer.done
+    [(step, path)] = saved(tmp_path)
+    assert step == 13 and load(path)["network"]["inconv.bias"][0] == 13
+    trainer = played(trainer_into(tmp_path), losses[13:])
+    assert trainer.resume() and not trainer.train() and trainer.done
+    assert lines(tmp_path, "loss") == losses
+    assert lines(tmp_path, "epoch_loss") == pytest.approx([sum(losses) / STEPS])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -94,26 +104,23 @@ def test_stopped_run_has_the_sum_of_its_losses(tmp_path):
 def test_nothing_is_saved_after_a_loss_that_is_not_finite(tmp_path, bad, value):
     losses = [1.0] * (bad - 1) + [value] * STEPS
     with pytest.raises(UserError, match=rf"the loss is {value} at step {bad};"):
-        played(trainer_into(tmp_path), losses).run()
-    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+        played(trainer_into(tmp_path), losses).train()
+    assert not saved(tmp_path) and not list(tmp_path.glob("*.pth"))
 
 
 def test_good_checkpoint_before_a_bad_loss_is_kept(tmp_path):
     losses = [1.0] * (STEPS + 6) + [math.nan] * STEPS
-    with pytest.raises(UserError, match=f"at step {STEPS + 7};"):
-        played(trainer_into(tmp_path, epochs=2), losses).run()
-    [(step, path)] = checkpoints(tmp_path)
+    with pytest.raises(UserError, match=f"at step {STEPS + 7}; .*checkpoint-{STEPS:08d}.pt"):
+        played(trainer_into(tmp_path, epochs=2), losses).train()
+    [(step, path)] = saved(tmp_path)
     assert step == STEPS and load(path)["network"]["inconv.bias"][0] == STEPS
 
 
 def test_signal_after_a_bad_loss_saves_nothing(tmp_path):
     trainer = played(trainer_into(tmp_path), [1.0, 1.0, math.nan, 1.0], stop_after=4)
     with pytest.raises(UserError, match="the loss is nan at step 3;"):
-        trainer.run()
-    for _ in range(2):  # nor does one who asks for it
-        with pytest.raises(UserError, match="the loss is nan at step 3;"):
-            trainer.save()
-    assert not checkpoints(tmp_path)
+        trainer.train()
+    assert not saved(tmp_path)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -132,10 +139,8 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, value, stop_after):
 
     trainer._train_step = ruin
     with pytest.raises(UserError, match=rf"weights .* not finite after step {last}; .* --lr"):
-        trainer.run()
-    with pytest.raises(UserError, match="weights"):  # nor for one who asks
-        trainer.save()
-    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+        trainer.train()
+    assert not saved(tmp_path) and not list(tmp_path.glob("*.pth"))
 
 
 def test_training_tries_out_algorithms_on_its_gpu_and_validation_does_not(tmp_path, monkeypatch):
@@ -153,5 +158,5 @@ def test_training_tries_out_algorithms_on_its_gpu_and_validation_does_not(tmp_pa
     trainer._validate = watched("validation", trainer._validate)
     trainer.device = torch.device("cuda:1")
     monkeypatch.setattr("saliency.basnet.trainer.as_current", lambda device: nullcontext())
-    assert trainer.run()
+    trainer.train()
     assert seen == {("step", True): STEPS, ("validation", False): 1}

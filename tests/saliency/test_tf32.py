@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from data.device import computing_in, without_tf32
+from data.run import Run
 from saliency.basnet import BASNet, Predictor
 from saliency.basnet.settings import Settings
 from saliency.basnet.trainer import Trainer
@@ -144,10 +145,10 @@ def test_training_computes_in_full_float32_what_is_in_float32(tmp_path, precisio
 
     network.inconv.register_forward_hook(note)
     network.inconv.weight.register_hook(note)
-    settings = Settings(batch_size=2, crop=32)
+    settings = Settings(batch_size=2, crop=32, width=1 / 32, from_scratch=True)
     pairs = [SimpleNamespace(name=str(i)) for i in range(2)]
-    trainer = Trainer(network, pairs, [], tmp_path, settings, CPU, precision)
-    trainer._train_step(torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32))
+    trainer = Trainer(network, pairs, [], Run(tmp_path), settings, CPU, precision)
+    trainer._train_step(torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32), lr=1e-3)
     before = (True, False, "highest")
     assert seen == [(OFF, False) if precision is None else (before, True), (OFF, False)]
     assert switches() == before
