@@ -8,7 +8,7 @@ images possible. C is chosen on a part of the training images, and the fit repea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,6 @@ from evaluate.labelled import hold_out
 GRID = tuple(10.0**power for power in range(-6, 3))
 HOLDOUT = 0.1
 PATIENCE = 2  # stop the path after as many falls of the held-out accuracy in a row
-KINDS = ("linear", "knn")  # of `train_classifier`
 K, TEMPERATURE = 200, 0.07
 
 
@@ -57,12 +56,7 @@ class LogisticRegression:
 
 
 def minimise(
-    features: Tensor,
-    labels: Tensor,
-    classes: int,
-    c: float,
-    start: np.ndarray | None = None,
-    max_iterations: int = 1000,
+    features: Tensor, labels: Tensor, classes: int, c: float, start: np.ndarray | None = None
 ) -> np.ndarray:
     """Fit one logistic regression: (classes, D + 1) float64, the last column the bias.
 
@@ -86,7 +80,7 @@ def minimise(
 
     if start is None:
         start = np.zeros((classes, dim + 1))
-    options = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "ftol": 1e-9, "gtol": 1e-6}
+    options = {"maxiter": 1000, "maxfun": 2000, "ftol": 1e-9, "gtol": 1e-6}
     result = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=options)
     return result.x.reshape(classes, dim + 1)
 
@@ -96,20 +90,15 @@ def fit(
     labels: Tensor,
     classes: int,
     *,
-    grid: Sequence[float] = GRID,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    progress: bool = True,
 ) -> LogisticRegression:
     """Choose C on a held-out tenth of the training images, and fit to all of them.
 
     The grid is walked from strong regularisation to weak, each fit starting from the one before,
     until the held-out accuracy has fallen twice in a row.
 
-    Parameters
-    ----------
-    features : (N, D) float
-    labels : (N,) int64 in [0, classes)
+    features : (N, D) float; labels : (N,) int64 in [0, classes)
     """
     mean, deviation = features.mean(0), features.std(0).clamp_min(1e-6)
     scaled = ((features - mean) / deviation).to(device, torch.float32)
@@ -118,10 +107,11 @@ def fit(
     tried: dict[float, float] = {}
     starts: dict[float, np.ndarray] = {}
     coefficients, falls, last = None, 0, -1.0
-    with tqdm(total=len(grid) + 1, desc="fit", unit="fit", disable=not progress or None) as bar:
-        for c in sorted(grid):
+    with tqdm(total=len(GRID) + 1, desc="fit", unit="fit", disable=None) as bar:
+        for c in GRID:
             coefficients = minimise(scaled[kept], labels[kept], classes, c, coefficients)
-            accuracy = top_k(_logits(scaled[held], coefficients), labels[held], 1)
+            weight, bias = torch.from_numpy(coefficients).to(scaled).split(scaled.shape[1], dim=1)
+            accuracy = top_k(scaled[held] @ weight.T + bias[:, 0], labels[held], 1)
             tried[c], starts[c] = accuracy, coefficients
             bar.update()
             bar.set_postfix_str(f"C {c:g}: {100 * accuracy:.2f} %")
@@ -149,15 +139,10 @@ def _split(labels: Tensor, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.setdiff1d(np.arange(len(values)), held), held
 
 
-def _logits(features: Tensor, coefficients: np.ndarray) -> Tensor:
-    values = torch.from_numpy(coefficients).to(features)
-    return features @ values[:, :-1].T + values[:, -1]
-
-
 def train_classifier(
     kind: str, features: Tensor, labels: Tensor, classes: int, device: torch.device
 ) -> tuple[Callable[[Tensor], Tensor], dict]:
-    """Train a classifier of `KINDS` on features (N, D) and labels (N,) int64.
+    """Train a classifier, "linear" or "knn", on features (N, D) and labels (N,) int64.
 
     Returns features (M, D) -> scores (M, C) in host memory, and what a result says about it.
     """

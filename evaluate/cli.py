@@ -16,7 +16,7 @@ from data.errors import ToldGroup, UserError
 from data.options import Command, options
 from evaluate import PROBES
 from evaluate.options import NetworkOptions, ResultOptions
-from evaluate.results import Results, refuse_several, say
+from evaluate.results import refuse_several, results_in, say
 
 SHARED = ("Network", "Results")  # headings of shared options, at the end of `--help`
 
@@ -64,16 +64,15 @@ def run_probe(name: str, module: ModuleType, settings: Any) -> None:
     """Run a probe, write its report into the folder --out, and print it."""
     if not getattr(module, "SHARES_WORK", False):
         refuse_several(name)
-    with _exact(settings):
-        if not isinstance(settings, ResultOptions):
-            module.run(settings)
+    if not isinstance(settings, ResultOptions):
+        module.run(settings)
+        return
+    own = getattr(module, "UNFINISHED", ())
+    with _precision(settings), results_in(settings.out, name, settings.overwrite, own) as results:
+        report = module.run(settings, results)
+        if report is None:  # the first process has it
             return
-        own = getattr(module, "UNFINISHED", ())
-        with Results(name, settings.out, settings.overwrite, own) as results:
-            report = module.run(settings, results)
-            if report is None:  # the first process has it
-                return
-            text = results.write_json(report.content)
+        text = results.publish(report)
     for note in report.notes:
         say(note)
     if settings.as_json:
@@ -82,11 +81,14 @@ def run_probe(name: str, module: ModuleType, settings: Any) -> None:
         click.echo(tabulate(report.table, headers="keys", disable_numparse=True))
         for sentence in report.sentences:
             click.echo(sentence)
-    page = results.folder / "index.html"
-    say(f"Open {page}" if page.exists() else f"Written to {results.folder}")
+    say(
+        f"Open {results.folder / 'index.html'}"
+        if report.gallery
+        else f"Written to {results.folder}"
+    )
 
 
-def _exact(settings: Any) -> contextlib.AbstractContextManager:
+def _precision(settings: Any) -> contextlib.AbstractContextManager:
     """Full float32 for a probe with a network."""
     if not isinstance(settings, NetworkOptions):
         return contextlib.nullcontext()

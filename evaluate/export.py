@@ -10,7 +10,7 @@ import click
 from data.errors import UserError
 from data.files import write_whole
 from data.options import Record, setting
-from evaluate.results import say, writing
+from evaluate.results import say
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 
@@ -58,7 +58,6 @@ def run(options: Options) -> None:
         memory = io.BytesIO()
         torch.save(state, memory)
         data = memory.getvalue()
-    with writing("OUT", out):
-        write_whole(out, data)
+    write_whole(out, data)
     name = loaded.source.arch
     click.echo(f"{out}: {len(state)} tensors of {name}, all but {classifier(name)}")

@@ -27,16 +27,12 @@ def pixel_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the labels' scores by the pixels, which are taken as values in [0, 1].
 
-    Parameters
-    ----------
     features : (B, 3, S, S), normalised -> (B, D)
     weight : (C, D) of the linear classifier; its bias has no gradient
     images : (B, S, S, 3) uint8
     labels : (B,) int64, the class whose score is differentiated
 
-    Returns
-    -------
-    gradients (B, 3, S, S) float32, and the features (B, D)
+    Returns gradients (B, 3, S, S) float32, and the features (B, D).
     """
     import torch
 
@@ -102,9 +98,7 @@ class Comparison:
 
 
 def compare(shares: np.ndarray, reference: np.ndarray, seed: int = 0) -> Comparison | None:
-    """Ratio of two models' mean shares over the same images.
-
-    None where there is not one, or the reference's shares are all zero.
+    """Ratio of two models' mean shares over the same images; None where it is not defined.
 
     The interval is the 2.5th to 97.5th percentile of 2000 bootstrap samples of the images, the same
     for both models. Images where either has no gradient are left out.

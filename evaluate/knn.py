@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from data.errors import UserError
 from data.options import setting
-from evaluate.labelled import Labelled, has_split, open_labelled, open_split
+from evaluate.labelled import Split, open_split
 from evaluate.options import ComparisonOptions, Count, Positive
 from evaluate.results import Report, Results, percent, unreadable_notes
 
@@ -34,26 +34,17 @@ def run(options: Options, results: Results) -> Report:
     """Score every model at every k."""
     from evaluate.models import load_models
 
-    images = options.images
-    leave_one_out = not has_split(images)
-    if leave_one_out:
-        train = val = open_labelled(images)
-        how = "leave one out"
-    else:
-        split = open_split(images)
-        train, val, how = split.train, split.val, split.how
-    if len(train) - int(leave_one_out) < 1:
-        raise UserError(f"IMAGES {images} has a single image; there is none to compare it with.")
+    split = open_split(options.images, leave_one_out="leave one out")
     rows = [
         {**model.describe(), **row}
         for model in load_models(options.checkpoints, options)
-        for row in score(model, train, val, options)
+        for row in score(model, split, options)
     ]
     largest = rows[-1]["k"]
     content = {
-        "images": images,
-        "split": how,
-        "classes": len(train.classes),
+        "images": options.images,
+        "split": split.how,
+        "classes": len(split.train.classes),
         "batch_size": options.batch_size,
         "rows": rows,
     }
@@ -62,34 +53,33 @@ def run(options: Options, results: Results) -> Report:
         f"--k {k} is cut to {largest}: there are no more training images to vote."
         for k in sorted({k for k in options.k if k > largest})
     ]
-    return Report(content, [_table_row(row) for row in rows], notes=[*notes, how])
+    return Report(content, [_table_row(row) for row in rows], notes=[*notes, split.how])
 
 
-def score(model: Model, train: Labelled, val: Labelled, options: Options) -> list[dict]:
+def score(model: Model, split: Split, options: Options) -> list[dict]:
     """Accuracies for each k; a k larger than the training set is cut to it, and so reported."""
-    from data.knn import nearest, votes
+    from data.knn import Neighbours, nearest, votes
     from evaluate.classifiers import top_k
 
-    leave_one_out = train is val
-    bank, bank_labels = model.features(train, "train")
-    test, labels = (bank, bank_labels) if leave_one_out else model.features(val, "val")
-    available = len(bank.features) - int(leave_one_out)
+    bank, bank_labels = model.features(split.train, "train")
+    test, labels = (bank, bank_labels) if split.leave_one_out else model.features(split.val, "val")
+    available = len(bank.features) - int(split.leave_one_out)
     if available < 1:
         raise UserError(
-            f"IMAGES {val.root}: a single image can be read; there is no other to vote."
+            f"IMAGES {options.images}: a single image can be read; there is no other to vote."
         )
     sizes = sorted({min(k, available) for k in options.k})
     neighbours = nearest(
         bank.features,
         test.features,
         sizes[-1],
-        leave_one_out=leave_one_out,
+        leave_one_out=split.leave_one_out,
         device=model.device,
     )
     rows = []
     for k in sizes:
-        first = type(neighbours)(neighbours.similarity[:, :k], neighbours.index[:, :k])
-        scores = votes(first, bank_labels, options.temperature, len(train.classes)).cpu()
+        first = Neighbours(neighbours.similarity[:, :k], neighbours.index[:, :k])
+        scores = votes(first, bank_labels, options.temperature, len(split.train.classes)).cpu()
         rows.append(
             {
                 "k": k,

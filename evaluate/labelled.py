@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import UserError
-from data.images.decode import list_images
+from data.images.decode import decode, key_path, list_images
 from data.images.labels import labels_from_folders
 from data.keys import Keys
 
@@ -31,6 +31,14 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def class_of(self, row: int) -> str:
+        """The name of an image's class."""
+        return self.classes[self.labels[row]]
+
+    def image(self, row: int) -> np.ndarray:
+        """An image's pixels, uint8 (H, W, 3). Raises `UnreadableImage`."""
+        return decode(key_path(self.root, self.keys[int(row)])).image
+
     def take(self, rows: np.ndarray) -> Labelled:
         """Some of the images, with the same classes; rows are sorted."""
         return Labelled(
@@ -43,11 +51,21 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Split:
-    """Training and validation images. `how` says in words where the split comes from."""
+    """Training and validation images.
+
+    how : where the split comes from, in words
+    folder : the validation images' folder below IMAGES, such as `val`; "" where there is none
+    """
 
     train: Labelled
     val: Labelled
     how: str
+    folder: str = ""
+
+    @property
+    def leave_one_out(self) -> bool:
+        """Whether each image is compared with all others."""
+        return self.train is self.val
 
 
 def open_labelled(root: str | Path, argument: str = "IMAGES") -> Labelled:
@@ -73,45 +91,46 @@ def open_labelled(root: str | Path, argument: str = "IMAGES") -> Labelled:
     empty = sorted(set(folders) - {key.split("/", 1)[0] for key in keys})
     if empty:
         raise UserError(f"{argument} {root}: the class '{empty[0]}' has no images; remove it.")
-    found = labels_from_folders(keys)
-    if found is None:
+    labels = labels_from_folders(keys)
+    if labels is None:
         raise UserError(
             f"{argument} {root} has a single class; two or more are needed to tell apart."
         )
-    return Labelled(root, keys, found.labels, found.class_names)
+    return Labelled(root, keys, labels.labels, labels.class_names)
 
 
-def has_split(root: str | Path) -> bool:
-    """Whether the folder has `train` and one of `val`, `validation`, `test` in it."""
-    return (Path(root) / "train").is_dir() and val_folder(root) is not None
-
-
-def val_folder(root: str | Path) -> Path | None:
-    """The validation folder below `root`, or None."""
-    return next((p for name in VAL_NAMES if (p := Path(root) / name).is_dir()), None)
-
-
-def open_split(root: str | Path, holdout: float = 0.2, seed: int = 0) -> Split:
+def open_split(
+    root: str | Path, holdout: float = 0.2, seed: int = 0, leave_one_out: str = ""
+) -> Split:
     """Training and validation images of a labelled folder.
 
     A folder with `train` and `val` (or `validation`, `test`) in it is split as it says. Of any
-    other, the share `holdout` of each class is held out, chosen by `seed`, at least one image.
+    other, the share `holdout` of each class is held out, chosen by `seed`, at least one image; or,
+    where `leave_one_out` has words for it, both parts are all images.
     """
-    if not has_split(root):
+    root = Path(root)
+    val_folder = next((p for name in VAL_NAMES if (p := root / name).is_dir()), None)
+    if val_folder is None or not (root / "train").is_dir():
         everything = open_labelled(root)
+        if leave_one_out:
+            return Split(everything, everything, leave_one_out)
         train, val = hold_out(everything.labels, holdout, seed)
         how = f"{holdout:.0%} of each class held out, seed {seed}"
         return Split(everything.take(train), everything.take(val), how)
-    folders = Path(root) / "train", val_folder(root)
-    train, val = (open_labelled(folder) for folder in folders)
+    train, val = open_labelled(root / "train"), open_labelled(val_folder)
+    check_classes(train, val)
+    return Split(train, val, f"train/ and {val_folder.name}/", val_folder.name)
+
+
+def check_classes(train: Labelled, val: Labelled) -> None:
+    """Refuse two folders of different classes."""
     differ = sorted(set(train.classes) ^ set(val.classes))
     if differ:
-        has, lacks = folders if differ[0] in train.classes else folders[::-1]
+        has, lacks = (train, val) if differ[0] in train.classes else (val, train)
         raise UserError(
-            f"IMAGES {root}: the class '{differ[0]}' is in {has.name} and not in {lacks.name} "
+            f"the class '{differ[0]}' is in {has.root} and not in {lacks.root} "
             f"({len(differ)} differ); both need the same class folders."
         )
-    return Split(train, val, f"{folders[0].name}/ and {folders[1].name}/")
 
 
 def hold_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

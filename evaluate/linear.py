@@ -1,25 +1,21 @@
-"""`probe linear`: the linear probe, a linear classifier on frozen features.
-
-The published protocols: DiLo (arXiv 2004.06638, section 5.3) and MoCo (He et al., CVPR 2020,
-section 4.1) on ImageNet; Places as in Zhan et al. / DiLo's Table 6.
-"""
+"""`probe linear`: the linear probe, a linear classifier on frozen features."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
 from data.errors import UserError
 from data.options import one_of, setting
-from evaluate.labelled import Labelled, Split, open_split
+from evaluate.labelled import Split, open_split
 from evaluate.options import FLOAT32_MAX, Count, NetworkOptions, Positive, ResultOptions, Seed
+from evaluate.protocols import PRESETS, Protocol
 from evaluate.results import (
     Report,
     Results,
@@ -37,43 +33,6 @@ if TYPE_CHECKING:
 
 SHARES_WORK = True  # among torchrun's processes
 UNFINISHED = ("resume",)  # what a run that was stopped leaves in the folder --out
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How the classifier is trained; the defaults are DiLo's protocol.
-
-    batch_size is over all processes. The learning rate is multiplied by .1 at the start of each
-    epoch in `milestones`. `batch_norm` puts a batch norm without parameters before the classifier.
-    """
-
-    lr: float = 30.0
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 0.0
-    epochs: int = 100
-    milestones: tuple[int, ...] = (30, 60, 90)
-    batch_size: int = 256
-    batch_norm: bool = False
-    seed: int = 0
-
-    def rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0."""
-        return self.lr * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
-
-
-PRESETS = {
-    "dilo": Protocol(),
-    "moco": Protocol(milestones=(60, 80)),
-    "places": Protocol(
-        lr=0.01,
-        nesterov=True,
-        weight_decay=1e-4,
-        epochs=28,
-        milestones=(7, 14, 21),
-        batch_norm=True,
-    ),
-}
 
 
 def _epochs(text: str) -> tuple[int, ...]:
@@ -124,18 +83,11 @@ class Options(NetworkOptions, ResultOptions):
     def protocol(self) -> Protocol:
         """The preset with what the command line puts in its place."""
         preset = PRESETS[self.preset]
-        milestones = self.milestones
-        if self.epochs is not None and milestones is None:
+        given = {name: getattr(self, name) for name in ("lr", "weight_decay", "epochs")}
+        given |= {"milestones": self.milestones, "seed": self.seed, "batch_size": self.batch_size}
+        if self.epochs is not None and self.milestones is None:
             moved = (round(m * self.epochs / preset.epochs) for m in preset.milestones)
-            milestones = tuple(sorted({max(1, m) for m in moved}))
-        given: dict[str, Any] = {
-            "lr": self.lr,
-            "weight_decay": self.weight_decay,
-            "epochs": self.epochs,
-            "milestones": milestones,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-        }
+            given["milestones"] = tuple(sorted({max(1, m) for m in moved}))
         return replace(preset, **{key: value for key, value in given.items() if value is not None})
 
 
@@ -147,9 +99,12 @@ def run(options: Options, results: Results) -> Report | None:
     elif options.out is None and several():
         raise UserError("--out is needed under torchrun: all processes must agree on one folder.")
     else:
+        from data.device import pick_device
         from pretrain.parts.distributed import world
 
-        _check_gpus(options.device)
+        # each process asks for the last one's GPU, so that the first tells where it is missing
+        count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        pick_device(options.device, count - 1, count)
         with world(options.device) as processes:
             content = _run_sgd(options, results, processes)
         if content is None:
@@ -162,28 +117,15 @@ def run(options: Options, results: Results) -> Report | None:
     return Report(content, [_table_row(content)], notes=notes)
 
 
-def _check_gpus(device: str) -> None:
-    """Let every process of a host complain alike where the last has no GPU: the first tells it."""
-    from data.device import pick_device
-
-    count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    pick_device(device, count - 1, count)
-
-
 def _run_sgd(options: Options, results: Results, processes: World) -> dict | None:
     """Train by SGD; returns what the JSON says."""
-    import torch
-
     from data.run import Run
     from evaluate.linear_training import LinearProbe, remove_checkpoints, resume
-    from evaluate.models import load_models, workers_of
+    from evaluate.models import load_models
 
     split, protocol = open_split(options.images), options.protocol()
     (model,) = load_models((options.checkpoint,), options, processes.device)
-    workers = workers_of(options)
-    probe = LinearProbe(
-        model.backbone, split, protocol, processes, model.size, workers, options.amp
-    )
+    probe = LinearProbe(model, split, protocol, processes, options.amp)
     identity = {
         "protocol": str(asdict(protocol)),
         "backbone": probe.before,
@@ -199,35 +141,27 @@ def _run_sgd(options: Options, results: Results, processes: World) -> dict | Non
         unfinished.save(len(probe.history), {**probe.state(), "identity": identity})
         say(_line(probe.history[-1], protocol.epochs))
 
-    result = probe.run(after_epoch)
+    probe.run(after_epoch)
     if not processes.first:
         return None
-    results.when_written(lambda: remove_checkpoints(unfinished))
-    state = {key: value.cpu() for key, value in result.head.state_dict().items()}
-    content = {"state_dict": state, "classes": split.train.classes}
-    torch.save(content, results.path("classifier.pt"))
-    _plot(result.history, results.path("curve.png"))
+    results.afterwards.append(lambda: remove_checkpoints(unfinished))
+    _save_classifier(probe.head.state_dict(), split, results)
+    _plot(probe.history, results.path("curve.png"))
+    how = {"preset": options.preset, **asdict(protocol), "amp": options.amp}
     return {
         **_common(model, split, options),
-        "protocol": {
-            "preset": options.preset,
-            **asdict(protocol),
-            "amp": options.amp,
-            "gpus": processes.size,
-        },
-        "top1": result.history[-1].top1,
-        "top5": result.history[-1].top5,
-        "best_top1": max(epoch.top1 for epoch in result.history),
-        "history": [asdict(epoch) for epoch in result.history],
-        "backbone_sha256": result.backbone_sha256,
-        "unreadable": result.unreadable,
+        "protocol": {**how, "gpus": processes.size},
+        "top1": probe.history[-1].top1,
+        "top5": probe.history[-1].top5,
+        "best_top1": max(epoch.top1 for epoch in probe.history),
+        "history": [asdict(epoch) for epoch in probe.history],
+        "backbone_sha256": probe.before,
+        "unreadable": probe.unreadable,
     }
 
 
 def _run_fast(options: Options, results: Results) -> dict:
     """Fit a logistic regression; returns what the JSON says."""
-    import torch
-
     from evaluate.checkpoints import digest
     from evaluate.classifiers import HOLDOUT, fit, top_k
     from evaluate.models import load_models
@@ -237,19 +171,11 @@ def _run_fast(options: Options, results: Results) -> dict:
     before = digest(model.backbone)
     train, train_labels = model.features(split.train, "train")
     val, val_labels = model.features(split.val, "val")
-    regression = fit(
-        train.features,
-        train_labels,
-        len(split.train.classes),
-        seed=options.seed,
-        device=model.device,
-    )
-    after = digest(model.backbone)
-    if after != before:
+    classes, device = len(split.train.classes), model.device
+    regression = fit(train.features, train_labels, classes, seed=options.seed, device=device)
+    if digest(model.backbone) != before:
         raise RuntimeError("the backbone changed while features were taken")
-    state = {"weight": regression.weight, "bias": regression.bias}
-    content = {"state_dict": state, "classes": split.train.classes}
-    torch.save(content, results.path("classifier.pt"))
+    _save_classifier({"weight": regression.weight, "bias": regression.bias}, split, results)
     logits = regression(val.features)
     return {
         **_common(model, split, options),
@@ -262,9 +188,17 @@ def _run_fast(options: Options, results: Results) -> dict:
         },
         "top1": top_k(logits, val_labels, 1),
         "top5": top_k(logits, val_labels, 5),
-        "backbone_sha256": after,
+        "backbone_sha256": before,
         "unreadable": train.unreadable | val.unreadable,
     }
+
+
+def _save_classifier(state: dict, split: Split, results: Results) -> None:
+    import torch
+
+    state = {key: value.cpu() for key, value in state.items()}
+    content = {"state_dict": state, "classes": split.train.classes}
+    torch.save(content, results.path("classifier.pt"))
 
 
 def _common(model: Model, split: Split, options: Options) -> dict:
@@ -280,14 +214,12 @@ def _common(model: Model, split: Split, options: Options) -> dict:
 
 
 def _images_digest(split: Split) -> str:
+    """Tells images and their labels from others."""
     sha = hashlib.sha256()
     for part in (split.train, split.val):
-        sha.update("\n".join(_with_labels(part)).encode("utf-8", "surrogateescape"))
+        lines = (f"{key}\t{label}" for key, label in zip(part.keys, part.labels, strict=True))
+        sha.update("\n".join(lines).encode("utf-8", "surrogateescape"))
     return sha.hexdigest()[:16]
-
-
-def _with_labels(images: Labelled) -> Iterator[str]:
-    return (f"{key}\t{label}" for key, label in zip(images.keys, images.labels, strict=True))
 
 
 def _line(epoch: Epoch, epochs: int) -> str:
@@ -298,6 +230,7 @@ def _line(epoch: Epoch, epochs: int) -> str:
 
 
 def _plot(history: list[Epoch], path: Path) -> None:
+    """Draw the accuracies over the epochs."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

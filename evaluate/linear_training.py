@@ -1,14 +1,11 @@
-"""The linear probe: a linear classifier trained by SGD on a frozen backbone's features.
-
-`evaluate.linear` has the published protocols.
-"""
+"""The linear probe: a linear classifier trained by SGD on a frozen backbone's features."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -19,15 +16,15 @@ from tqdm import tqdm
 
 from data.device import to_host
 from data.errors import UserError
-from data.loading import build_plain_loader, normalise, unreadable_of
+from data.loading import normalise, unreadable_of
 from data.run import Run, checkpoints
 from evaluate.checkpoints import digest
 from evaluate.classifiers import top_k
 from evaluate.labelled import Split
-from evaluate.linear import Protocol
 from evaluate.loading import EpochBatches, TrainingImages, train_loader
-from evaluate.models import Backbone
-from evaluate.results import say
+from evaluate.models import Model, workers_of
+from evaluate.protocols import Protocol
+from evaluate.results import none_readable, say
 from pretrain.parts.distributed import World
 
 
@@ -59,55 +56,34 @@ class Epoch:
     top5: float | None
 
 
-@dataclass
-class LinearResult:
-    """The trained classifier, its history, and the proof that the backbone did not change."""
-
-    head: Head
-    history: list[Epoch]
-    backbone_sha256: str
-    unreadable: dict[str, str] = field(default_factory=dict)
-
-
 class LinearProbe:
-    """Trains and validates; `state` and `restore` make it resumable after any epoch."""
+    """Trains and validates; `state` and `restore` make it resumable after any epoch.
+
+    before : the backbone's digest; `run` proves that it did not change
+    history : the epochs that are done; unreadable : images that were left out, key -> reason
+    """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        split: Split,
-        settings: Protocol,
-        world: World,
-        image_size: int,
-        workers: int,
-        amp: bool = False,
+        self, model: Model, split: Split, settings: Protocol, world: World, amp: bool = False
     ):
         if settings.batch_size % world.size:
             raise UserError(
                 f"--batch-size {settings.batch_size} is over all processes and must be a multiple "
                 f"of their number, {world.size}."
             )
-        self.backbone, self.split, self.settings = backbone.to(world.device), split, settings
+        self.backbone, self.settings = model.backbone.to(world.device), settings
         self.world, self.amp = world, amp
-        self.before = digest(backbone)
-        pin = world.device.type == "cuda"
-        images = TrainingImages(split.train, image_size, settings.seed)
+        self.before = digest(self.backbone)
+        images = TrainingImages(split.train, model.size, settings.seed)
         self.batches = EpochBatches(
             len(split.train), settings.batch_size, settings.seed, world.rank, world.size
         )
+        workers, pin = workers_of(model.options), world.device.type == "cuda"
         self.train_loader = train_loader(images, self.batches, workers, pin)
-        share = settings.batch_size // world.size
-        self.val_loader = build_plain_loader(
-            split.val.root,
-            keys=split.val.keys,
-            labels=split.val.labels,
-            image_size=image_size,
-            batch_size=share,
-            workers=workers,
-            pin_memory=pin,
+        self.val_loader = model.batches(split.val, most=settings.batch_size // world.size)
+        self.head = Head(self.backbone.dim(model.size), len(split.train.classes), settings).to(
+            world.device
         )
-        self.head = Head(self._dim(image_size), len(split.train.classes), settings)
-        self.head.to(world.device)
         self.optimizer = torch.optim.SGD(
             self.head.parameters(),
             settings.lr,
@@ -118,11 +94,6 @@ class LinearProbe:
         self.history: list[Epoch] = []
         self.unreadable: dict[str, str] = {}
 
-    def _dim(self, image_size: int) -> int:
-        device = self.world.device
-        with torch.no_grad():
-            return self.backbone(torch.zeros(2, 3, image_size, image_size, device=device)).shape[1]
-
     def features(self, images: Tensor) -> Tensor:
         """uint8 (B, S, S, 3) -> float32 (B, D), without gradient."""
         images = normalise(images.to(self.world.device, non_blocking=True))
@@ -130,7 +101,7 @@ class LinearProbe:
         with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=self.amp):
             return self.backbone(images).float()
 
-    def run(self, after_epoch: Callable[[LinearProbe], None] | None = None) -> LinearResult:
+    def run(self, after_epoch: Callable[[LinearProbe], None] | None = None) -> None:
         """Train the epochs that are not in the history yet."""
         model: nn.Module = self.head
         if self.world.size > 1:
@@ -146,10 +117,8 @@ class LinearProbe:
             self.history.append(Epoch(epoch, lr, loss, train_top1, top1, top5))
             if after_epoch is not None and self.world.first:
                 after_epoch(self)
-        after = digest(self.backbone)
-        if after != self.before:
+        if digest(self.backbone) != self.before:
             raise RuntimeError("the backbone changed while the classifier was trained")
-        return LinearResult(self.head, self.history, after, self.unreadable)
 
     def _train(self, model: nn.Module, epoch: int) -> tuple[float, float]:
         model.train()
@@ -177,7 +146,7 @@ class LinearProbe:
             torch.distributed.all_reduce(sums)
         loss, hits, count = sums.tolist()
         if not count:
-            raise UserError(f"IMAGES: no training image can be read; {_first(self.unreadable)}.")
+            raise none_readable(self.unreadable)
         if not math.isfinite(loss):
             raise UserError(
                 f"the loss is not finite in epoch {epoch + 1} at --lr {self.settings.lr:g}; these "
@@ -200,7 +169,7 @@ class LinearProbe:
         with torch.no_grad():
             scores = list(to_host(computed()))
         if not scores:
-            raise UserError(f"IMAGES: no validation image can be read; {_first(self.unreadable)}.")
+            raise none_readable(self.unreadable)
         logits, target = torch.cat(scores), torch.cat(labels)
         return top_k(logits, target, 1), top_k(logits, target, 5)
 
@@ -223,11 +192,6 @@ class LinearProbe:
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.unreadable = dict(state["unreadable"])
-
-
-def _first(unreadable: dict[str, str]) -> str:
-    key, reason = next(iter(unreadable.items()), ("", "there is none"))
-    return f"{key}: {reason}"
 
 
 def resume(run: Run, probe: LinearProbe, identity: dict[str, Any], overwrite: bool) -> None:

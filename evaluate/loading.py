@@ -8,9 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 from torchvision.transforms import RandomResizedCrop
-from tqdm import tqdm
 
-from data.errors import UserError
 from data.images.crop import crop_resize, reduction_for, snap_box
 from data.images.decode import decode_reduced
 from data.loading import (
@@ -22,6 +20,7 @@ from data.loading import (
 )
 from data.loading_workers import LoadingWorkers
 from evaluate.labelled import Labelled
+from evaluate.results import image_bar, none_readable
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a crop: share of the image's area, width / height
 
@@ -115,12 +114,11 @@ def readable(images: Labelled, workers: int) -> tuple[Labelled, dict[str, str]]:
         images.root, keys=images.keys, image_size=1, batch_size=64, workers=workers
     )
     rows, unreadable = [], {}
-    with tqdm(total=len(images), desc="reading", unit="image", disable=None) as bar:
+    with image_bar(len(images), "reading") as bar:
         for batch in loader:
             rows.append(batch["index"].numpy())
             unreadable |= unreadable_of(batch)
             bar.update(len(batch["index"]) + len(batch["unreadable"]))
     if len(unreadable) == len(images):
-        key, reason = next(iter(unreadable.items()))
-        raise UserError(f"IMAGES: not one image can be read; '{key}': {reason}.")
+        raise none_readable(unreadable)
     return images.take(np.concatenate(rows)), unreadable

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from data.errors import UserError
-from data.images.decode import UnreadableImage, list_images
+from data.images.decode import UnreadableImage, key_path, list_images, read_size
 from data.masks.picture import read_mask
+from evaluate.labelled import Labelled
+from evaluate.results import image_bar
+
+Mask = tuple[np.ndarray, tuple[int, int] | None]
+"""uint8 (h, w), and (height, width) of its image; None for a picture: its own size."""
 
 
 class NoMask(Exception):
     """This image has no mask that can be used; the message says why."""
-
-
-@dataclass(frozen=True)
-class Mask:
-    """One mask and the size of the image that it belongs to."""
-
-    values: np.ndarray  # (h, w) uint8
-    image_size: tuple[int, int] | None  # (height, width); None for a picture: its own size
 
 
 def stem(key: str) -> str:
@@ -31,38 +27,31 @@ def stem(key: str) -> str:
     return head if dot and head and "/" not in tail and not head.endswith("/") else key
 
 
-class _Stems:
-    """Maps stems to the keys of a folder; keys that share one stem are refused."""
+class Masks:
+    """A folder of masks; `names` maps stems to keys, and keys that share a stem are refused."""
 
-    def __init__(self, folder: Path, keys):
-        self._keys: dict[str, str] = {}
+    method: str | None = None
+
+    def __init__(self, folder: Path, keys: Iterable[str]):
+        self.folder = folder
+        self.names: dict[str, str] = {}
         for key in keys:
-            other = self._keys.setdefault(stem(key), key)
+            other = self.names.setdefault(stem(key), key)
             if other != key:
                 raise UserError(
                     f"{folder}: '{other}' and '{key}' differ in their suffix alone, and masks are "
                     "matched to images without it; rename one of them."
                 )
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._keys
-
-    def key(self, name: str) -> str:
-        return self._keys[name]
+    def read(self, name: str) -> Mask:
+        """The mask of one stem; raises `NoMask` with the reason."""
+        raise NotImplementedError
 
 
-class PictureMasks(_Stems):
+class PictureMasks(Masks):
     """A folder of masks as pictures of any kind; subfolders belong to the key."""
 
     def __init__(self, folder: Path, argument: str = "MASKS"):
-        self.folder = folder
-        self.method = None
         try:
             names = list_images(folder)
         except UserError as error:
@@ -74,34 +63,31 @@ class PictureMasks(_Stems):
 
     def read(self, name: str) -> Mask:
         """The mask of one stem; raises `NoMask` with the reason."""
-        path = self.folder / self.key(name)
+        path = self.folder / self.names[name]
         try:
-            return Mask(read_mask(path), None)
+            return read_mask(path), None
         except UnreadableImage as error:
             raise NoMask(f"{path.name} is no mask ({error})") from None
 
 
-class ShardedMasks(_Stems):
+class ShardedMasks(Masks):
     """A folder of mask shards, as `saliency-compute` writes them."""
 
     def __init__(self, folder: Path):
         from data.masks.read import MaskShards
 
-        self.folder = folder
         self.shards = MaskShards(folder)
         self.method = self.shards.method
         super().__init__(folder, self.shards.keys)
 
     def read(self, name: str) -> Mask:
         """The mask of one stem; raises `NoMask` with the reason recorded in the shard."""
-        row = self.shards.find(self.key(name))
+        row = self.shards.find(self.names[name])
         if self.shards.status(row) >= 2:  # unreadable image or failed method: there is no mask
             reason = self.shards.error(row) or "no reason recorded"
             raise NoMask(f"has no mask in {self.folder}: {reason}")
-        return Mask(self.shards.read(row), tuple(int(n) for n in self.shards.image_size(row)))
-
-
-Masks = PictureMasks | ShardedMasks
+        height, width = self.shards.image_size(row)
+        return self.shards.read(row), (int(height), int(width))
 
 
 def open_masks(folder: str | Path, argument: str = "MASKS") -> Masks:
@@ -119,10 +105,7 @@ def open_masks(folder: str | Path, argument: str = "MASKS") -> Masks:
 class MaskFinder:
     """Masks by image key, whether they were computed for IMAGES or for a folder below it.
 
-    Parameters
-    ----------
-    masks : as `open_masks` gives them
-    folder : the name of the images' folder below IMAGES, such as `val`; '' where there is none
+    folder : the name of the images' folder below IMAGES, such as `val`; "" where there is none
     """
 
     def __init__(self, masks: Masks, folder: str = ""):
@@ -132,18 +115,35 @@ class MaskFinder:
     def name(self, key: str) -> str | None:
         """The mask's name for an image, or None."""
         plain = stem(key)
-        return next((n for n in (self.prefix + plain, plain) if n in self.masks), None)
+        return next((n for n in (self.prefix + plain, plain) if n in self.masks.names), None)
 
     def read(self, key: str, image_size: tuple[int, int], size: int) -> np.ndarray:
         """The mask in the image's centre crop, uint8 (size, size); `NoMask` says why not."""
         name = self.name(key)
         if name is None:
             raise NoMask("has no mask")
-        mask = self.masks.read(name)
-        if mask.image_size is not None and tuple(mask.image_size) != tuple(image_size):
-            theirs = f"{mask.image_size[1]}x{mask.image_size[0]}"
+        values, of_size = self.masks.read(name)
+        if of_size is not None and of_size != tuple(image_size):
+            theirs = f"{of_size[1]}x{of_size[0]}"
             raise NoMask(f"is {image_size[1]}x{image_size[0]}, its mask is of {theirs}")
-        return crop_mask(mask.values, image_size, size)
+        return crop_mask(values, image_size, size)
+
+    def foregrounds(
+        self, images: Labelled, size: int, threshold: int, title: str
+    ) -> Iterator[tuple[int, np.ndarray | str]]:
+        """Yield (row, foreground in the centre crop, bool (size, size)), or why there is none."""
+        with image_bar(len(images), title) as bar:
+            for row, key in enumerate(images.keys):
+                try:
+                    image_size = read_size(key_path(images.root, key))
+                    mask = self.read(key, image_size, size) >= threshold
+                    yield row, mask if mask.any() else _EMPTY.format(threshold)
+                except (NoMask, UnreadableImage) as reason:
+                    yield row, str(reason)
+                bar.update()
+
+
+_EMPTY = "has an empty mask: nothing from {} up"
 
 
 def crop_mask(mask: np.ndarray, image_size: tuple[int, int], size: int) -> np.ndarray:

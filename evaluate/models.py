@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from data.device import pick_device, to_host
 from data.errors import UserError
@@ -20,7 +19,7 @@ from evaluate.checkpoints import Checkpoint, load_checkpoint
 from evaluate.labelled import Labelled
 from evaluate.masks import names_of
 from evaluate.options import PENULTIMATE, NetworkOptions
-from evaluate.results import say
+from evaluate.results import image_bar, none_readable, say
 
 DEFAULT_SIZE = 224
 MOST_WORKERS = 16  # where the user does not say
@@ -75,11 +74,11 @@ class Backbone(nn.Module):
         return output.mean(dim=1) if output.ndim == 3 else output
 
     @torch.no_grad()
-    def check_size(self, size: int) -> None:
-        """Refuse a side of images that the network does not take, before any is read."""
+    def dim(self, size: int) -> int:
+        """How many features D an image of this side has; UserError where it does not take one."""
         device = next(self.model.parameters()).device
         try:
-            self(torch.zeros(1, 3, size, size, device=device))
+            return self(torch.zeros(1, 3, size, size, device=device)).shape[1]
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
             raise UserError(
@@ -98,40 +97,7 @@ class Features:
 
     features: Tensor
     rows: np.ndarray
-    unreadable: dict[str, str] = field(default_factory=dict)
-
-
-@torch.no_grad()
-def extract(
-    backbone: Backbone,
-    batches: Iterable[dict],
-    total: int,
-    device: torch.device,
-    description: str = "features",
-) -> Features:
-    """Run the backbone over batches of uint8 images, in order.
-
-    batches : as of `data.loading`: dicts of `index` (B,), `image` (B, S, S, 3), `unreadable`
-    total : how many images there are, for the progress bar
-    """
-    backbone.to(device, memory_format=torch.channels_last)
-    rows, unreadable = [], {}
-
-    def computed() -> Iterator[Tensor]:
-        for batch in batches:
-            unreadable.update(unreadable_of(batch))
-            if len(batch["index"]):
-                rows.append(batch["index"].numpy())
-                images = normalise(batch["image"].to(device, non_blocking=True))
-                yield backbone(images).float()
-            bar.update(len(batch["index"]) + len(batch["unreadable"]))
-
-    with tqdm(total=total, desc=description, unit="image", disable=None) as bar:
-        features = list(to_host(computed()))
-    if not features:
-        key, reason = next(iter(unreadable.items()))
-        raise UserError(f"IMAGES: not one image can be read; '{key}': {reason}.")
-    return Features(torch.cat(features), np.concatenate(rows), unreadable)
+    unreadable: dict[str, str]
 
 
 @dataclass
@@ -147,6 +113,7 @@ class Model:
     options: NetworkOptions
     device: torch.device
 
+    @torch.no_grad()
     def features(
         self, images: Labelled, part: str, crop: Crop = centre_crop
     ) -> tuple[Features, Tensor]:
@@ -154,10 +121,23 @@ class Model:
 
         `part` names the images in the progress bar, such as "train".
         """
-        batches = self.batches(images, crop=crop)
-        extracted = extract(
-            self.backbone, batches, len(images), self.device, f"{self.label} {part}"
-        )
+        self.backbone.to(self.device, memory_format=torch.channels_last)
+        rows, unreadable = [], {}
+
+        def computed() -> Iterator[Tensor]:
+            for batch in self.batches(images, crop=crop):
+                unreadable.update(unreadable_of(batch))
+                if len(batch["index"]):
+                    rows.append(batch["index"].numpy())
+                    pixels = normalise(batch["image"].to(self.device, non_blocking=True))
+                    yield self.backbone(pixels).float()
+                bar.update(len(batch["index"]) + len(batch["unreadable"]))
+
+        with image_bar(len(images), f"{self.label} {part}") as bar:
+            features = list(to_host(computed()))
+        if not features:
+            raise none_readable(unreadable)
+        extracted = Features(torch.cat(features), np.concatenate(rows), unreadable)
         return extracted, torch.from_numpy(images.labels[extracted.rows])
 
     def batches(
@@ -214,7 +194,7 @@ def load_models(
         say(loaded.source.describe())
         backbone = Backbone(loaded, options.layer)
         size = options.image_size or loaded.source.trained_size or DEFAULT_SIZE
-        backbone.check_size(size)
+        backbone.dim(size)  # refuses a size before any image is read
         models.append(Model(label, backbone, size, options, device))
     return models
 

@@ -9,9 +9,8 @@ import numpy as np
 
 from data.errors import UserError
 from data.gallery import Cell, Gallery, Row
-from data.images.decode import decode, key_path
 from data.options import setting
-from evaluate.labelled import Labelled, has_split, open_labelled, open_split, stratified_subset
+from evaluate.labelled import Split, open_split, stratified_subset
 from evaluate.options import ComparisonOptions, Count
 from evaluate.results import Report, Results, percent, say, unreadable_notes
 
@@ -56,37 +55,40 @@ class Neighbourhood:
         """(Q,) of each query's neighbours, the share that has its label."""
         return self.right.mean(axis=1)
 
+    def row(self) -> dict[str, str]:
+        """The table's row."""
+        return {
+            "checkpoint": self.model.label,
+            "right neighbours %": percent(self.shares.mean()),
+            "right first %": percent(self.right[:, 0].mean()),
+            "neighbours": str(self.right.shape[1]),
+            "layer": self.model.backbone.layer,
+            "size": str(self.model.size),
+        }
+
 
 def run(options: Options, results: Results) -> Report:
     """Find every model's neighbours, and show them."""
     from evaluate.models import load_models
 
-    leave_one_out = not has_split(options.images)
-    if leave_one_out:
-        bank = open_labelled(options.images)
-        asked, how = bank, "all images but the query itself"
-        if options.limit is not None:
-            say("--limit is for folders with train/ and val/; all images are queries here.")
-    else:
-        split = open_split(options.images)
-        bank, how = split.train, split.how
-        asked = stratified_subset(split.val, options.limit)
-    _check_count(options.neighbors, bank, leave_one_out)
+    split = open_split(options.images, leave_one_out="all images but the query itself")
+    if not split.leave_one_out:
+        queries = stratified_subset(split.val, options.limit)
+        split = Split(split.train, queries, split.how)
+    elif options.limit is not None:
+        say("--limit is for folders with train/ and val/; all images are queries here.")
+    _check_count(options.neighbors, split)
     models = load_models(options.checkpoints, options)
-    outcomes = [_find(model, bank, asked, options.neighbors) for model in models]
+    outcomes = [_find(model, split, options.neighbors) for model in models]
     neighbourhoods = [neighbourhood for neighbourhood, *_ in outcomes]
-    _, bank, asked, unreadable = outcomes[0]  # the same for all models
-    order = _order(neighbourhoods)[: options.queries]
-    table = [_table_row(each) for each in neighbourhoods]
-    gallery = _gallery(neighbourhoods, bank, asked, order, how, table)
-    gallery.save_html(results.path("index.html"))
-    gallery.save_png(results.path("neighbors.png"), options.rows)
+    _, read, unreadable = outcomes[0]  # the same for all models
+    order = _order(neighbourhoods)[: options.queries].tolist()
     content = {
         "images": options.images,
-        "split": how,
+        "split": split.how,
         "neighbors": options.neighbors,
-        "queries": len(asked),
-        "candidates": len(bank),
+        "queries": len(read.val),
+        "candidates": len(read.train),
         "models": [
             {
                 **each.model.describe(),
@@ -95,41 +97,45 @@ def run(options: Options, results: Results) -> Report:
             }
             for each in neighbourhoods
         ],
-        "rows": [_query(query, neighbourhoods, bank, asked) for query in order.tolist()],
+        "rows": [_query(query, neighbourhoods, read) for query in order],
         "limit": options.limit,
         "unreadable": unreadable,
     }
-    return Report(content, table, notes=unreadable_notes(unreadable))
+    gallery = _gallery(neighbourhoods, read, order)
+    notes = unreadable_notes(unreadable)
+    return Report(content, gallery.table, notes=notes, gallery=gallery, rows=options.rows)
 
 
-def _check_count(count: int, bank: Labelled, leave_one_out: bool) -> None:
-    available = len(bank) - int(leave_one_out)
+def _check_count(count: int, split: Split) -> None:
+    available = len(split.train) - int(split.leave_one_out)
     if count > available:
         raise UserError(
             f"--neighbors {count}: a query has only {available} images to choose from in "
-            f"{bank.root}; ask for fewer."
+            f"{split.train.root}; ask for fewer."
         )
 
 
-def _find(
-    model: Model, bank: Labelled, asked: Labelled, count: int
-) -> tuple[Neighbourhood, Labelled, Labelled, dict[str, str]]:
-    """Neighbours of the queries that can be read, these candidates and queries; the unreadable."""
+def _find(model: Model, split: Split, count: int) -> tuple[Neighbourhood, Split, dict[str, str]]:
+    """Neighbours of the queries that can be read; what of the split can be, and what cannot."""
     from data.knn import nearest
 
-    leave_one_out = asked is bank
-    train, _ = model.features(bank, "train")
-    test = train if leave_one_out else model.features(asked, "val")[0]
-    bank = bank.take(train.rows)
-    asked = bank if leave_one_out else asked.take(test.rows)
-    _check_count(count, bank, leave_one_out)
+    train, _ = model.features(split.train, "train")
+    test = train if split.leave_one_out else model.features(split.val, "val")[0]
+    bank = split.train.take(train.rows)
+    queries = bank if split.leave_one_out else split.val.take(test.rows)
+    read = Split(bank, queries, split.how)
+    _check_count(count, read)
     near = nearest(
-        train.features, test.features, count, leave_one_out=leave_one_out, device=model.device
+        train.features,
+        test.features,
+        count,
+        leave_one_out=split.leave_one_out,
+        device=model.device,
     )
     index = near.index.cpu().numpy()
-    right = bank.labels[index] == asked.labels[:, None]
+    right = bank.labels[index] == queries.labels[:, None]
     neighbourhood = Neighbourhood(model, index, right, near.similarity.cpu().numpy())
-    return neighbourhood, bank, asked, train.unreadable | test.unreadable
+    return neighbourhood, read, train.unreadable | test.unreadable
 
 
 def _order(neighbourhoods: list[Neighbourhood]) -> np.ndarray:
@@ -140,54 +146,37 @@ def _order(neighbourhoods: list[Neighbourhood]) -> np.ndarray:
     return np.argsort(-(shares.max(axis=0) - shares.min(axis=0)), kind="stable")
 
 
-def _query(
-    query: int, neighbourhoods: list[Neighbourhood], bank: Labelled, asked: Labelled
-) -> dict:
+def _query(query: int, neighbourhoods: list[Neighbourhood], split: Split) -> dict:
     """What the JSON says about a query."""
     return {
-        "query": asked.keys[query],
-        "label": asked.classes[asked.labels[query]],
+        "query": split.val.keys[query],
+        "label": split.val.class_of(query),
         "neighbors": {
-            each.model.label: [bank.keys[int(row)] for row in each.index[query]]
+            each.model.label: [split.train.keys[int(row)] for row in each.index[query]]
             for each in neighbourhoods
         },
         "right": {each.model.label: each.right[query].tolist() for each in neighbourhoods},
     }
 
 
-def _table_row(each: Neighbourhood) -> dict[str, str]:
-    return {
-        "checkpoint": each.model.label,
-        "right neighbours %": percent(each.shares.mean()),
-        "right first %": percent(each.right[:, 0].mean()),
-        "neighbours": str(each.right.shape[1]),
-        "layer": each.model.backbone.layer,
-        "size": str(each.model.size),
-    }
+def _gallery(neighbourhoods: list[Neighbourhood], split: Split, order: list[int]) -> Gallery:
+    from data.images.crop import centre_crop
 
-
-def _gallery(
-    neighbourhoods: list[Neighbourhood],
-    bank: Labelled,
-    asked: Labelled,
-    order: np.ndarray,
-    how: str,
-    table: list[dict[str, str]],
-) -> Gallery:
     rows = []
-    for query in order.tolist():
-        label = asked.classes[asked.labels[query]]
-        cells = [Cell(_thumbnail(asked, query), label)]
+    for query in order:
+        crop = centre_crop(split.val.image(query), SHOWN_SIZE)
+        cells = [Cell(crop, split.val.class_of(query))]
         for each in neighbourhoods:
             nearest = zip(each.index[query], each.similarity[query], each.right[query], strict=True)
             for row, similarity, right in nearest:
-                caption = f"{bank.classes[bank.labels[row]]} {similarity:.2f}"
-                cells.append(Cell(_thumbnail(bank, int(row)), caption, bool(right)))
-        said = (
+                crop = centre_crop(split.train.image(row), SHOWN_SIZE)
+                caption = f"{split.train.class_of(row)} {similarity:.2f}"
+                cells.append(Cell(crop, caption, bool(right)))
+        counts = (
             f"{each.model.label} {each.right[query].sum()} of {each.right.shape[1]} right"
             for each in neighbourhoods
         )
-        rows.append(Row(f"{asked.keys[query]}: {', '.join(said)}", cells))
+        rows.append(Row(f"{split.val.keys[query]}: {', '.join(counts)}", cells))
     sentences = [
         "Each row is a query and its nearest neighbours by cosine similarity of "
         f"{neighbourhoods[0].model.backbone.layer} features, most similar first. A green frame has "
@@ -195,15 +184,11 @@ def _gallery(
         "The queries where the models differ most come first."
         if len(neighbourhoods) > 1
         else "The queries with the fewest right neighbours come first.",
-        f"Queries and neighbours: {how}. {len(asked)} queries, {len(bank)} candidates.",
+        f"Queries and neighbours: {split.how}. {len(split.val)} queries, {len(split.train)} "
+        "candidates.",
     ]
     columns = ["query"]
     for each in neighbourhoods:
         columns += [each.model.label, *[""] * (each.index.shape[1] - 1)]
+    table = [each.row() for each in neighbourhoods]
     return Gallery("Nearest neighbours", sentences, columns, rows, table)
-
-
-def _thumbnail(images: Labelled, row: int) -> np.ndarray:
-    from data.images.crop import centre_crop
-
-    return centre_crop(decode(key_path(images.root, images.keys[row])).image, SHOWN_SIZE)

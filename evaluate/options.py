@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,54 +18,42 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, le=FLOAT32_MAX)]
 
+_result = partial(setting, heading="Results")
+_network = partial(setting, heading="Network")
+
 
 class ResultOptions(Record):
     """Where results go, and what the terminal shows."""
 
-    out: Path | None = setting(
-        None,
-        "folder for the results",
-        shown_default="probe-output/<probe>-<number>",
-        heading="Results",
+    out: Path | None = _result(
+        None, "folder for the results", shown_default="probe-output/<probe>-<number>"
     )
-    overwrite: bool = setting(
-        False, "replace results that are in the folder --out", heading="Results"
-    )
-    as_json: bool = setting(
-        False,
-        "print the results as JSON in place of the table",
-        names=("--json",),
-        heading="Results",
+    overwrite: bool = _result(False, "replace results that are in the folder --out")
+    as_json: bool = _result(
+        False, "print the results as JSON in place of the table", names=("--json",)
     )
 
 
 class NetworkOptions(Record):
     """How images go through a network. The command runs in full float32: `without_tf32`."""
 
-    arch: str | None = setting(
-        None,
-        "torchvision's name of the network, where the weights do not tell",
-        heading="Network",
+    arch: str | None = _network(
+        None, "torchvision's name of the network, where the weights do not tell"
     )
-    layer: str = setting(
+    layer: str = _network(
         PENULTIMATE,
         "which features: a module's name, such as layer4; maps are averaged over space",
-        heading="Network",
     )
-    image_size: Annotated[int, Field(ge=16)] | None = setting(
+    image_size: Annotated[int, Field(ge=16)] | None = _network(
         None,
         "side of the centre crop, after a resize of the short side to 256/224 of it",
         shown_default="the size that a checkpoint of pretrain was trained at, else 224",
-        heading="Network",
     )
-    batch_size: Count = setting(256, "images in a batch", heading="Network")
-    workers: Seed | None = setting(
-        None,
-        "processes that load images",
-        shown_default="one for each core, at most 16",
-        heading="Network",
+    batch_size: Count = _network(256, "images in a batch")
+    workers: Seed | None = _network(
+        None, "processes that load images", shown_default="one for each core, at most 16"
     )
-    device: str = setting("auto", "where to compute: cpu, cuda, cuda:1, mps", heading="Network")
+    device: str = _network("auto", "where to compute: cpu, cuda, cuda:1, mps")
 
 
 class ComparisonOptions(NetworkOptions, ResultOptions):

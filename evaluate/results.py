@@ -1,7 +1,4 @@
-"""A probe's report, its folder of results, and what it tells: once, on stderr.
-
-The folder is written whole or not at all, and never over another's.
-"""
+"""A probe's report, its folder of results, and what it says on stderr."""
 
 from __future__ import annotations
 
@@ -16,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+from tqdm import tqdm
 
 from data.errors import UserError
 from data.files import draft_folder
@@ -25,8 +23,11 @@ from data.keys import printable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from data.gallery import Gallery
+
 RESULTS = "results.json"
 DRAFT = "results"  # name of the hidden folder
+SOFTWARE = ("dilo", "numpy", "torch", "torchvision", "pysodmetrics")  # figures depend on it
 
 
 @dataclass
@@ -34,20 +35,101 @@ class Report:
     """What a probe gives; JSON, table and page are made of it.
 
     content : of `results.json`, plain values, paths or NumPy's
-    table : rows of the terminal's and the page's table, every cell as shown
+    table : rows of the terminal's table, every cell as shown
     sentences : below the table
-    notes : told on stderr, such as the images that were left out
+    notes : for stderr, such as the images that were left out
+    gallery : `index.html`, and `<probe>.png` with its first `rows` rows
     """
 
     content: dict[str, Any]
     table: list[dict[str, str]]
     sentences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    gallery: Gallery | None = None
+    rows: int = 0
 
 
-def speaks() -> bool:
-    """Whether this process speaks to the user: the first of those on this host."""
-    return os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) == "0"
+class Results:
+    """Files of one probe, collected in a hidden folder until all are written."""
+
+    def __init__(self, command: str, folder: Path, draft: Path) -> None:
+        self.command, self.folder, self._draft = command, folder, draft
+        self.afterwards: list[Callable[[], None]] = []  # done when the results are published
+
+    def path(self, name: str) -> Path:
+        """Where to write the file `name`."""
+        return self._draft / name
+
+    def publish(self, report: Report) -> str:
+        """Add the report's JSON and pictures, move all files into the folder; return the JSON."""
+        if report.gallery is not None:
+            report.gallery.save_html(self.path("index.html"))
+            report.gallery.save_png(self.path(f"{self.command}.png"), report.rows)
+        content = {"command": f"probe {self.command}", "software": software(), **report.content}
+        text = json.dumps(content, indent=2, default=_plain, ensure_ascii=False) + "\n"
+        # a file's name may hold bytes that are no UTF-8
+        self.path(RESULTS).write_text(text, encoding="utf-8", errors="backslashreplace")
+        # the JSON last: it vouches for the rest
+        for path in sorted(self._draft.iterdir(), key=lambda path: path.name == RESULTS):
+            os.replace(path, self.folder / path.name)
+        for action in self.afterwards:
+            action()
+        return text
+
+
+@contextlib.contextmanager
+def results_in(
+    folder: Path | None, command: str, overwrite: bool = False, own: tuple[str, ...] = ()
+) -> Iterator[Results]:
+    """Lend a `Results` for the block; without `publish` nothing is left behind.
+
+    folder : where the results go; None takes the next numbered folder below `probe-output`
+    overwrite : replace results that are there; a folder with anything else is refused in any case
+    own : what the command itself may have left there, unfinished
+    """
+    folder = next_folder(command) if folder is None else folder
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file; name a folder.")
+    held = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if RESULTS in held and not overwrite:
+        raise UserError(f"--out {folder} holds results; name another folder or add --overwrite.")
+    foreign = {name for name in held - set(own) if not name.startswith(f".{DRAFT}.")}
+    if RESULTS not in held and foreign:
+        raise UserError(
+            f"--out {folder} holds files that are no results of probe, such as {min(foreign)}; "
+            "name another folder."
+        )
+    with draft_folder(folder, DRAFT) as draft:
+        yield Results(command, folder, draft)
+
+
+def next_folder(command: str, parent: Path = Path("probe-output")) -> Path:
+    """The first of `probe-output/<command>-001`, `-002`, ... that does not exist."""
+    number = 1
+    while (folder := parent / f"{command}-{number:03d}").exists():
+        number += 1
+    return folder
+
+
+def software() -> dict[str, str]:
+    """Versions of what the figures depend on; a package that is not installed is left out."""
+    versions = {}
+    for name in SOFTWARE:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's values and paths as JSON takes them."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+# ---- what is said --------------------------------------------------------------------------------
 
 
 def several() -> bool:
@@ -65,9 +147,14 @@ def refuse_several(what: str) -> None:
 
 
 def say(text: str) -> None:
-    """Tell the user something that is not the result: on stderr, so that `--json` stays JSON."""
-    if speaks():
+    """Tell the user what is not the result, on stderr; of torchrun's processes one a host does."""
+    if os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) == "0":
         click.echo(text, err=True)
+
+
+def image_bar(total: int, description: str) -> tqdm:
+    """A progress bar over images, quiet where the output is no terminal."""
+    return tqdm(total=total, desc=description, unit="image", disable=None)
 
 
 def unreadable_notes(unreadable: dict[str, str]) -> list[str]:
@@ -75,134 +162,18 @@ def unreadable_notes(unreadable: dict[str, str]) -> list[str]:
     return [f"left out, cannot be read: {key}: {reason}" for key, reason in unreadable.items()]
 
 
+def none_readable(unreadable: dict[str, str]) -> UserError:
+    """What to raise where no image can be read: key -> reason."""
+    key, reason = next(iter(unreadable.items()))
+    return UserError(f"IMAGES: not one image can be read; '{key}': {reason}.")
+
+
 def percent(share: float | None, digits: int = 2) -> str:
     """A share in [0, 1] as a table shows it, in percent; empty where there is none."""
     return "" if share is None else f"{100 * share:.{digits}f}"
 
 
-def next_folder(command: str, parent: Path = Path("probe-output")) -> Path:
-    """The first of `probe-output/<command>-001`, `-002`, ... that does not exist."""
-    number = 1
-    while (folder := parent / f"{command}-{number:03d}").exists():
-        number += 1
-    return folder
-
-
-@contextlib.contextmanager
-def writing(argument: str, path: Path) -> Iterator[None]:
-    """Tell a path that cannot be written to in a sentence that names the argument."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{argument} {path} cannot be written to ({error.strerror}); name another."
-        ) from None
-
-
-class Results:
-    """Collects files in a hidden folder in `folder` and moves them there when all are written.
-
-    Use as a context manager; `with Results(...) as results:` leaves nothing behind on an error.
-
-    command : the probe's name, recorded in the JSON.
-    folder : where the results go; None takes the next numbered folder below `probe-output`.
-    overwrite : replace results that are there; otherwise they are a `UserError`, and so is a folder
-        that holds anything else, in any case.
-    own : what the command itself may have left there, unfinished.
-    """
-
-    def __init__(
-        self,
-        command: str,
-        folder: str | Path | None = None,
-        overwrite: bool = False,
-        own: tuple[str, ...] = (),
-    ):
-        self.command = command
-        self._afterwards: list[Callable[[], None]] = []
-        self.folder = next_folder(command) if folder is None else Path(folder)
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UserError(f"--out {self.folder} is a file; name a folder.")
-        if (self.folder / RESULTS).exists() and not overwrite:
-            raise UserError(
-                f"--out {self.folder} holds results; name another folder or add --overwrite."
-            )
-        held = {path.name for path in self.folder.iterdir()} if self.folder.exists() else set()
-        foreign = {name for name in held - set(own) if not name.startswith(f".{DRAFT}.")}
-        if RESULTS not in held and foreign:
-            raise UserError(
-                f"--out {self.folder} holds files that are no results of probe, such as "
-                f"{min(foreign)}; name another folder."
-            )
-
-    def __enter__(self) -> Results:
-        self._open = draft_folder(self.folder, DRAFT)
-        with writing("--out", self.folder):
-            self._draft = self._open.__enter__()
-        return self
-
-    def path(self, name: str) -> Path:
-        """Where to write the file `name` until all are done; it may hold `/`."""
-        path = self._draft / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def write_json(self, content: dict) -> str:
-        """Add `results.json`: the command, the versions of the software, and `content`.
-
-        Bytes of a file's name that are no UTF-8 are escaped.
-        """
-        text = dumps({"command": f"probe {self.command}", "software": software(), **content})
-        self.path(RESULTS).write_text(text, encoding="utf-8", errors="backslashreplace")
-        return text
-
-    def when_written(self, action: Callable[[], None]) -> None:
-        """Do this when the results are where they belong, such as to remove what was unfinished."""
-        self._afterwards.append(action)
-
-    def __exit__(self, kind, *_) -> None:
-        try:
-            if kind is None and (self._draft / RESULTS).exists():
-                self._publish()
-                for action in self._afterwards:
-                    action()
-        finally:
-            self._open.__exit__(None, None, None)
-
-    def _publish(self) -> None:
-        files = sorted(path for path in self._draft.rglob("*") if path.is_file())
-        files.sort(key=lambda path: path.name == RESULTS)  # the JSON last: it vouches for the rest
-        for path in files:
-            target = self.folder / path.relative_to(self._draft)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, target)
-
-
-def software() -> dict[str, str]:
-    """Versions of what the figures depend on; a package that is not installed is left out."""
-    names = ("dilo", "numpy", "torch", "torchvision", "pysodmetrics")
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def dumps(content: dict) -> str:
-    """JSON, readable, that takes NumPy scalars and arrays and paths."""
-    return json.dumps(content, indent=2, default=_plain, ensure_ascii=False) + "\n"
-
-
-def _plain(value):
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} is not JSON")
+# ---- text in figures -----------------------------------------------------------------------------
 
 
 def in_lines(text: str, inches: float, points: int) -> str:

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from tqdm import tqdm
 
 from data.errors import UserError
 from data.files import draft_folder
 from data.gallery import Cell, Gallery, Row
 from data.options import one_of, setting
-from evaluate.labelled import Labelled, has_split, open_labelled, open_split
+from evaluate.labelled import Labelled, check_classes, open_labelled, open_split
 from evaluate.masks import MaskFinder, open_masks, stem
 from evaluate.options import ComparisonOptions, MaskOptions, Seed
-from evaluate.results import Report, Results, add_legend, percent, say, writing
+from evaluate.results import Report, Results, add_legend, image_bar, percent, say
+from evaluate.variants import VARIANTS, VariantImages, with_backgrounds
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from evaluate.models import Model
-    from evaluate.variants import VariantImages
+
+    Classify = Callable[[Tensor], Tensor]
 
 SHOWN = 6  # rows of variants.png
 SAVED_AT_ONCE = 16
@@ -53,62 +54,68 @@ class Options(ComparisonOptions, MaskOptions):
 
 
 @dataclass
-class Tested:
-    """The variants of one crop size, and why other images are left out: key -> reason."""
+class Trial:
+    """What a classifier is trained on, and on what it is tested.
 
-    images: VariantImages
-    left_out: dict[str, str]
+    how : where the images come from, in words
+    score : gives a model's accuracy on each variant
+    made : the variants of each crop size; none of a folder in ImageNet-9's layout
+    left_out : test images without variants, key -> reason
+    """
+
+    train: Labelled
+    how: str
+    score: Callable[[Model, Classify], dict[str, float]]
+    made: dict[int, VariantImages] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def run(options: Options, results: Results) -> Report:
     """Train a classifier on every model's features, and test it on every variant."""
     from evaluate.classifiers import train_classifier
     from evaluate.models import load_models
-    from evaluate.variants import imagenet9_variants
 
     given = imagenet9_variants(options.images)
     _check(options, given)
     models = load_models(options.checkpoints, options)
-    tested: dict[int, Tested] = {}
-    if given:
-        train, how = _open_given(options, given)
-    else:
-        train, how, tested = _make(options, models)
+    trial = _given(options, given) if given else _made(options, models)
+    classes = trial.train.classes
     rows = []
     for model in models:
-        features, labels = model.features(train, "train")
+        features, labels = model.features(trial.train, "train")
         classify, description = train_classifier(
-            options.classifier, features.features, labels, len(train.classes), model.device
+            options.classifier, features.features, labels, len(classes), model.device
         )
-        accuracy = (
-            _score_given(model, classify, options.images, given)
-            if given
-            else _score_made(model, classify, tested[model.size].images)
-        )
+        accuracy = trial.score(model, classify)
         rows.append({**model.describe(), "classifier": description, **_gap(accuracy)})
-    first = None if given else tested[models[0].size]
-    left_out = first.left_out if first else {}
     _plot(rows, results.path("accuracies.png"))
-    if first:
-        _examples(first.images).save_png(results.path("variants.png"))
+    if trial.made:
+        made = trial.made[models[0].size]
+        _examples(made).save_png(results.path("variants.png"))
         if options.save_variants is not None:
-            _save(first.images, options.save_variants, models[0])
+            _save(made, options.save_variants, models[0])
     content = {
         "images": options.images,
         "masks": options.masks,
         "train": options.train,
         "mask_threshold": None if given else options.mask_threshold,
-        "split": how,
-        "classes": train.classes,
+        "split": trial.how,
+        "classes": classes,
         "seed": options.seed,
         "rows": rows,
-        "left_out": left_out,
+        "left_out": trial.left_out,
     }
     notes = [
-        f"left out {len(left_out)} of the test images; the first: {key} {reason}"
-        for key, reason in list(left_out.items())[:1]
+        f"left out {len(trial.left_out)} of the test images; the first: {key} {reason}"
+        for key, reason in list(trial.left_out.items())[:1]
     ]
-    return Report(content, [_table_row(row) for row in rows], notes=[*notes, how])
+    return Report(content, [_table_row(row) for row in rows], notes=[*notes, trial.how])
+
+
+def imagenet9_variants(root: Path) -> tuple[str, ...]:
+    """The variants in ImageNet-9's own layout, `<root>/<variant>/val/<class>/`; () in another."""
+    there = tuple(name for name in VARIANTS if (root / name / "val").is_dir())
+    return there if "original" in there and len(there) > 1 else ()
 
 
 def _check(options: Options, given: tuple[str, ...]) -> None:
@@ -128,65 +135,67 @@ def _check(options: Options, given: tuple[str, ...]) -> None:
     if save is not None:
         if save.exists():
             raise UserError(f"--save-variants {save} exists; name a new folder.")
-        with writing("--save-variants", save), draft_folder(save.parent, save.name):
+        with draft_folder(save.parent, save.name):  # can it be written to?
             pass
 
 
-def _make(options: Options, models: list[Model]) -> tuple[Labelled, str, dict[int, Tested]]:
+def _made(options: Options, models: list[Model]) -> Trial:
     """Open IMAGES and its masks; the variants depend on a model's crop size."""
     from evaluate.loading import readable
     from evaluate.models import workers_of
-    from evaluate.variants import VariantImages, with_backgrounds
 
     split = open_split(options.images)
-    folder = split.val.root.name if has_split(options.images) else ""
-    finder = MaskFinder(open_masks(options.masks, "--masks"), folder)
+    finder = MaskFinder(open_masks(options.masks, "--masks"), split.folder)
     val, unreadable = readable(split.val, workers_of(options))
-    unreadable = {key: f"cannot be read: {reason}" for key, reason in unreadable.items()}
-    tested = {}
+    made, left_out = {}, {}
     for size in sorted({model.size for model in models}):
-        images, left_out = with_backgrounds(val, finder, size, options.mask_threshold)
-        variants = VariantImages(images, finder, size, options.mask_threshold, options.seed)
-        tested[size] = Tested(variants, unreadable | left_out)
-    if options.train is None:
-        return split.train, split.how, tested
-    train = open_labelled(options.train, "--train")
-    _check_classes(train, split.val)
-    return train, f"{options.train}", tested
+        images, left_out[size] = with_backgrounds(val, finder, size, options.mask_threshold)
+        made[size] = VariantImages(images, finder, size, options.mask_threshold, options.seed)
+    train, how = split.train, split.how
+    if options.train is not None:
+        train, how = open_labelled(options.train, "--train"), f"{options.train}"
+        check_classes(train, split.val)
+    first = {key: f"cannot be read: {reason}" for key, reason in unreadable.items()}
+    first |= left_out[models[0].size]
+
+    def score(model: Model, classify: Classify) -> dict[str, float]:
+        return _score_made(model, classify, made[model.size])
+
+    return Trial(train, how, score, made, first)
 
 
-def _open_given(options: Options, variants: tuple[str, ...]) -> tuple[Labelled, str]:
-    """The originals to train on, for ImageNet-9's own folders."""
+def _given(options: Options, variants: tuple[str, ...]) -> Trial:
+    """Open ImageNet-9's own folders; their pictures are taken whole, as the authors do."""
+    from data.images.crop import whole_image
+    from evaluate.classifiers import top_k
+
     source = options.train or options.images / "original" / "train"
     if not source.is_dir():
         raise UserError(
             f"--train is needed: {options.images} has no original/train to train the classifier on."
         )
     train = open_labelled(source, "--train")
-    for name in variants:
-        _check_classes(train, open_labelled(options.images / name / "val"))
-    return train, f"trained on {source}"
+    tested = {name: open_labelled(options.images / name / "val") for name in variants}
+    for images in tested.values():
+        check_classes(train, images)
+
+    def score(model: Model, classify: Classify) -> dict[str, float]:
+        accuracy = {}
+        for name, images in tested.items():
+            features, labels = model.features(images, name, whole_image)
+            accuracy[name] = top_k(classify(features.features), labels, 1)
+        return accuracy
+
+    return Trial(train, f"trained on {source}", score)
 
 
-def _check_classes(train: Labelled, val: Labelled) -> None:
-    differ = sorted(set(train.classes) ^ set(val.classes))
-    if differ:
-        raise UserError(
-            f"the class '{differ[0]}' is in only one of {train.root} and {val.root}; both need the "
-            "same class folders."
-        )
-
-
-def _score_made(
-    model: Model, classify: Callable[[Tensor], Tensor], images: VariantImages
-) -> dict[str, float]:
+def _score_made(model: Model, classify: Classify, images: VariantImages) -> dict[str, float]:
     """Accuracy on each variant, all made in one pass over the images."""
     import torch
 
     from data.device import to_host
     from data.loading import normalise
     from evaluate.classifiers import top_k
-    from evaluate.variants import VARIANTS
 
     labels = torch.from_numpy(images.images.labels)
     scores: dict[str, list[Tensor]] = {name: [] for name in VARIANTS}
@@ -200,10 +209,7 @@ def _score_made(
             yield torch.stack([model.backbone(each).float() for each in pixels])
             bar.update(len(rows))
 
-    with (
-        torch.no_grad(),
-        tqdm(total=len(images), desc=model.label, unit="image", disable=None) as bar,
-    ):
+    with torch.no_grad(), image_bar(len(images), model.label) as bar:
         for batch in to_host(computed()):
             for name, features in zip(VARIANTS, batch, strict=True):
                 scores[name].append(classify(features))
@@ -218,20 +224,6 @@ def _batches(images: VariantImages, batch_size: int, model: Model):
 
     workers, pin = workers_of(model.options), model.device.type == "cuda"
     return DataLoader(images, batch_size=batch_size, num_workers=workers, pin_memory=pin)
-
-
-def _score_given(
-    model: Model, classify: Callable[[Tensor], Tensor], root: Path, variants: tuple[str, ...]
-) -> dict[str, float]:
-    """Accuracy on each of ImageNet-9's folders; its pictures are taken whole, as the authors do."""
-    from data.images.crop import whole_image
-    from evaluate.classifiers import top_k
-
-    accuracy = {}
-    for name in variants:
-        features, labels = model.features(open_labelled(root / name / "val"), name, whole_image)
-        accuracy[name] = top_k(classify(features.features), labels, 1)
-    return accuracy
 
 
 def _gap(accuracy: dict[str, float]) -> dict:
@@ -250,12 +242,10 @@ def _table_row(row: dict) -> dict[str, str]:
 
 
 def _examples(images: VariantImages) -> Gallery:
-    """Return a few images as rows and variants as columns, for looking at."""
-    from evaluate.variants import VARIANTS
-
+    """A few images as rows and variants as columns, for looking at."""
     numbers = np.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().astype(int)
     rows = [
-        Row(images.images.keys[row], [Cell(np.asarray(variants[name])) for name in VARIANTS])
+        Row(images.images.keys[row], [Cell(variants[name]) for name in VARIANTS])
         for row, variants in (images[number] for number in numbers.tolist())
     ]
     return Gallery("Swapped backgrounds", [], list(VARIANTS), rows)
@@ -286,10 +276,7 @@ def _save(images: VariantImages, folder: Path, model: Model) -> None:
     """Write `<variant>/val/<class>/<image>.png`, under a temporary name until all are there."""
     from PIL import Image
 
-    with (
-        draft_folder(folder.parent, folder.name) as draft,
-        tqdm(total=len(images), desc="save", unit="image", disable=None) as bar,
-    ):
+    with draft_folder(folder.parent, folder.name) as draft, image_bar(len(images), "save") as bar:
         for rows, variants in _batches(images, SAVED_AT_ONCE, model):
             for name, pictures in variants.items():
                 for row, pixels in zip(rows.tolist(), pictures.numpy(), strict=True):

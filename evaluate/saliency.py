@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
+from joblib import Parallel, delayed
 from pydantic import AfterValidator
 
 from data.errors import UserError
 from data.gallery import Cell, Gallery, Row
 from data.images.decode import UnreadableImage, decode, key_path, list_images
 from data.keys import Keys
-from data.masks.precision_recall import BETA2
+from data.masks.picture import scale_mask
+from data.masks.precision_recall import BETA2, Curve, normalise, precision_recall
 from data.options import setting
-from evaluate.masks import Masks, names_of, open_masks, stem
+from evaluate.masks import Masks, NoMask, names_of, open_masks, stem
 from evaluate.options import Count, ResultOptions
-from evaluate.results import Report, Results, add_legend
-
-if TYPE_CHECKING:
-    from evaluate.saliency_scores import Scores
+from evaluate.results import Report, Results, add_legend, image_bar
 
 COLUMNS = {
     "images": "images",
@@ -31,6 +32,8 @@ COLUMNS = {
     "mean_e": "mean E",
     "max_e": "max E",
 }
+GROUND_TRUTH_LEVEL = 128  # ground truth is foreground above this level
+RUN = 8  # images that a worker takes at a time
 TILE = 200  # pixels of an example's longer side
 NAMED = 5  # how many images of one complaint are named on the terminal; the JSON has all
 
@@ -70,8 +73,6 @@ class Options(ResultOptions):
 
 def run(options: Options, results: Results) -> Report:
     """Score every set of masks."""
-    from evaluate.saliency_scores import match, score_masks
-
     labels = names_of(list(options.masks))
     if len(set(labels)) < len(labels):
         raise UserError(
@@ -80,30 +81,198 @@ def run(options: Options, results: Results) -> Report:
     # All mistakes before the first long work.
     photographs = None if options.images is None else list_images(options.images)
     truths = open_masks(options.ground_truth, "GROUND_TRUTH")
-    for folder in options.masks:
-        match(open_masks(folder, "MASKS"), truths)
+    sets = [open_masks(folder, "MASKS") for folder in options.masks]
+    pairs = [match(masks, truths) for masks in sets]
     scores = [
-        score_masks(
-            folder,
-            options.ground_truth,
-            label,
-            structure=not options.quick,
-            resize=options.resize,
-            jobs=options.jobs,
-        )
-        for folder, label in zip(options.masks, labels, strict=True)
+        score(masks, truths, label, *pair, options)
+        for masks, label, pair in zip(sets, labels, pairs, strict=True)
     ]
     _plot_curves(scores, results.path("precision-recall.png"))
     if photographs is not None:
-        sets = [(each, open_masks(each.folder)) for each in scores]
-        examples = _examples(options, photographs, truths, sets)
+        examples = _examples(options, photographs, truths, scores)
         examples.save_png(results.path("examples.png"), side=TILE)
     notes = [note for each in scores for note in _notes(each)]
-    if len({tuple(each.names) for each in scores}) > 1:
+    if len({tuple(each.images) for each in scores}) > 1:
         notes.append(
             "The rows are over different images, so they do not compare; see left_out in the JSON."
         )
-    return Report(_content(scores, options), [_table_row(each) for each in scores], notes=notes)
+    content = {
+        "ground_truth": options.ground_truth,
+        "settings": {
+            "beta2": BETA2,
+            "structure_measures": not options.quick,
+            "resize": options.resize,
+            "normalised": "each map stretched to 0..255",
+        },
+        "masks": [_entry(each) for each in scores],
+    }
+    return Report(content, [_table_row(each) for each in scores], notes=notes)
+
+
+# ---- scores --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """One image's scores. precision, recall: (256,) float64. The structure measures may be None."""
+
+    precision: np.ndarray
+    recall: np.ndarray
+    mae: float
+    constant: bool
+    weighted_f: float | None = None
+    s_measure: float | None = None
+    e_curve: np.ndarray | None = None  # (256,)
+    adaptive_e: float | None = None
+
+
+def score_image(saliency: np.ndarray, truth: np.ndarray, structure: bool = True) -> ImageScores:
+    """Score one saliency map.
+
+    saliency : (h, w) uint8, any range: it is stretched to 0..255 first
+    truth : (h, w) bool, with at least one True
+    structure : whether to compute weighted F (Margolin et al., CVPR 2014, beta 1), S-measure
+        (Fan et al., ICCV 2017, alpha .5) and E-measure (Fan et al., IJCAI 2018), by pysodmetrics
+
+    MAE is the mean of |map / 255 - truth| (Perazzi et al., CVPR 2012).
+    """
+    saliency = normalise(saliency)
+    error = np.where(truth, 255 - saliency, saliency)
+    basic = (*precision_recall(saliency, truth), float(error.mean() / 255), not saliency.any())
+    if not structure:
+        return ImageScores(*basic)
+    from py_sod_metrics import Emeasure, Smeasure, WeightedFmeasure  # takes seconds
+
+    weighted, s, e = WeightedFmeasure(), Smeasure(), Emeasure()
+    for measure in (weighted, s, e):
+        measure.step(saliency / 255.0, truth, normalize=False)
+    enhanced = e.get_results()["em"]
+    return ImageScores(
+        *basic,
+        float(weighted.get_results()["wfm"]),
+        float(s.get_results()["sm"]),
+        np.asarray(enhanced["curve"]),
+        float(enhanced["adp"]),
+    )
+
+
+@dataclass
+class Scores:
+    """Scores of one set of masks over a data set: name -> scores, name -> why there are none."""
+
+    label: str
+    masks: Masks
+    images: dict[str, ImageScores]
+    left_out: dict[str, str]
+
+    def mean(self, name: str) -> np.ndarray | None:
+        """The mean over images of a field of `ImageScores`; None where it was not computed."""
+        values = [getattr(each, name) for each in self.images.values()]
+        return None if values[0] is None else np.mean(values, axis=0)
+
+    @property
+    def curve(self) -> Curve:
+        """Precision and recall averaged over images."""
+        return Curve(self.mean("precision"), self.mean("recall"))
+
+    @property
+    def constant(self) -> list[str]:
+        """The images whose mask is constant: nothing stands out, scored as empty."""
+        return [name for name, each in self.images.items() if each.constant]
+
+    def summary(self) -> dict[str, float | int | None]:
+        """The figures of the table; the structure measures are None where not computed."""
+        curve, e_curve = self.curve, self.mean("e_curve")
+        return {
+            "images": len(self.images),
+            "max_f": curve.max_f,
+            "mean_f": curve.mean_f,
+            "mae": self.mean("mae"),
+            "weighted_f": self.mean("weighted_f"),
+            "s_measure": self.mean("s_measure"),
+            "mean_e": None if e_curve is None else e_curve.mean(),
+            "max_e": None if e_curve is None else e_curve.max(),
+            "adaptive_e": self.mean("adaptive_e"),
+        }
+
+
+def load_pair(masks: Masks, truths: Masks, name: str, resize: bool) -> tuple[np.ndarray, ...]:
+    """Read one map and its ground truth at the ground truth's size; `NoMask` says why not.
+
+    A shard's mask is at working resolution and is scaled bilinearly, when the image that it was
+    computed from has the ground truth's size. A picture must have that size, unless `resize`.
+    """
+    truth = truths.read(name)[0] > GROUND_TRUTH_LEVEL
+    if not truth.any():
+        raise NoMask("ground truth is empty: no pixel above 128")
+    mask, image_size = masks.read(name)
+    size = image_size or mask.shape
+    if size != truth.shape and not resize:
+        what = "mask" if image_size is None else "image"
+        raise NoMask(
+            f"{what} is {size[1]}x{size[0]}, its ground truth {truth.shape[1]}x{truth.shape[0]}"
+        )
+    return scale_mask(mask, truth.shape), truth
+
+
+def match(masks: Masks, truths: Masks) -> tuple[list[str], dict[str, str]]:
+    """Stems that both have, in order, and those that one lacks, with the reason."""
+    ours, theirs = masks.names, truths.names
+    unmatched = {name: "has a ground truth and no mask" for name in theirs if name not in ours}
+    unmatched |= {name: "has a mask and no ground truth" for name in ours if name not in theirs}
+    both = sorted(ours.keys() & theirs.keys())
+    if not both:
+        raise UserError(
+            f"MASKS {masks.folder} and GROUND_TRUTH {truths.folder} have no image in common: "
+            f"without suffixes the first is '{next(iter(ours))}' there and '{next(iter(theirs))}' "
+            "here."
+        )
+    return both, unmatched
+
+
+def score(
+    masks: Masks,
+    truths: Masks,
+    label: str,
+    names: list[str],
+    left_out: dict[str, str],
+    options: Options,
+) -> Scores:
+    """Score the named masks on all cores; those that cannot be scored are left out and named."""
+    runs = [names[i : i + RUN] for i in range(0, len(names), RUN)]
+    tasks = (delayed(_score_some)(masks.folder, truths.folder, run, options) for run in runs)
+    images, left_out = {}, dict(left_out)
+    with image_bar(len(names), label) as bar:
+        outcomes = Parallel(n_jobs=options.jobs, return_as="generator")(tasks)
+        for run, batch in zip(runs, outcomes, strict=True):
+            for name, outcome in zip(run, batch, strict=True):
+                (left_out if isinstance(outcome, str) else images)[name] = outcome
+            bar.update(len(run))
+    if not images:
+        name, reason = next(iter(left_out.items()))
+        raise UserError(f"MASKS {masks.folder}: none of its masks can be scored; {name} {reason}.")
+    return Scores(label, masks, images, left_out)
+
+
+_opened = lru_cache(maxsize=4)(open_masks)  # once a worker: a listing is too long to send
+
+
+def _score_some(
+    folder: Path, truth_folder: Path, names: list[str], options: Options
+) -> list[ImageScores | str]:
+    """Score a few images in a worker; a string is the reason why one cannot be scored."""
+    masks, truths = _opened(folder, "MASKS"), _opened(truth_folder, "GROUND_TRUTH")
+    outcomes: list[ImageScores | str] = []
+    for name in names:
+        try:
+            pair = load_pair(masks, truths, name, options.resize)
+            outcomes.append(score_image(*pair, structure=not options.quick))
+        except NoMask as reason:
+            outcomes.append(str(reason))
+    return outcomes
+
+
+# ---- what is told --------------------------------------------------------------------------------
 
 
 def _table_row(each: Scores) -> dict[str, str]:
@@ -113,29 +282,18 @@ def _table_row(each: Scores) -> dict[str, str]:
     return {"masks": each.label, **images, **{t: f"{value:.4f}" for t, value in cells.items()}}
 
 
-def _content(scores: list[Scores], options: Options) -> dict:
+def _entry(each: Scores) -> dict:
+    """What results.json says about a set of masks."""
     return {
-        "ground_truth": options.ground_truth,
-        "settings": {
-            "beta2": BETA2,
-            "structure_measures": not options.quick,
-            "resize": options.resize,
-            "normalised": "each map stretched to 0..255",
-        },
-        "masks": [
-            {
-                "label": each.label,
-                "folder": each.folder,
-                "method": each.method,
-                **each.summary(),
-                "precision": each.curve.precision,
-                "recall": each.curve.recall,
-                "f_measure": each.curve.f_measure(),
-                "constant_masks": each.constant,
-                "left_out": each.left_out,
-            }
-            for each in scores
-        ],
+        "label": each.label,
+        "folder": each.masks.folder,
+        "method": each.masks.method,
+        **each.summary(),
+        "precision": each.curve.precision,
+        "recall": each.curve.recall,
+        "f_measure": each.curve.f_measure(),
+        "constant_masks": each.constant,
+        "left_out": each.left_out,
     }
 
 
@@ -182,21 +340,15 @@ def _plot_curves(scores: list[Scores], path: Path) -> None:
     figure.savefig(path, dpi=150, format="png")
 
 
-def _examples(
-    options: Options, photographs: Keys, truths: Masks, sets: list[tuple[Scores, Masks]]
-) -> Gallery:
-    """Return photographs below --images with their ground truth and each set's mask.
+def _examples(options: Options, photographs: Keys, truths: Masks, scores: list[Scores]) -> Gallery:
+    """Photographs below --images with their ground truth and each set's mask.
 
     The images run from the smallest to the largest mean absolute error of the first set, in even
     steps of rank, so that the picture shows the method's best, usual and worst.
     """
-    from evaluate.saliency_scores import load_pair
-
-    shared = set.intersection(*(set(each.names) for each, _ in sets))
     by_stem = {stem(key): key for key in photographs}
-    first = sets[0][0]
-    errors = {name: s.mae for name, s in zip(first.names, first.per_image, strict=True)}
-    ranked = sorted((n for n in shared if n in by_stem), key=lambda n: (errors[n], n))
+    shared = set.intersection(set(by_stem), *(set(each.images) for each in scores))
+    ranked = sorted(shared, key=lambda name: (scores[0].images[name].mae, name))
     if not ranked:
         raise UserError(f"--images {options.images} holds none of the images that were scored.")
     positions = np.linspace(0, len(ranked) - 1, min(options.rows, len(ranked))).round().astype(int)
@@ -207,10 +359,9 @@ def _examples(
         except UnreadableImage as reason:
             raise UserError(f"--images: '{by_stem[name]}' cannot be read: {reason}.") from None
         cells = []
-        for each, masks in sets:
-            mask, truth = load_pair(masks, truths, name, options.resize)
-            score = each.per_image[each.names.index(name)]
-            cells.append(Cell(mask, f"MAE {score.mae:.3f}"))
+        for each in scores:
+            mask, truth = load_pair(each.masks, truths, name, options.resize)
+            cells.append(Cell(mask, f"MAE {each.images[name].mae:.3f}"))
         rows.append(Row(name, [Cell(photograph), Cell(truth.astype(np.uint8) * 255), *cells]))
-    columns = ["image", "ground truth", *(each.label for each, _ in sets)]
+    columns = ["image", "ground truth", *(each.label for each in scores)]
     return Gallery("From the best to the worst mask", [], columns, rows)

@@ -17,18 +17,14 @@ ICLR 2021 (ImageNet-9). Its masks come from GrabCut in annotated boxes; here the
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
-from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from data.errors import UserError
-from data.images.crop import centre_crop
-from data.images.decode import UnreadableImage, decode, key_path, read_size
 from evaluate.labelled import Labelled
-from evaluate.masks import MaskFinder, NoMask
+from evaluate.masks import MaskFinder
 from evaluate.options import MASK_THRESHOLD
 
 ALONE = ("original", "only_fg", "no_fg", "only_bg_b", "only_bg_t")
@@ -51,12 +47,10 @@ class Box(NamedTuple):
         return (self.bottom - self.top) * (self.right - self.left)
 
 
-def bounding_box(mask: np.ndarray) -> Box | None:
-    """The smallest box around the True pixels of a bool mask (h, w); None where there are none."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return None
-    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+def bounding_box(mask: np.ndarray) -> Box:
+    """The smallest box around the True pixels of a bool mask (h, w); of area 0 without any."""
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return Box(top, left, top + height, left + width)
 
 
 def background_strip(shape: tuple[int, int], box: Box) -> Box:
@@ -74,14 +68,10 @@ def background_strip(shape: tuple[int, int], box: Box) -> Box:
 def tile_box(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Fill the mask's bounding box with copies of the largest background strip beside it.
 
-    Parameters
-    ----------
     image : (h, w, 3) uint8
     mask : (h, w) bool, neither empty nor with a bounding box of the whole image
 
-    Returns
-    -------
-    (h, w, 3) uint8; the first copy of the strip has its corner in the box's upper left corner
+    Returns (h, w, 3) uint8; the first copy has its corner in the box's upper left corner.
     """
     box = bounding_box(mask)
     strip = background_strip(mask.shape, box)
@@ -121,27 +111,15 @@ def with_backgrounds(
 ) -> tuple[Labelled, dict[str, str]]:
     """The images that have a foreground and a background in their centre crop.
 
-    Of the others key -> reason.
-
-    Raises
-    ------
-    UserError
-        A class is left without two images; the sentence says why its images are left out.
+    Of the others key -> reason. UserError where a class is left without two images.
     """
     kept, left_out = [], {}
-    bar = tqdm(images.keys, desc="masks", unit="image", disable=None)
-    for row, key in enumerate(bar):
-        try:
-            image_size = read_size(key_path(images.root, key))
-            mask = finder.read(key, image_size, size) >= threshold
-        except (NoMask, UnreadableImage) as reason:
-            left_out[key] = str(reason)
-            continue
-        box = bounding_box(mask)
-        if box is None:
-            left_out[key] = f"has an empty mask: nothing from {threshold} up"
-        elif box.area > LARGEST_BOX * mask.size:
-            left_out[key] = f"has a mask whose box covers over {LARGEST_BOX:.0%} of the image"
+    for row, mask in finder.foregrounds(images, size, threshold, "masks"):
+        if isinstance(mask, str):
+            left_out[images.keys[row]] = mask
+        elif bounding_box(mask).area > LARGEST_BOX * mask.size:
+            reason = f"has a mask whose box covers over {LARGEST_BOX:.0%} of the image"
+            left_out[images.keys[row]] = reason
         else:
             kept.append(row)
     kept = np.array(kept, np.int64)
@@ -180,8 +158,8 @@ def donors(labels: np.ndarray, classes: int, seed: int = 0) -> dict[str, np.ndar
     return chosen
 
 
-class VariantImages(Dataset):
-    """All variants of an image at once: (row, {variant: uint8 (S, S, 3)}).
+class VariantImages:
+    """A data set of all variants of an image at once: (row, {variant: uint8 (S, S, 3)}).
 
     images : readable ones, of `with_backgrounds`
     """
@@ -202,9 +180,10 @@ class VariantImages(Dataset):
 
     def crop(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """An image's centre crop, uint8 (S, S, 3), and its foreground, bool (S, S)."""
-        key = self.images.keys[row]
-        image = decode(key_path(self.images.root, key)).image
-        mask = self.finder.read(key, image.shape[:2], self.size)
+        from data.images.crop import centre_crop  # needs torch
+
+        image = self.images.image(row)
+        mask = self.finder.read(self.images.keys[row], image.shape[:2], self.size)
         return centre_crop(image, self.size), mask >= self.threshold
 
     def __getitem__(self, row: int) -> tuple[int, dict[str, np.ndarray]]:
@@ -214,9 +193,3 @@ class VariantImages(Dataset):
             background = tile_box(*self.crop(int(self.donors[name][row])))
             variants[name] = mixed(image, mask, background)
         return row, variants
-
-
-def imagenet9_variants(root: Path) -> tuple[str, ...]:
-    """The variants in ImageNet-9's own layout, `<root>/<variant>/val/<class>/`; () in another."""
-    there = tuple(name for name in VARIANTS if (root / name / "val").is_dir())
-    return there if "original" in there and len(there) > 1 else ()

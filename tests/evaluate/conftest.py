@@ -98,15 +98,24 @@ def colour_backbone():
 
 
 @pytest.fixture
-def features_of():
+def model_of(colour_backbone):
+    """Make a model, as `load_models` does; without a backbone one of colours."""
+
+    def make(
+        backbone: Backbone = colour_backbone, size: int = 16, device: str = "cpu", **options
+    ) -> Model:
+        options = NetworkOptions(**{"batch_size": 64, "workers": 0, **options})
+        return Model("model", backbone, size, options, torch.device(device))
+
+    return make
+
+
+@pytest.fixture
+def features_of(model_of):
     """Take the features of labelled images on the CPU."""
 
-    def take(
-        backbone: Backbone, images: Labelled, size: int, batch_size: int = 64, workers: int = 0
-    ) -> Features:
-        options = NetworkOptions(batch_size=batch_size, workers=workers)
-        model = Model("model", backbone, size, options, torch.device("cpu"))
-        return model.features(images, "images")[0]
+    def take(backbone: Backbone, images: Labelled, size: int, **options) -> Features:
+        return model_of(backbone, size, **options).features(images, "images")[0]
 
     return take
 

@@ -37,8 +37,8 @@ def test_warm_start_ends_where_a_cold_one_does(data):
 def test_fit_folds_the_standardisation_into_its_weights(data):
     features, labels = data
     moved = features * torch.logspace(-2, 2, 12) + 7
-    one = fit(features.float(), labels, 4, progress=False)
-    other = fit(moved.float(), labels, 4, progress=False)
+    one = fit(features.float(), labels, 4)
+    other = fit(moved.float(), labels, 4)
     assert one.c == other.c
     torch.testing.assert_close(
         one(features.float()).softmax(1), other(moved.float()).softmax(1), atol=0.02, rtol=0
@@ -55,7 +55,7 @@ def test_regularisation_is_chosen_on_held_out_images():
     labels = torch.tensor(rng.integers(0, 2, 200))
     features = torch.tensor(rng.normal(size=(200, 400))).float()
     features[:, 0] += 1.5 * (2 * labels - 1)
-    found = fit(features, labels, 2, progress=False)
+    found = fit(features, labels, 2)
     best = max(found.tried.values())
     assert found.c == min(c for c, accuracy in found.tried.items() if accuracy == best)
     assert 1e-6 < found.c < 100

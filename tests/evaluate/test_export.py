@@ -45,4 +45,4 @@ def test_mistakes(tmp_path, probe, resnet18_file):
 def test_a_folder_that_cannot_be_written_to(probe, resnet18_file):
     for suffix in (".pt", ".safetensors"):
         result = probe("export", resnet18_file, f"/proc/out{suffix}", code=2)
-        assert f"/proc/out{suffix} cannot be written to" in result.stderr
+        assert f"'/proc/out{suffix}' cannot be used" in result.stderr

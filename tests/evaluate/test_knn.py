@@ -71,7 +71,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(tmp_path, probe, split_fold
         "does not exist": (tmp_path / "no.pt", split_folder),
         "is not a folder": (resnet18_file, tmp_path / "no"),
         "no class folders": (resnet18_file, split_folder / "val" / "red"),
-        "name it once": (resnet18_file, resnet18_file, split_folder),
+        "two of them are called": (resnet18_file, resnet18_file, split_folder),
     }
     for sentence, arguments in cases.items():
         result = probe("knn", *arguments, *ARGUMENTS, "--out", out, code=2)

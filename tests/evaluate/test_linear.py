@@ -19,8 +19,8 @@ from data.images.decode import decode
 from data.run import Run
 from evaluate import loading
 from evaluate.labelled import open_split
-from evaluate.linear import PRESETS, Protocol
 from evaluate.linear_training import Head, LinearProbe, remove_checkpoints, resume
+from evaluate.protocols import PRESETS, Protocol
 from pretrain.parts.distributed import World
 
 ONE = World(0, 1, 0, 1, torch.device("cpu"))
@@ -44,9 +44,7 @@ def test_head_starts_as_published():
     assert not head.fc.bias.any()
 
 
-def test_full_batch_training_reaches_scikit_learns_optimum(
-    monkeypatch, split_folder, colour_backbone, features_of
-):
+def test_full_batch_training_reaches_scikit_learns_optimum(monkeypatch, split_folder, model_of):
     """Without augmentation and with weight decay the optimum is that of logistic regression."""
     monkeypatch.setattr(
         loading, "random_crop", lambda path, size: centre_crop(decode(path).image, size)
@@ -54,40 +52,41 @@ def test_full_batch_training_reaches_scikit_learns_optimum(
     split = open_split(split_folder)
     decay = 0.05
     settings = Protocol(lr=1.0, weight_decay=decay, epochs=90, milestones=(70,), batch_size=36)
-    probe = LinearProbe(colour_backbone, split, settings, ONE, 16, 0)
-    result = probe.run()
+    probe = LinearProbe(model_of(), split, settings, ONE)
+    probe.run()
 
     def features(part):
-        part_features = features_of(colour_backbone, part, 16)
+        part_features, _ = model_of().features(part, "part")
         ones = np.ones((len(part), 1))  # SGD decays the bias too: make it a weight for both
         return np.hstack([part_features.features.numpy(), ones])
 
     reference = LogisticRegression(C=1 / (decay * len(split.train)), fit_intercept=False, tol=1e-8)
     reference.fit(features(split.train), split.train.labels)
-    ours = torch.cat([result.head.fc.weight, result.head.fc.bias[:, None]], 1).detach().numpy()
+    ours = torch.cat([probe.head.fc.weight, probe.head.fc.bias[:, None]], 1).detach().numpy()
     np.testing.assert_allclose(ours, reference.coef_, atol=0.01)
     accuracy = reference.score(features(split.val), split.val.labels)
-    assert result.history[-1].top1 == pytest.approx(accuracy)
+    assert probe.history[-1].top1 == pytest.approx(accuracy)
     assert accuracy > 0.4
 
 
-def test_backbone_is_proved_unchanged(split_folder, colour_backbone):
+def test_backbone_is_proved_unchanged(split_folder, model_of):
     split = open_split(split_folder)
-    probe = LinearProbe(colour_backbone, split, QUICK, ONE, 16, 0)
-    assert probe.run().backbone_sha256 == probe.before
-    probe = LinearProbe(colour_backbone, split, QUICK, ONE, 16, 0)
-    colour_backbone.model.norm.running_mean += 1  # as a forgotten eval() would
+    probe = LinearProbe(model_of(), split, QUICK, ONE)
+    probe.run()
+    probe = LinearProbe(model_of(), split, QUICK, ONE)
+    probe.backbone.model.norm.running_mean += 1  # as a forgotten eval() would
     with pytest.raises(RuntimeError, match="backbone changed"):
         probe.run()
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_resumed_run_equals_an_uninterrupted_one(
-    tmp_path, split_folder, colour_backbone, batch_norm, capsys
+    tmp_path, split_folder, model_of, batch_norm, capsys
 ):
     split = open_split(split_folder)
     settings = replace(QUICK, batch_norm=batch_norm)
-    whole = LinearProbe(colour_backbone, split, settings, ONE, 16, 0).run()
+    whole = LinearProbe(model_of(), split, settings, ONE)
+    whole.run()
 
     class Killed(Exception):
         pass
@@ -100,14 +99,14 @@ def test_resumed_run_equals_an_uninterrupted_one(
             raise Killed
 
     with pytest.raises(Killed):
-        LinearProbe(colour_backbone, split, settings, ONE, 16, 0).run(die_after_two)
-    probe = LinearProbe(colour_backbone, split, settings, ONE, 16, 2)  # and other workers
+        LinearProbe(model_of(), split, settings, ONE).run(die_after_two)
+    probe = LinearProbe(model_of(workers=2), split, settings, ONE)  # and other workers
     resume(run, probe, identity, overwrite=False)
     assert "after epoch 2 of 4" in capsys.readouterr().err
-    resumed = probe.run()
-    assert resumed.history == whole.history
+    probe.run()
+    assert probe.history == whole.history
     for ours, theirs in zip(
-        resumed.head.state_dict().values(), whole.head.state_dict().values(), strict=True
+        probe.head.state_dict().values(), whole.head.state_dict().values(), strict=True
     ):
         assert torch.equal(ours, theirs)
 
@@ -115,28 +114,29 @@ def test_resumed_run_equals_an_uninterrupted_one(
         resume(run, probe, {"protocol": "another"}, overwrite=False)
 
 
-def test_what_else_lies_beside_the_states_stays(tmp_path, split_folder, colour_backbone):
+def test_what_else_lies_beside_the_states_stays(tmp_path, split_folder, model_of):
     (tmp_path / "resume").mkdir()
     (tmp_path / "resume" / "precious.txt").write_text("mine")
     run = Run(tmp_path, checkpoints="resume")
-    probe = LinearProbe(colour_backbone, open_split(split_folder), QUICK, ONE, 16, 0)
+    probe = LinearProbe(model_of(), open_split(split_folder), QUICK, ONE)
     probe.run(lambda probe: run.save(len(probe.history), probe.state()))
     assert len(list((tmp_path / "resume").iterdir())) == 3
     remove_checkpoints(run)
     assert [path.name for path in (tmp_path / "resume").iterdir()] == ["precious.txt"]
 
 
-def test_unreadable_images_are_left_out_and_named(split_folder, colour_backbone):
+def test_unreadable_images_are_left_out_and_named(split_folder, model_of):
     (split_folder / "train" / "red" / "000.png").write_bytes(b"")
     (split_folder / "val" / "red" / "001.png").write_bytes(b"")
-    probe = LinearProbe(colour_backbone, open_split(split_folder), QUICK, ONE, 16, 0)
-    assert probe.run().unreadable.keys() == {"red/000.png", "red/001.png"}
+    probe = LinearProbe(model_of(), open_split(split_folder), QUICK, ONE)
+    probe.run()
+    assert probe.unreadable.keys() == {"red/000.png", "red/001.png"}
 
 
-def test_diverging_training_says_so(split_folder, colour_backbone):
+def test_diverging_training_says_so(split_folder, model_of):
     settings = replace(QUICK, lr=1e38)
     with pytest.raises(UserError, match="not finite"):
-        LinearProbe(colour_backbone, open_split(split_folder), settings, ONE, 16, 0).run()
+        LinearProbe(model_of(), open_split(split_folder), settings, ONE).run()
 
 
 ARGUMENTS = (
@@ -201,7 +201,7 @@ def test_resumed_with_another_precision_is_refused(
     validate = LinearProbe._validate
     with monkeypatch.context() as short:
         short.setattr(LinearProbe, "_validate", interrupted)
-        probe(*arguments, code=1)
+        probe(*arguments, code=130)
     assert "has --amp = False, not True" in probe(*arguments, "--amp", code=2).stderr
 
 
@@ -219,7 +219,7 @@ def test_command_continues(tmp_path, probe, split_folder, resnet18_file, monkeyp
         return validate(self)
 
     monkeypatch.setattr(LinearProbe, "_validate", die_in_the_third)
-    probe(*arguments, code=1)
+    probe(*arguments, code=130)
     assert not (out / "results.json").exists()
     monkeypatch.setattr(LinearProbe, "_validate", validate)
     assert "Continuing after epoch 2 of 3" in probe(*arguments).stderr
@@ -273,4 +273,4 @@ def test_command_says_before_training_that_out_cannot_be_written(
     result = probe(
         "linear", resnet18_file, split_folder, *ARGUMENTS, "--out", tmp_path / "file/out", code=2
     )
-    assert "cannot be written to" in result.stderr
+    assert "file/out' cannot be used" in result.stderr

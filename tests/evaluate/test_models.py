@@ -67,7 +67,7 @@ def test_nothing_readable_is_one_sentence(tmp_path, colour_backbone, features_of
 def test_a_size_that_a_network_does_not_take(name):
     backbone = Backbone(load_checkpoint(name))
     with pytest.raises(UserError, match=r"--image-size 16: .* does not take images of this size"):
-        backbone.check_size(16)
+        backbone.dim(16)
 
 
 def test_a_layer_without_a_tensor():
@@ -76,4 +76,4 @@ def test_a_layer_without_a_tensor():
     with pytest.raises(
         UserError, match=r"--layer .*self_attention: .* gives a tuple, and no tensor"
     ):
-        backbone.check_size(224)
+        backbone.dim(224)

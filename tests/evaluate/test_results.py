@@ -7,14 +7,14 @@ import pytest
 from matplotlib.figure import Figure
 
 from data.errors import UserError
-from evaluate.results import Results, add_legend, in_lines, next_folder
+from evaluate.results import Report, add_legend, in_lines, next_folder, results_in
 
 
 def test_default_folders_are_numbered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):
-        with Results("knn") as results:
-            results.write_json({"top1": np.float32(0.5), "rows": np.arange(2)})
+        with results_in(None, "knn") as results:
+            results.publish(Report({"top1": np.float32(0.5), "rows": np.arange(2)}, []))
         assert results.folder.as_posix() == f"probe-output/knn-{number:03d}"
     content = json.loads((results.folder / "results.json").read_text())
     assert content["command"] == "probe knn"
@@ -24,23 +24,26 @@ def test_default_folders_are_numbered(tmp_path, monkeypatch):
 
 
 def test_a_failure_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError), Results("knn", tmp_path / "out") as results:
+    with pytest.raises(RuntimeError), results_in(tmp_path / "out", "knn") as results:
         results.path("page.html").write_text("half")
         raise RuntimeError
     assert not list(tmp_path.iterdir())
 
 
 def test_overwriting_a_failed_attempt_keeps_the_old(tmp_path):
-    with Results("knn", tmp_path / "out") as results:
-        results.write_json({"n": 1})
-    with pytest.raises(UserError, match="--overwrite"):
-        Results("knn", tmp_path / "out")
-    with pytest.raises(RuntimeError), Results("knn", tmp_path / "out", overwrite=True) as results:
-        results.write_json({"n": 2})
+    with results_in(tmp_path / "out", "knn") as results:
+        results.publish(Report({"n": 1}, []))
+    with pytest.raises(UserError, match="--overwrite"), results_in(tmp_path / "out", "knn"):
+        pass
+    with (
+        pytest.raises(RuntimeError),
+        results_in(tmp_path / "out", "knn", overwrite=True) as results,
+    ):
+        results.path("results.json").write_text('{"n": 2}')
         raise RuntimeError
     assert json.loads((tmp_path / "out" / "results.json").read_text())["n"] == 1
-    with Results("knn", tmp_path / "out", overwrite=True) as results:
-        results.write_json({"n": 2})
+    with results_in(tmp_path / "out", "knn", overwrite=True) as results:
+        results.publish(Report({"n": 2}, []))
     assert json.loads((tmp_path / "out" / "results.json").read_text())["n"] == 2
 
 
@@ -48,21 +51,26 @@ def test_overwriting_a_failed_attempt_keeps_the_old(tmp_path):
 def test_files_of_others_are_never_touched(tmp_path, overwrite):
     (tmp_path / "curve.png").write_text("a run's")
     (tmp_path / "resume").mkdir()
+
+    def use():
+        with results_in(tmp_path, "linear", overwrite, own=("resume",)):
+            pass
+
     with pytest.raises(UserError, match=r"holds files that are no results of probe, such as curve"):
-        Results("linear", tmp_path, overwrite, own=("resume",))
+        use()
     (tmp_path / "curve.png").unlink()
-    Results("linear", tmp_path, overwrite, own=("resume",))  # its own unfinished one
+    use()  # its own unfinished one
     (tmp_path / "resume").rmdir()
     (tmp_path / "curve.png").write_text("a run's")
     with pytest.raises(UserError, match="such as curve"):
-        Results("linear", tmp_path, overwrite, own=("resume",))
+        use()
 
 
 def test_out_that_is_a_file_or_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="is a file"):
-        Results("knn", tmp_path / "file")
-    with pytest.raises(UserError, match="cannot be written"), Results("knn", tmp_path / "file/x"):
+    with pytest.raises(UserError, match="is a file"), results_in(tmp_path / "file", "knn"):
+        pass
+    with pytest.raises(NotADirectoryError), results_in(tmp_path / "file/x", "knn"):
         pass
 
 

@@ -6,23 +6,23 @@ import torch
 from data.device import to_host
 from data.loading import IMAGENET_MEAN, of_channels
 from evaluate.labelled import open_split
-from evaluate.linear import Protocol
 from evaluate.linear_training import LinearProbe
-from evaluate.models import extract
+from evaluate.models import Model
+from evaluate.protocols import Protocol
 from pretrain.parts.distributed import World
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 
 @pytest.fixture
-def linear_probe(split_folder, colour_backbone):
+def linear_probe(split_folder, model_of):
     """Make a linear probe whose batches are there already: loading them counts for nothing."""
     split = open_split(split_folder)
 
     def make(batch_size: int, device: str = "cpu") -> LinearProbe:
         settings = Protocol(lr=0.1, epochs=1, milestones=(), batch_size=batch_size)
         world = World(0, 1, 0, 1, torch.device(device))
-        probe = LinearProbe(colour_backbone, split, settings, world, 16, 0)
+        probe = LinearProbe(model_of(device=device), split, settings, world)
         probe.train_loader = list(probe.train_loader)
         return probe
 
@@ -61,19 +61,14 @@ def no_waits():
 
 
 @needs_cuda
-def test_features_on_cuda(colour_backbone, no_waits):
-    batches = [
-        {
-            "index": torch.arange(4),
-            "image": torch.randint(0, 256, (4, 16, 16, 3), dtype=torch.uint8).pin_memory(),
-            "unreadable": [],
-        }
-        for _ in range(3)
-    ]
-    cpu = extract(colour_backbone, batches, 12, torch.device("cpu"))
-    extract(colour_backbone, batches, 12, torch.device("cuda"))
+def test_features_on_cuda(split_folder, model_of, no_waits, monkeypatch):
+    images = open_split(split_folder).train
+    batches = list(model_of(batch_size=4, device="cuda").batches(images))  # in pinned memory
+    monkeypatch.setattr(Model, "batches", lambda *_, **__: batches)
+    cpu, _ = model_of().features(images, "images")
+    model_of(device="cuda").features(images, "images")
     no_waits(True)
-    cuda = extract(colour_backbone, batches, 12, torch.device("cuda"))
+    cuda, _ = model_of(device="cuda").features(images, "images")
     torch.testing.assert_close(cuda.features, cpu.features)
 
 

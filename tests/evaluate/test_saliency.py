@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from evaluate import saliency_scores
-from evaluate.saliency_scores import score_image, score_masks
+from evaluate import saliency
+from evaluate.saliency import score_image
 
 
 def blob(height=40, width=60, centre=(20, 30), radius=11):
@@ -114,14 +114,16 @@ def test_every_pair_that_does_not_score_is_named(tmp_path, probe, write_shard, w
         assert name in result.stderr
 
 
-def test_picture_of_another_size_is_scaled_on_demand_alone(tmp_path, write_pictures):
+def test_picture_of_another_size_is_scaled_on_demand_alone(tmp_path, probe, write_pictures):
     truth = blob().astype(np.uint8) * 255
     truths = write_pictures(tmp_path / "truth", {"a.png": truth, "b.png": truth})
     masks = write_pictures(tmp_path / "masks", {"a.png": truth, "b.png": truth[::2, ::2]})
-    plain = score_masks(masks, truths, "masks", jobs=1, quiet=True)
-    assert plain.names == ["a"]
-    assert plain.left_out == {"b": "mask is 30x20, its ground truth 60x40"}
-    assert score_masks(masks, truths, "masks", resize=True, jobs=1, quiet=True).names == ["a", "b"]
+    arguments = ("saliency", masks, truths, "--quick", "--jobs", 1, "--json")
+    (plain,) = json.loads(probe(*arguments, "--out", tmp_path / "plain").stdout)["masks"]
+    assert plain["images"] == 1
+    assert plain["left_out"] == {"b": "mask is 30x20, its ground truth 60x40"}
+    result = probe(*arguments, "--resize", "--out", tmp_path / "resized")
+    assert json.loads(result.stdout)["masks"][0]["images"] == 2
 
 
 def test_constant_mask_counts_as_empty_and_is_named(tmp_path, probe, write_pictures):
@@ -168,7 +170,7 @@ def test_photographs_that_are_not_there_are_told_first(
     tmp_path, probe, write_pictures, monkeypatch
 ):
     masks = write_pictures(tmp_path / "m", {"a.png": np.full((9, 9), 200, np.uint8)})
-    monkeypatch.setattr(saliency_scores, "score_masks", lambda *a, **o: pytest.fail("scored"))
+    monkeypatch.setattr(saliency, "score", lambda *a, **o: pytest.fail("scored"))
     arguments = ("saliency", masks, masks, "--images", tmp_path / "typo", "--out", tmp_path / "out")
     assert "there is no folder" in probe(*arguments, code=2).stderr
 
