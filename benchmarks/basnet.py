@@ -30,7 +30,6 @@ from data.device import (
     PRECISIONS,
     as_current,
     default_batch_size,
-    memory_for,
     memory_layout,
     pick_device,
     pick_precision,
@@ -103,7 +102,7 @@ def steps(images: Path, keys: Keys, method: Predictor) -> list[list]:
         timed("compress", encoder.encode, to_uint8(saliency))
     if prepared is None:
         raise UserError(f"--images: the first photographs in {str(images)!r} cannot be read.")
-    with as_current(method.device), memory_for(method.batch_size, method.device):
+    with as_current(method.device):
         batch = torch.from_numpy(np.stack([prepared] * method.batch_size))
         batch = batch.to(method.device, memory_format=memory_layout(method.device))
         rows["network"] = [network_milliseconds(method, batch)]

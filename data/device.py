@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from data.errors import UserError, is_exhaustion
+from data.errors import UserError
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -17,10 +17,7 @@ def pick_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.de
 
     name : "cpu", "mps", "cuda" (the process's own GPU), "cuda:<number>", or "auto" for the best.
 
-    Raises
-    ------
-    UserError
-        No such name, no such GPU, fewer GPUs than processes, or a GPU that cannot be used.
+    UserError: no such name, no such GPU, fewer GPUs than processes, or a GPU that cannot be used.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     mps = torch.backends.mps.is_available()
@@ -62,16 +59,10 @@ def _try_out(device: torch.device) -> None:
 def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
     """Return the dtype to autocast to, or None for float32.
 
-    Parameters
-    ----------
-    name : str
-        ``float32``, ``bf16``, ``fp16``, or ``auto``: bf16 on a GPU that has it, fp16 on another,
-        float32 elsewhere.
+    name : "float32", "bf16", "fp16", or "auto": bf16 on a GPU that has it, fp16 on another, float32
+        elsewhere.
 
-    Raises
-    ------
-    UserError
-        fp16 on a CPU, where most layers have no such kernel.
+    UserError: fp16 on a CPU, where most layers have no such kernel.
     """
     if name == "auto":
         if device.type != "cuda":
@@ -91,8 +82,6 @@ def without_tf32() -> Iterator[None]:
     PyTorch's convolutions on a GPU are in TF32 unless told otherwise. The switches are the whole
     process's, other threads' too; they are put back afterwards, also after an exception.
 
-    Notes
-    -----
     Up to PyTorch 2.8 there are `allow_tf32` and `set_float32_matmul_precision`. From 2.9 on there
     is also a word for each kind of operation, which is what counts; the old switches are kept in
     agreement, because PyTorch refuses to read them (and `torch.compile` reads one) where the two
@@ -144,13 +133,7 @@ def _read(switch, otherwise):
 def computing_in(precision: torch.dtype | None, device: torch.device) -> Iterator[None]:
     """Run a network, forward and backward, in a precision of `pick_precision`.
 
-    Parameters
-    ----------
-    precision : torch.dtype or None
-        Autocast to bfloat16 or float16. None is float32 without TF32, and ends
-        an autocast around the block.
-    device : torch.device
-        Where the network is.
+    None is float32 without TF32, and ends an autocast around the block.
     """
     exact = without_tf32() if precision is None else nullcontext()
     with exact, torch.autocast(device.type, dtype=precision, enabled=precision is not None):
@@ -158,25 +141,14 @@ def computing_in(precision: torch.dtype | None, device: torch.device) -> Iterato
 
 
 def tune_cuda() -> None:
-    """Let cuDNN choose its fastest algorithms, and products outside autocast use TF32."""
+    """Let cuDNN choose its fastest algorithms, and products outside autocast use TF32.
+
+    For training, which sees a single shape all along. Not for masks: another algorithm may be the
+    fastest the next time, and a resumed run would differ from an uninterrupted run in last bits.
+    """
     if torch.cuda.is_available():
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
-
-
-@contextmanager
-def fastest_convolutions(device: torch.device) -> Iterator[None]:
-    """Let cuDNN on a GPU try out its algorithms on every new shape, and keep the fastest.
-
-    For training, which sees one shape all along. Not for masks: another algorithm may be the
-    fastest the next time, and a resumed run would differ from an uninterrupted one in last bits.
-    """
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = before or device.type == "cuda"
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 def memory_layout(device: torch.device) -> torch.memory_format:
@@ -192,23 +164,6 @@ def default_batch_size(device: torch.device) -> int:
 def as_current(device: torch.device) -> AbstractContextManager:
     """Make a GPU this thread's current one: events, streams and pinned memory are of that one."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
-@contextmanager
-def memory_for(batch_size: int, device: torch.device) -> Iterator[None]:
-    """Tell an exhausted memory in one sentence that names --batch-size."""
-    exhausted = False
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_exhaustion(error):
-            raise
-        exhausted = True
-    if exhausted:  # outside the handler, so that the exception's frames hold no tensor any more
-        remedy = f"use --batch-size {batch_size // 2}" if batch_size > 1 else "use a larger device"
-        raise UserError(
-            f"--batch-size {batch_size} needs more memory than {device} has free; {remedy}."
-        )
 
 
 def sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:

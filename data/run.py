@@ -4,7 +4,7 @@
     run.check(resume, inputs=[images])                  # refuses a foreign or non-empty folder
     if resume and run.started():
         run.check_same(build(Settings, run.saved()), settings, free={"workers"})
-    with stop_on_signals() as stop, failures_told(run, batch_size, device):
+    with stop_on_signals() as stop, failures_told(run, smaller):
         state = run.newest(("network", "optimizer"), say) if resume else None
         run.start(settings)                             # the first process only
         metrics = Metrics(run.path("metrics.jsonl"), run.path("tensorboard"), step)
@@ -43,7 +43,7 @@ from typing import Any
 import click
 from pydantic import BaseModel
 
-from data.errors import RunFailed, UserError, is_exhaustion
+from data.errors import UserError, errors_told, is_exhaustion
 from data.files import write_whole
 from data.keys import is_utf8
 from data.options import read_toml, to_toml
@@ -327,37 +327,18 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 
 @contextmanager
-def failures_told(run: Run, batch_size: int, device: object) -> Iterator[None]:
-    """Tell what no check foresees in one sentence, and that the run can be resumed.
+def failures_told(run: Run, smaller: str) -> Iterator[None]:
+    """Tell what no check foresees as `errors_told` does, and that the run can be resumed.
 
-    Raises UserError: a file cannot be written or read, or the batch does not fit into memory;
-    RunFailed: a loading process has ended.
+    smaller : what to do where the memory is exhausted.
     """
-    try:
-        yield
-        return
-    except OSError as error:
-        reason = str(error.strerror or error).lower()
-        failure: click.ClickException = UserError(
-            f"the run in {str(run.folder)!r} has to end, because {error.filename or 'a file'} "
-            f"cannot be used ({reason}); mend that and go on with --resume."
-        )
-    except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        if "DataLoader worker" in text:
-            failure = RunFailed(
-                f"a loading process has ended ({text.splitlines()[0].strip(' .')}), often for want "
-                f"of memory; {run.last_good()}; go on with --resume, and fewer workers."
-            )
-        elif is_exhaustion(error):
-            failure = UserError(
-                f"batch_size is {batch_size}, and needs more memory than {device} has; give a "
-                "smaller one, or compute it in parts by accumulate = 2."
-            )
-        else:
+    with errors_told():
+        try:
+            yield
+        except (OSError, RuntimeError, MemoryError) as error:
+            resumed = f"{run.last_good()}; mend that and go on with --resume"
+            error.add_note(smaller if is_exhaustion(error) else resumed)
             raise
-    failure.of_one_process = True
-    raise failure  # here, outside the handlers, no frame holds on to tensors
 
 
 # ---- what made a run -----------------------------------------------------------------------------

@@ -19,11 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from data.device import all_finite, tune_cuda
-from data.errors import UserError
+from data.errors import RunFailed, UserError
 from data.images.decode import list_images
 from data.loading_workers import usable_cores
 from data.metrics import LossNotFinite, Metrics, epoch_bar, read_metrics
-from data.run import Run, RunFailed, StopRequest, failures_told, stop_on_signals
+from data.run import Run, StopRequest, failures_told, stop_on_signals
 from pretrain.build import (
     bn_groups,
     build_method,
@@ -79,7 +79,11 @@ def train(
     with (
         world(settings.device) as here,
         stop_on_signals() as stop,
-        failures_told(run, settings.batch_size, here.device),
+        failures_told(
+            run,
+            f"batch_size is {settings.batch_size}; give a smaller one, or compute it in parts by "
+            "accumulate = 2",
+        ),
     ):
         return _train(settings, run, here, stop, resume, classify)
 

@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from data.device import computing_in, memory_for, memory_layout, sent
+from data.device import computing_in, memory_layout, sent
 from data.errors import UserError
 from data.images.channel_statistics import IMAGENET_MEAN, IMAGENET_STD
 from data.images.labels import labels_from_folders
@@ -178,7 +178,7 @@ class ClassMethod:
     classes : class number by folder (`folder_classes`); None takes what the network predicts.
     size : side of the square input in pixels.
 
-    Raises UserError: the network takes no input of that side, or is too large for the device.
+    Raises UserError: the network takes no input of that side.
     """
 
     parameters: dict[str, Any]
@@ -196,10 +196,9 @@ class ClassMethod:
         self.classes = classes
         self.decode_side = 2 * size
         self.prepare = partial(preprocess, size=size)
-        with memory_for(batch_size, device):
-            network = network.eval().requires_grad_(False)
-            check_size(network, size)
-            self.network = network.to(device, memory_format=memory_layout(device))
+        network = network.eval().requires_grad_(False)
+        check_size(network, size)
+        self.network = network.to(device, memory_format=memory_layout(device))
 
     @classmethod
     def build(cls, name: str, settings: ClassifierSettings, keys: Keys) -> "ClassMethod":

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.device import Fetched, as_current, memory_for, memory_layout
+from data.device import Fetched, as_current, memory_layout
 from data.images.decode import UnreadableImage, capped_size, decode, key_path
 from data.masks.write import ChunkEncoder, Status, status_of
 from data.shared_memory import as_tensor
@@ -175,16 +175,15 @@ class DeviceStage:
         keys = [image.key for image, row in batch if row is not None]
         device, gpu = self.method.device, self.method.device.type == "cuda"
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if gpu else []
-        with memory_for(self.method.batch_size, device):
-            stacked = torch.empty((len(inputs), *inputs[0].shape), pin_memory=gpu)
-            torch.stack(inputs, out=stacked)
-            if gpu:
-                events[0].record()
-            stacked = stacked.to(device, non_blocking=gpu, memory_format=memory_layout(device))
-            results = self.method.compute(stacked, keys).float()  # NumPy has no bfloat16
-            if gpu:
-                events[1].record()
-            results = Fetched(results, device)
+        stacked = torch.empty((len(inputs), *inputs[0].shape), pin_memory=gpu)
+        torch.stack(inputs, out=stacked)
+        if gpu:
+            events[0].record()
+        stacked = stacked.to(device, non_blocking=gpu, memory_format=memory_layout(device))
+        results = self.method.compute(stacked, keys).float()  # NumPy has no bfloat16
+        if gpu:
+            events[1].record()
+        results = Fetched(results, device)
         if not gpu:
             self._count(time.perf_counter() - now)
         return _Running(batch, results, events)
@@ -197,8 +196,7 @@ class DeviceStage:
         """Wait for a batch, and hand each of its images to a thread; their rows, in order."""
         arrays: Iterator[np.ndarray] = iter(())
         if running.results is not None:
-            with memory_for(self.method.batch_size, self.method.device):
-                arrays = iter(running.results.wait().numpy())
+            arrays = iter(running.results.wait().numpy())
         if running.events:
             sent, computed = running.events
             self._count(sent.elapsed_time(computed) / 1000)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.device import computing_in, memory_for, memory_layout
+from data.device import computing_in, memory_layout
 from saliency.basnet.network import BASNet
 from saliency.basnet.preprocess import SIZE, preprocess, resize_map, stretch
 
@@ -21,7 +21,7 @@ class Predictor:
 
     network : moved to `device`; on a GPU into the layout channels last.
     precision : autocast to bfloat16 or float16; None computes in float32, without TF32.
-    batch_size : the largest batch; named when memory runs out.
+    batch_size : the largest batch.
     compiled : compile the network (`torch.compile`): a minute at the start, then faster batches.
     size : side of the square input in pixels; 256 as published.
     """
@@ -42,8 +42,7 @@ class Predictor:
         self.precision, self.batch_size, self.compiled = precision, batch_size, compiled
         self.prepare = partial(preprocess, size=size)
         self.layout = memory_layout(self.device)
-        with memory_for(batch_size, self.device):
-            network = network.eval().to(self.device, memory_format=self.layout)
+        network = network.eval().to(self.device, memory_format=self.layout)
         self.network = torch.compile(network) if compiled else network
 
     @torch.inference_mode()
@@ -87,11 +86,9 @@ class Predictor:
         """Return the maps of a batch from anywhere, float32 (N, S, S).
 
         Each is min-max normalised by itself to [0, 1]; NaN where the network's output is.
-        UserError: the device's memory is too small for the batch.
         """
-        with memory_for(self.batch_size, self.device):
-            batch = torch.as_tensor(batch).to(self.device, memory_format=self.layout)
-            return stretch(self.refined(batch).cpu().numpy())
+        batch = torch.as_tensor(batch).to(self.device, memory_format=self.layout)
+        return stretch(self.refined(batch).cpu().numpy())
 
 
 def predict(

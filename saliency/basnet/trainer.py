@@ -10,14 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from data.device import (
-    all_finite,
-    as_current,
-    computing_in,
-    fastest_convolutions,
-    memory_for,
-    memory_layout,
-)
+from data.device import all_finite, as_current, computing_in, memory_layout, tune_cuda
 from data.errors import UserError
 from data.metrics import LossNotFinite, Metrics, epoch_bar, read_metrics
 from data.run import Run, StopRequest, failures_told, stop_on_signals, write_torch
@@ -66,8 +59,7 @@ class Trainer:
         self.run, self.settings = run, settings
         self.device, self.precision, self.workers = device, precision, workers
         self.layout = memory_layout(device)
-        with memory_for(settings.batch_size, device):
-            self.network = network.to(device, memory_format=self.layout)
+        self.network = network.to(device, memory_format=self.layout)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.lr)
         self.forward = torch.compile(network.logits) if compiled else network.logits
         self.steps = len(pairs) // settings.batch_size  # of an epoch
@@ -111,10 +103,11 @@ class Trainer:
         read, the memory is too small for the batch, a worker was killed.
         """
         self.run.start(self.settings)
+        tune_cuda()
         size = self.settings.batch_size
         with (
             stop_on_signals() as stop,
-            failures_told(self.run, size, self.device),
+            failures_told(self.run, f"use a smaller --batch-size than {size}"),
             as_current(self.device),  # where batches are pinned for
             closing(Metrics(self.run.path("metrics.jsonl"), None, self.step, size)) as log,
         ):
@@ -135,7 +128,7 @@ class Trainer:
         self.network.train()
         log.begin_epoch()
         bar = epoch_bar(epoch, self.settings.epochs, self.steps, begun)
-        with bar, fastest_convolutions(self.device):
+        with bar:
             for inputs, target in log.timed(self._loader(epoch, begun)):
                 lr = self._learning_rate()
                 loss = self._train_step(inputs, target, lr)
@@ -166,16 +159,15 @@ class Trainer:
         """Take a step of Adam on a batch, without waiting for it; the loss, on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        with memory_for(self.settings.batch_size, self.device):
-            inputs = inputs.to(self.device, non_blocking=True, memory_format=self.layout)
-            target = target.to(self.device, non_blocking=True)
-            with computing_in(self.precision, self.device):
-                logits = self.forward(inputs)
-            with computing_in(None, self.device):  # backward keeps to the dtypes of forward
-                loss = hybrid_loss(logits, target)
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-            self.optimizer.step()
+        inputs = inputs.to(self.device, non_blocking=True, memory_format=self.layout)
+        target = target.to(self.device, non_blocking=True)
+        with computing_in(self.precision, self.device):
+            logits = self.forward(inputs)
+        with computing_in(None, self.device):  # backward keeps to the dtypes of forward
+            loss = hybrid_loss(logits, target)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+        self.optimizer.step()
         return loss.detach()
 
     def _learning_rate(self) -> float:
@@ -186,8 +178,7 @@ class Trainer:
 
     def _flush(self, log: Metrics) -> None:
         try:
-            with memory_for(self.settings.batch_size, self.device):  # a GPU's are told here
-                log.flush()
+            log.flush()
         except LossNotFinite as error:
             raise self._ruined(f"the loss is {error.loss} at step {error.step}") from None
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.device import fastest_convolutions, pick_device, sent
+from data.device import pick_device, sent
 from data.errors import UserError
 from saliency.classifier import ClassMethod, pixel_scale
 
@@ -83,16 +83,6 @@ def test_scale_of_a_gradient_is_sent_without_waiting(copies):
     assert scale.shape == (1, 3, 1, 1) and scale.dtype == torch.float32
     np.testing.assert_allclose(scale.flatten(), 1 / np.array([0.229, 0.224, 0.225]), rtol=1e-6)
     assert copies == [(True, True)]
-
-
-@pytest.mark.parametrize("before", [False, True])
-def test_algorithms_are_tried_out_on_a_gpu_and_within_the_block_only(monkeypatch, before):
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", before)
-    for device, inside in ((GPU, True), (torch.device("cpu"), before)):
-        with pytest.raises(ZeroDivisionError), fastest_convolutions(device):
-            assert torch.backends.cudnn.benchmark is inside
-            raise ZeroDivisionError
-        assert torch.backends.cudnn.benchmark is before
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,9 @@ def _full() -> OSError:
         (MemoryError(), 2, ("memory", "--batch-size", "--jobs")),
         (torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), 2, ("CUDA", "--batch-size")),
         (RuntimeError("CUDNN_STATUS_ALLOC_FAILED"), 2, ("memory", "--batch-size")),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling x"), 2, ("memory", "--batch-size")),
+        (RuntimeError("CUDA error: out of memory\nmore lines"), 2, ("memory", "--batch-size")),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), 2, ("memory", "--jobs")),
         (RuntimeError("unable to allocate shared memory(shm)"), 2, ("shared memory", "--shm-size")),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), 1, ("pid 7",)),
     ],
@@ -38,6 +41,11 @@ def test_an_error_of_the_machine_is_one_sentence(error, code, words):
     assert result.exit_code == code
     assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
     assert all(word in result.stderr for word in words), result.stderr
+
+
+def test_a_real_allocation_that_fails_is_told():
+    with pytest.raises(UserError, match="the memory is exhausted"), errors_told():
+        torch.empty(1 << 50)
 
 
 def test_a_note_takes_the_place_of_the_remedy():

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from data import run as checkpoint
-from data.errors import UserError
+from data.errors import RunFailed, UserError
 from data.metrics import Metrics
-from data.run import RunFailed
 from pretrain import trainer
 from pretrain.trainer import train
 from tests.pretrain.runs import losses, tiny
@@ -37,14 +36,14 @@ def test_metrics_that_cannot_be_written(photographs, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Metrics, "flush", flush)
-    with pytest.raises(UserError, match=r"run' .*\(no space left on device\); .* with --resume"):
+    with pytest.raises(UserError, match=r"\(no space left on device\); .* with --resume"):
         train(tiny(photographs), tmp_path / "run")
 
 
 @pytest.mark.parametrize("out", ["file/run", "file/run/deeper"])
 def test_a_folder_that_cannot_be_made(photographs, tmp_path, out):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"because .*run.* cannot be used \(not a directory\)"):
+    with pytest.raises(UserError, match=r"run.* cannot be used \(not a directory\)"):
         train(tiny(photographs), tmp_path / out)
 
 
@@ -64,7 +63,7 @@ def test_exhausted_memory(photographs, tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(trainer.DeviceAugment, "forward", augment)
-    with pytest.raises(UserError, match=r"batch_size is 4, .* memory than cpu has; .* accumulate"):
+    with pytest.raises(UserError, match=r"memory is exhausted.*; batch_size is 4; .* accumulate"):
         train(tiny(photographs), tmp_path / "run")
 
 
@@ -78,7 +77,7 @@ def test_a_loading_process_that_is_killed(photographs, tmp_path, monkeypatch):
         return rate(step, *arguments, **options)
 
     monkeypatch.setattr(trainer, "learning_rate", kill_workers)
-    with pytest.raises(RunFailed, match=r"loading process .* ended .* with --resume"):
+    with pytest.raises(RunFailed, match=r"loading process .* killed .* with --resume"):
         train(tiny(photographs, workers=1, epochs=50), tmp_path / "run")
     assert checkpoint.checkpoints(tmp_path / "run" / "checkpoints")
 

@@ -12,9 +12,9 @@ import torch
 from torchvision import models
 
 from data import run as checkpoint
-from data.errors import UserError
+from data.errors import RunFailed, UserError
 from data.knn import weighted_knn
-from data.run import RunFailed, stop_on_signals
+from data.run import stop_on_signals
 from pretrain import trainer
 from pretrain.parts import encoder
 from pretrain.parts.backbones import build_backbone

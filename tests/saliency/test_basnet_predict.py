@@ -9,7 +9,7 @@ import pytest
 import torch
 from skimage.transform import resize
 
-from data.device import memory_for, pick_device, pick_precision
+from data.device import pick_device, pick_precision
 from data.errors import UserError
 from saliency.basnet import BASNet, Predictor, predict
 from saliency.basnet.preprocess import preprocess, resize_image, resize_map, stretch
@@ -129,45 +129,6 @@ def test_whole_and_smaller_batches_are_compiled_once(network, monkeypatch, layou
     with torch.inference_mode():
         predictor.refined(torch.rand(2, 3, 32, 32))
     assert len(compiled) == 1
-
-
-class Exhausting(torch.nn.Module):
-    """A network for which the memory never suffices."""
-
-    def __init__(self, error):
-        super().__init__()
-        self.error = error
-
-    def forward(self, x):
-        raise self.error
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-        RuntimeError("CUDA error: out of memory"),  # of pinned memory, or of another process
-        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
-        MemoryError(),
-    ],
-)
-def test_memory_too_small_for_the_batch(error):
-    predictor = Predictor(Exhausting(error), batch_size=64)
-    with pytest.raises(UserError, match=r"--batch-size 64 needs more .* use --batch-size 32\."):
-        predictor(np.zeros((4, 3, 32, 32), np.float32))
-
-
-def test_a_real_allocation_that_fails_is_told():
-    told = pytest.raises(UserError, match="--batch-size 1 needs more memory than cpu has free")
-    with told, memory_for(1, torch.device("cpu")):
-        torch.empty(1 << 50)
-
-
-def test_other_errors_pass_unchanged():
-    with pytest.raises(RuntimeError, match="something else"):
-        Predictor(Exhausting(RuntimeError("something else")))(np.zeros((1, 3, 32, 32), np.float32))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

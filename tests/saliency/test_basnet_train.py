@@ -233,7 +233,7 @@ def test_killed_worker_gets_a_sentence(duts, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1 and "Traceback" not in errors, errors
     sentence = errors.splitlines()[-1]
-    assert sentence.startswith("Error: a loading process has ended") and "--resume" in sentence
+    assert sentence.startswith("Error: a loading process was killed") and "--resume" in sentence
 
 
 def test_sigterm_to_all_processes_saves(duts, tmp_path):
@@ -331,7 +331,7 @@ def test_memory_too_small_for_the_batch(duts, tmp_path, monkeypatch):
 
     monkeypatch.setattr(BASNet, "logits", exhausted)
     sentence = complaint(duts, "--out", tmp_path / "run", *SMALL)
-    assert "--batch-size 4 needs more memory than cpu has free; use --batch-size 2." in sentence
+    assert "the memory is exhausted (CUDA out of memory); use a smaller --batch-size" in sentence
 
 
 def test_encoder_starts_from_a_resnet34(tmp_path):

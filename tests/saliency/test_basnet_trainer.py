@@ -4,7 +4,6 @@ import math
 import os
 import signal
 from collections import Counter
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -141,22 +140,3 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, value, stop_after):
     with pytest.raises(UserError, match=rf"weights .* not finite after step {last}; .* --lr"):
         trainer.train()
     assert not saved(tmp_path) and not list(tmp_path.glob("*.pth"))
-
-
-def test_training_tries_out_algorithms_on_its_gpu_and_validation_does_not(tmp_path, monkeypatch):
-    trainer = played(trainer_into(tmp_path), [1.0] * STEPS)
-    step, seen = trainer._train_step, Counter()
-
-    def watched(name, function):
-        def call(*arguments):
-            seen[name, torch.backends.cudnn.benchmark] += 1
-            return function(*arguments)
-
-        return call
-
-    trainer._train_step = watched("step", step)
-    trainer._validate = watched("validation", trainer._validate)
-    trainer.device = torch.device("cuda:1")
-    monkeypatch.setattr("saliency.basnet.trainer.as_current", lambda device: nullcontext())
-    trainer.train()
-    assert seen == {("step", True): STEPS, ("validation", False): 1}

@@ -245,7 +245,7 @@ def test_memory_too_small_for_the_batch(images, basnet, tmp_path, monkeypatch):
     monkeypatch.setattr(BASNet, "forward", exhausted)
     done = run_basnet(images, tmp_path / "out", basnet, "--batch-size", 8)
     sentence = complaint(done)
-    assert "--batch-size 8 needs more memory than cpu has free; use --batch-size 4." in sentence
+    assert "the memory is exhausted (CUDA out of memory); use a smaller --batch-size" in sentence
     assert not list((tmp_path / "out").glob("*shard*"))
 
 
