@@ -33,11 +33,10 @@ from saliency.maps import choose, compute_maps
 from saliency.methods import gs as geodesic
 from saliency.methods import mc as markov_chain
 from saliency.methods import rbd as robust_background
-from saliency.regions import contacts as regions
 from saliency.regions import slic
+from saliency.regions import superpixels as regions
 from saliency.regions.colour import lab_split
-from saliency.regions.region_graph import RegionGraph
-from saliency.regions.shortest_paths import all_pairs_within
+from saliency.regions.region_graph import RegionGraph, all_pairs_within
 from saliency.rows import to_uint8
 from saliency.workers import Workers, usable_cores
 

@@ -11,10 +11,11 @@ from data.errors import UserError
 from data.interrupts import uninterrupted
 from saliency.methods import find
 from saliency.methods.protocol import Method, PixelSettings, superpixel_count
-from saliency.regions import contacts, slic
+from saliency.regions import slic
 from saliency.regions.frame import inside_frame
 from saliency.regions.refine import refine
 from saliency.regions.region_graph import RegionGraph
+from saliency.regions.superpixels import paint
 
 
 class Chosen(NamedTuple):
@@ -70,7 +71,7 @@ class Context:
 
     def paint(self, superpixels: slic.Superpixels, values: np.ndarray) -> np.ndarray:
         """Return float32 (H, W) that has each superpixel's value, (N,)."""
-        return contacts.paint(superpixels, values.astype(np.float32))
+        return paint(superpixels, values.astype(np.float32))
 
     def saliency(self, name: str) -> np.ndarray:
         """Return the map, float32 (H, W), by this or another method, for methods that join maps."""

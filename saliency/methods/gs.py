@@ -8,9 +8,8 @@ import numpy as np
 
 from saliency.maps import Context
 from saliency.methods.protocol import PixelSettings
-from saliency.regions.contacts import distances
-from saliency.regions.region_graph import RegionGraph, min_max
-from saliency.regions.shortest_paths import from_sources
+from saliency.regions.region_graph import RegionGraph, from_sources, min_max
+from saliency.regions.superpixels import distances
 
 
 def background_boundary(graph: RegionGraph) -> np.ndarray:

@@ -10,10 +10,10 @@ from scipy.linalg import cho_factor, cho_solve
 
 from saliency.maps import Context
 from saliency.methods.protocol import PixelSettings
-from saliency.regions import contacts as regions
+from saliency.regions import superpixels as regions
 from saliency.regions.colour import lab_of_means
 from saliency.regions.region_graph import min_max
-from saliency.regions.slic import Superpixels
+from saliency.regions.superpixels import Superpixels
 
 _THETA = 10.0  # paper equation 2: w = exp(-theta d), d scaled to [0, 1]
 _LEAST_WEIGHT = 1e-5
@@ -24,18 +24,7 @@ _BRIGHT = 0.3
 
 
 def superpixel_saliency(superpixels: Superpixels, image: np.ndarray) -> np.ndarray:
-    """MC's saliency of each superpixel.
-
-    Parameters
-    ----------
-    superpixels : Superpixels
-        As `saliency.regions.slic.slic_epfl` makes them.
-    image : uint8 (H, W, 3)
-
-    Returns
-    -------
-    float64 (N,) in [0, 1]
-    """
+    """MC's saliency of each superpixel of a uint8 (H, W, 3) image, float64 (N,) in [0, 1]."""
     # The authors' colours are never divided by 255; see lab_of_means.
     lab = lab_of_means(regions.mean_rgb(superpixels, image), exponent=2.222, scale=1.0)
     neighbours = linked(superpixels)
@@ -86,18 +75,11 @@ def affinity(lab: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
 def absorbed_time(weight: np.ndarray, absorbing: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Expected steps until absorption, scaled to [0, 1] (paper equations 5 and 7).
 
-    Parameters
-    ----------
-    weight : float64 (N, N)
-        Symmetric, of all superpixels.
-    absorbing : bool (N,)
-        Superpixels that have an absorbing copy.
-    kept : bool (N,)
-        The M transient nodes. A walker that steps on another one is gone.
+    weight : float64 (N, N), symmetric, of all superpixels.
+    absorbing : bool (N,), superpixels that have an absorbing copy.
+    kept : bool (N,), the M transient nodes; a walker that steps on another node is gone.
 
-    Returns
-    -------
-    float64 (M,) in [0, 1]
+    Returns float64 (M,) in [0, 1].
     """
     degree = weight[kept].sum(axis=1)
     with_copies = degree + weight[np.ix_(kept, absorbing)].sum(axis=1)

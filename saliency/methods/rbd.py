@@ -11,9 +11,8 @@ from scipy.linalg import cho_factor, cho_solve
 
 from saliency.maps import Context
 from saliency.methods.protocol import PixelSettings
-from saliency.regions.contacts import distances
-from saliency.regions.region_graph import RegionGraph, gaussian_weight, min_max
-from saliency.regions.shortest_paths import all_pairs_within
+from saliency.regions.region_graph import RegionGraph, all_pairs_within, gaussian_weight, min_max
+from saliency.regions.superpixels import distances
 
 _SPATIAL_SIGMA = 0.4  # of positions in [0, 1]; the paper writes .25
 _SURE_BACKGROUND = 3.0  # boundary connectivity above which

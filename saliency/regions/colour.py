@@ -48,17 +48,9 @@ _MEANS_MATRIX = np.linalg.inv(
 
 
 def lab_split(image: np.ndarray) -> np.ndarray:
-    """Convert as the SLIC of RBD and GS does.
+    """Convert uint8 (H, W, 3) as the SLIC of RBD and GS does.
 
-    Parameters
-    ----------
-    image : uint8 (H, W, 3)
-        Gamma-encoded RGB.
-
-    Returns
-    -------
-    float64 (3, H, W)
-        L, a and b, each rounded to float32 as the authors store them.
+    Returns float64 (3, H, W): L, a and b, each rounded to float32 as the authors store them.
     """
     return _lab(image, _SPLIT_DECODE, _SPLIT_MATRIX, 7.787, 16.0 / 116.0, True)
 
@@ -71,19 +63,12 @@ def lab_epfl(image: np.ndarray) -> np.ndarray:
 def lab_of_means(rgb: np.ndarray, exponent: float = 1 / 0.45, scale: float = 255.0) -> np.ndarray:
     """Convert the mean colours of superpixels, as the distances between them want it.
 
-    Parameters
-    ----------
-    rgb : float64 (N, 3)
-        Mean gamma-encoded RGB in [0, 255].
-    exponent : float
-        RBD and GS decode with 1 / .45; MC writes 2.222.
-    scale : float
-        RBD and GS divide by 255. MC divides by nothing (1.0): its scale cancels in what follows,
-        the shape of the curve does not, and the published maps have it.
+    rgb : float64 (N, 3), mean gamma-encoded RGB in [0, 255].
+    exponent : RBD and GS decode with 1 / .45; MC writes 2.222.
+    scale : RBD and GS divide by 255. MC divides by nothing (1.0): its scale cancels in what
+        follows, the shape of the curve does not, and the published maps have it.
 
-    Returns
-    -------
-    float64 (N, 3)
+    Returns float64 (N, 3).
     """
     encoded = rgb / scale
     linear = ((encoded + 0.099) / 1.099) ** exponent

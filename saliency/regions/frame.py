@@ -8,7 +8,7 @@ _DENSITY = 0.6  # share of edge pixels that makes a row or column a frame line
 
 
 def inside_frame(image: np.ndarray) -> tuple[slice, slice]:
-    """Find what remains of an image within its frame.
+    """Return what remains of an image within its frame.
 
     A row or column near a side, most of whose pixels are edges, is a frame line. A side's frame
     reaches to its innermost line, that line included. If any side has a frame, the sides without
@@ -17,7 +17,7 @@ def inside_frame(image: np.ndarray) -> tuple[slice, slice]:
     image : uint8 (H, W, 3) RGB.
 
     Returns slices of rows and of columns: of the whole image where there is no frame, or where the
-    image is too small to have one.
+    image is too small for a frame.
     """
     h, w = image.shape[:2]
     if min(h, w) <= 2 * _SEARCHED:

@@ -25,17 +25,9 @@ def check_contrib() -> None:
 def refine(saliency: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Let a map follow the image's edges (He, Sun and Tang, *Guided image filtering*, TPAMI 2013).
 
-    Parameters
-    ----------
-    saliency : float32 (H, W) in [0, 1]
-    image : uint8 (H, W, 3)
+    saliency : float32 (H, W) in [0, 1]; so is what is returned.
+    image : uint8 (H, W, 3).
 
-    Returns
-    -------
-    float32 (H, W) in [0, 1]
-
-    Notes
-    -----
     Superpixel borders melt into the image's edges, and max F rises, but flat regions take on a
     little of their surroundings, and the mean absolute error rises too: see docs/saliency.md.
     """

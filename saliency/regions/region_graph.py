@@ -1,14 +1,15 @@
-"""The graph of superpixels that RBD and GS share, with the scales they read off the image."""
+"""The graph of superpixels that RBD and GS share: its scales, and shortest paths within it."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numba import njit
+from numba import njit, uintp
 
-from saliency.regions import contacts as regions
+from saliency.regions import superpixels as regions
 from saliency.regions.colour import lab_of_means
-from saliency.regions.slic import Superpixels, slic_split
+from saliency.regions.slic import slic_split
+from saliency.regions.superpixels import Superpixels
 
 _LEAST_SIGMA = 1e-9
 _BORDER_PIXELS = 8  # a superpixel that reaches into this band counts as boundary
@@ -16,20 +17,13 @@ _BORDER_PIXELS = 8  # a superpixel that reaches into this band counts as boundar
 
 @dataclass(frozen=True)
 class RegionGraph:
-    """Superpixels of one image, their colours and contacts.
+    """N superpixels of an image, their colours and contacts.
 
-    Attributes
-    ----------
-    superpixels : Superpixels
-    mean_rgb : float64 (N, 3), in [0, 255]
-    lab : float64 (N, 3)
-        Lab of the mean colours.
-    colour_distance : float64 (N, N)
-        Euclidean in Lab.
-    contacts : bool (N, N)
-        Entry (i, j): a pixel of i is the left or the upper neighbour of one of j.
-    boundary : bool (N,)
-        Reaching into the outer 8 pixels.
+    mean_rgb : float64 (N, 3) in [0, 255].
+    lab : float64 (N, 3), of the mean colours.
+    colour_distance : float64 (N, N), Euclidean in Lab.
+    contacts : bool (N, N); entry (i, j): a pixel of i is the left or upper neighbour of one of j.
+    boundary : bool (N,), those that reach into the outer 8 pixels.
     """
 
     superpixels: Superpixels
@@ -53,11 +47,6 @@ class RegionGraph:
             contacts=regions.contacts(superpixels),
             boundary=regions.border(superpixels, _BORDER_PIXELS),
         )
-
-    @property
-    def flat(self) -> bool:
-        """Whether all superpixels have one colour, so that no method can tell them apart."""
-        return bool(self.colour_distance.max() == 0)
 
     @cached_property
     def adjacent(self) -> np.ndarray:
@@ -160,3 +149,57 @@ def _nearest(distance, linked):
             if i != j and linked[i, j] and distance[i, j] < nearest[i]:
                 nearest[i] = distance[i, j]
     return nearest
+
+
+@njit(cache=True, error_model="numpy")
+def _relax(row, through, length):
+    for i in range(row.size):
+        j = uintp(i)
+        other = through[j] + length
+        row[j] = other if other < row[j] else row[j]
+
+
+@njit(cache=True)
+def all_pairs_within(edge, limit):
+    """Shortest path lengths between all pairs of nodes, exact up to `limit`; float64 (N, N).
+
+    edge : float64 (N, N), symmetric, non-negative; inf where there is no edge.
+    limit : lengths above it may come out too long, though never below it: RBD's weights are exactly
+        0 there, so a path that is already longer needs no extension.
+
+    Floyd and Warshall's algorithm. Through node k, only the rows within `limit` of k can still
+    improve; on photographs that leaves a small part of the rows, and each is one vectorised pass.
+    """
+    n = edge.shape[0]
+    d = edge.copy()
+    for i in range(n):
+        d[i, i] = 0.0
+    for k in range(n):
+        for i in range(n):
+            if i != k and d[i, k] <= limit:
+                _relax(d[i], d[k], d[i, k])
+    return d
+
+
+@njit(cache=True)
+def from_sources(edge, source):
+    """Shortest path length of each node from the nearest of the sources (Dijkstra, dense).
+
+    edge : as in `all_pairs_within`.
+    source : bool (N,).
+
+    Returns float64 (N,): 0 at the sources, inf where no source can be reached.
+    """
+    n = edge.shape[0]
+    d = np.where(source, 0.0, np.inf)
+    done = np.zeros(n, np.bool_)
+    for _ in range(n):
+        nearest = -1
+        for i in range(n):
+            if not done[i] and d[i] < np.inf and (nearest < 0 or d[i] < d[nearest]):
+                nearest = i
+        if nearest < 0:
+            break
+        done[nearest] = True
+        _relax(d, edge[nearest], d[nearest])
+    return d

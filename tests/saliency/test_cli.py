@@ -340,7 +340,7 @@ def test_a_terminal_gets_one(photographs, tmp_path):
 def test_kernels_find_a_place_where_nothing_can_be_written(tmp_path):
     """Neither the installation nor a home: numba alone would refuse."""
     program = (
-        "import os, sys, saliency; import saliency.regions.shortest_paths;"
+        "import os, sys, saliency; import saliency.regions.region_graph;"
         "print(os.environ['NUMBA_CACHE_DIR'])"
     )
     command = [sys.executable, "-c", program]

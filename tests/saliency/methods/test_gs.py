@@ -1,8 +1,8 @@
 import numpy as np
 
 from saliency.methods import gs as geodesic
-from saliency.regions.contacts import paint
 from saliency.regions.region_graph import RegionGraph
+from saliency.regions.superpixels import paint
 
 
 def test_golden_maps(golden):

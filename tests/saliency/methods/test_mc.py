@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from saliency.methods import mc
-from saliency.regions.contacts import paint
 from saliency.regions.slic import slic_epfl
+from saliency.regions.superpixels import paint
 
 
 def test_golden_maps(golden):

@@ -2,8 +2,8 @@ import numpy as np
 from skimage.filters import threshold_otsu
 
 from saliency.methods import rbd
-from saliency.regions.contacts import paint
 from saliency.regions.region_graph import RegionGraph
+from saliency.regions.superpixels import paint
 
 
 def test_golden_stages_and_maps(golden):

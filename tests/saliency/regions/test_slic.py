@@ -41,37 +41,6 @@ def plain_k_means(lab, seed_x, seed_y, reach, weight):
     return labels
 
 
-def plain_connected(rough, smallest):
-    """The authors' flood fill."""
-    h, w = rough.shape
-    new = np.full((h, w), -1)
-    steps = ((0, -1), (-1, 0), (0, 1), (1, 0))  # left, up, right, down
-    count = neighbour = 0
-    for y in range(h):
-        for x in range(w):
-            if new[y, x] >= 0:
-                continue
-            for dy, dx in steps:
-                j, i = y + dy, x + dx
-                if 0 <= j < h and 0 <= i < w and new[j, i] >= 0:
-                    neighbour = new[j, i]
-            new[y, x] = count
-            region = [(y, x)]
-            for j, i in region:
-                for dy, dx in steps:
-                    v, u = j + dy, i + dx
-                    inside = 0 <= v < h and 0 <= u < w
-                    if inside and new[v, u] < 0 and rough[v, u] == rough[y, x]:
-                        new[v, u] = count
-                        region.append((v, u))
-            if len(region) <= smallest:
-                for j, i in region:
-                    new[j, i] = neighbour
-            else:
-                count += 1
-    return new, count
-
-
 def textured(h, w, seed):
     """Blobs of random colours with noise: many near ties, at boundaries that wind."""
     rng = np.random.default_rng(seed)
@@ -95,17 +64,6 @@ def test_k_means_equals_the_plain_program_on_flat_patches():
     x, y = slic._seeds_split(72, 96, 12)
     ours = slic._k_means(lab, x, y, 12, (20 / 12) ** 2)
     assert (ours == plain_k_means(lab, x, y, 12, (20 / 12) ** 2)).all()
-
-
-@pytest.mark.parametrize("smallest", [0, 3, 20])
-def test_connected_equals_the_flood_fill(smallest):
-    rng = np.random.default_rng(3)
-    for shape in ((17, 23), (1, 30), (30, 1), (12, 12)):
-        rough = rng.integers(0, 3, shape).astype(np.int32)
-        expected, count = plain_connected(rough, smallest)
-        ours = slic._connected(rough, smallest)
-        assert ours.count == max(count, 1)
-        assert (ours.labels == expected).all()
 
 
 @pytest.mark.parametrize("make", [slic.slic_split, slic.slic_epfl])

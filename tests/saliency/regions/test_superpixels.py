@@ -1,10 +1,40 @@
-"""Against the label image, read pixel by pixel."""
+"""Against the label image, read pixel by pixel, and the authors' flood fill."""
 
 import numpy as np
 import pytest
 
-from saliency.regions import contacts as regions
-from saliency.regions import slic
+from saliency.regions import superpixels as regions
+
+
+def plain_connected(rough, smallest):
+    """The authors' flood fill."""
+    h, w = rough.shape
+    new = np.full((h, w), -1)
+    steps = ((0, -1), (-1, 0), (0, 1), (1, 0))  # left, up, right, down
+    count = neighbour = 0
+    for y in range(h):
+        for x in range(w):
+            if new[y, x] >= 0:
+                continue
+            for dy, dx in steps:
+                j, i = y + dy, x + dx
+                if 0 <= j < h and 0 <= i < w and new[j, i] >= 0:
+                    neighbour = new[j, i]
+            new[y, x] = count
+            region = [(y, x)]
+            for j, i in region:
+                for dy, dx in steps:
+                    v, u = j + dy, i + dx
+                    inside = 0 <= v < h and 0 <= u < w
+                    if inside and new[v, u] < 0 and rough[v, u] == rough[y, x]:
+                        new[v, u] = count
+                        region.append((v, u))
+            if len(region) <= smallest:
+                for j, i in region:
+                    new[j, i] = neighbour
+            else:
+                count += 1
+    return new, count
 
 
 @pytest.fixture(params=[(40, 60), (1, 50), (50, 1), (37, 23)])
@@ -12,7 +42,7 @@ def segmented(request):
     rng = np.random.default_rng(6)
     image = rng.integers(0, 256, (*request.param, 3)).astype(np.uint8)
     rough = rng.integers(0, 4, request.param).astype(np.int32)
-    return slic._connected(rough, 4), image
+    return regions.connected(rough, 4), image
 
 
 def test_means(segmented):
@@ -66,3 +96,14 @@ def test_two_ring_of_a_path():
     adjacent = np.eye(5, dtype=bool) | np.eye(5, k=1, dtype=bool) | np.eye(5, k=-1, dtype=bool)
     apart = np.abs(np.subtract.outer(np.arange(5), np.arange(5)))
     assert (regions.two_ring(adjacent) == (apart <= 2)).all()
+
+
+@pytest.mark.parametrize("smallest", [0, 3, 20])
+def test_connected_equals_the_flood_fill(smallest):
+    rng = np.random.default_rng(3)
+    for shape in ((17, 23), (1, 30), (30, 1), (12, 12)):
+        rough = rng.integers(0, 3, shape).astype(np.int32)
+        expected, count = plain_connected(rough, smallest)
+        ours = regions.connected(rough, smallest)
+        assert ours.count == max(count, 1)
+        assert (ours.labels == expected).all()
