@@ -19,7 +19,8 @@ from PIL import Image
 from tabulate import tabulate
 
 from data.images.decode import list_images
-from data.masks.write import ChunkEncoder, ShardWriter, Status, shard_name
+from data.masks.format import Status, shard_name
+from data.masks.write import ChunkEncoder, ShardWriter
 from pretrain.views.loader import build_loader
 from pretrain.views.recipes import PasteSettings, ViewRecipe
 

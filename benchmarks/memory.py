@@ -80,7 +80,7 @@ def print_peak() -> None:
 def plan(images: Path) -> None:
     """Do what the parent does, with tasks that do nothing, and print the peak."""
     from data.images.decode import list_images
-    from data.masks.write import Status
+    from data.masks.format import Status
     from saliency.batch import Plan, make_shards
     from saliency.rows import without_mask
 

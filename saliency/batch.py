@@ -22,17 +22,18 @@ from tqdm import tqdm
 
 from data.errors import UserError
 from data.keys import Keys, printable
-from data.masks.index import INDEX_NAME, build_index
-from data.masks.write import (
-    ShardWriter,
+from data.masks.format import (
+    INDEX_NAME,
     Status,
     open_shard,
     read_header,
     shard_name,
     shard_paths,
+    software_versions,
 )
+from data.masks.index import build_index
+from data.masks.write import ShardWriter
 from data.run import StopRequest
-from data.software import software_versions
 from saliency.rows import MapFunction, Row, compute_rows, longest_side
 
 _BLOCK = 16  # images a task: about a tenth of a second, small beside a shard, large beside overhead

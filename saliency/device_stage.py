@@ -19,7 +19,8 @@ from torch.utils.data import Dataset
 
 from data.device import Fetched, as_current, memory_layout
 from data.images.decode import UnreadableImage, capped_size, decode, key_path
-from data.masks.write import ChunkEncoder, Status, status_of
+from data.masks.format import Status, status_of
+from data.masks.write import ChunkEncoder
 from data.shared_memory import as_tensor
 from saliency.batch import Block, Plan, RunTasks
 from saliency.loading import WorkerLoader

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data.images.decode import UnreadableImage, decode, key_path, read_size
-from data.masks.write import Chunk, ChunkEncoder, Status, status_of
+from data.masks.format import Status, status_of
+from data.masks.write import Chunk, ChunkEncoder
 
 MapFunction = Callable[[np.ndarray], dict[str, np.ndarray]]
 """An image, uint8 (h, w, 3), to float maps (h, w) in [0, 1] by method."""

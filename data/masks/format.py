@@ -4,8 +4,10 @@
 """
 
 import hashlib
+import importlib.metadata
 import json
 import os
+import platform
 import re
 import secrets
 from dataclasses import dataclass
@@ -13,9 +15,11 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+import cv2
 import h5py
 import hdf5plugin
 import numpy as np
+import PIL
 
 from data.errors import UserError
 
@@ -88,12 +92,9 @@ def content_digest(
 ) -> str:
     """Return the SHA-256 in hex of a shard's rows, which tells two shards apart.
 
-    Parameters
-    ----------
-    checks : uint32 (N,)
-        CRC-32 of each stored chunk, compressed and with its checksum; 0 where there is none.
-    status : uint8 (N,)
-    mask_size, image_size : uint32 (N, 2)
+    checks : uint32 (N,), CRC-32 of each stored chunk, compressed and with its checksum; 0 where
+        there is none.
+    status : uint8 (N,);  mask_size, image_size : uint32 (N, 2)
     """
     total = hashlib.sha256()
     for array in (checks, status, mask_size, image_size):
@@ -108,14 +109,8 @@ def shard_name(number: int) -> str:
 
 def shard_paths(folder: str | os.PathLike) -> list[Path]:
     """Return the finished shard files of a folder, by number."""
-    try:
-        found = [path for path in Path(folder).iterdir() if _SHARD.fullmatch(path.name)]
-    except OSError as error:
-        raise UserError(
-            f"the folder {os.fspath(folder)!r} cannot be read ({str(error.strerror).lower()}); "
-            "give a folder of mask shards."
-        ) from None
-    return sorted(found, key=lambda path: (len(path.name), path.name))
+    paths = [path for path in Path(folder).iterdir() if _SHARD.fullmatch(path.name)]
+    return sorted(paths, key=lambda path: (len(path.name), path.name))
 
 
 _SHARD = re.compile(r"shard-\d{5,}\.h5")
@@ -142,6 +137,7 @@ def open_shard(path: str | os.PathLike) -> h5py.File:
     """Open an HDF5 file for reading, without locks, for network file systems.
 
     And without HDF5's chunk cache, up to 8 MB a shard, which masks read at random never hit.
+    OSError, as the system says it; UserError where the file is not HDF5.
     """
     try:
         try:
@@ -151,14 +147,9 @@ def open_shard(path: str | os.PathLike) -> h5py.File:
                 raise
             # somebody in this process has it open with locks, and HDF5 wants all alike
             return h5py.File(path, "r", rdcc_nbytes=0)
-    except FileNotFoundError:
-        raise UserError(f"there is no file {os.fspath(path)!r}.") from None
     except OSError as error:
         if error.errno:  # the system's, which says nothing of what is in the file
-            raise UserError(
-                f"{os.fspath(path)!r} cannot be opened ({os.strerror(error.errno).lower()}); "
-                "make it readable."
-            ) from None
+            raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from None
         raise UserError(
             f"{os.fspath(path)!r} cannot be opened as HDF5 ({' '.join(str(error).split())}); "
             "delete it and run the command that wrote it again."
@@ -203,3 +194,20 @@ def read_header(file: h5py.File | str | os.PathLike) -> ShardHeader:
             f"{name!r} is damaged: its header cannot be read ({error}); "
             "delete it and run the command that wrote it again."
         ) from None
+
+
+def software_versions() -> dict[str, str]:
+    """Return the versions of software that a mask may depend on, by name."""
+    versions = {
+        "python": platform.python_version(),
+        "opencv": cv2.__version__,
+        "pillow": PIL.__version__,
+        "h5py": h5py.__version__,
+        "hdf5": h5py.version.hdf5_version,
+    }
+    for name in ("dilo", "numpy", "scipy", "numba"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a folder of sources
+            versions[name] = "unknown"
+    return versions

@@ -2,18 +2,19 @@
 
 import os
 import threading
-from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+import h5py
 import numpy as np
+import zstandard
 
 from data.errors import UserError
-from data.keys import Keys
-from data.masks.chunk_decoder import ChunkDecoder, filters_of
-from data.masks.format import Status, open_shard, read_header
-from data.masks.index import load_index
-from data.masks.scan import Index, scan
+from data.masks.format import Status, file_in_memory, open_shard, read_header
+from data.masks.index import load_index, scan
+
+_CHECKSUM = 4  # bytes of Fletcher-32 at a chunk's end
+_ZSTD_FLETCHER32 = (32015, h5py.h5z.FILTER_FLETCHER32)  # filter numbers, in the order of writing
 
 
 class MaskShards:
@@ -21,30 +22,23 @@ class MaskShards:
 
     Cheap to make, to pickle, and to carry through a fork: every process opens shards on its own,
     when it first reads from them. It opens each as HDF5 once, to check its header, and then reads
-    masks at their places in the file, which the index knows; so the time and the memory of a read
-    do not grow with the number of shards. `index.h5`, where it is there and fits the shards, is
+    masks where the index says that they are in the file; so the time and the memory of a read do
+    not grow with the number of shards. `index.h5`, where it is there and fits the shards, is
     memory-mapped, and so shared by all processes; without it the shards' keys are read into memory
     when the reader is made or unpickled. Files are opened read-only and without locks, as network
     and read-only file systems ask for. Threads may share a reader.
 
-    Parameters
-    ----------
-    folder
-        The folder that holds `shard-00000.h5` and so on.
-    max_open
-        How many shard files a process holds open at once (a file descriptor each); the one used
-        longest ago is closed first.
+    folder : the folder that holds `shard-00000.h5` and so on.
+    max_open : how many shard files a process holds open at once (a file descriptor each).
+    partial : read what is there although shards of the set are still missing.
 
-    partial
-        Read what is there although shards of the set are still missing, to look at a run half-way.
+    method, parameters, software, listing_digest : as recorded by what made the masks.
+    shard_count : of the whole set; more than `shards` where some are not there yet.
+    shards : the shard files, in order.
+    keys : all keys, in the order of the rows.
 
-    Raises
-    ------
-    UserError
-        No shards there, one is missing, incomplete, foreign, or of another format version.
+    Raises UserError: no shards there; one is missing, incomplete, foreign, of another version.
 
-    Examples
-    --------
     >>> masks = MaskShards("OUT")                          # doctest: +SKIP
     >>> masks.read("n01440764/n01440764_10026.JPEG").shape  # doctest: +SKIP
     (300, 400)
@@ -53,64 +47,27 @@ class MaskShards:
     def __init__(
         self, folder: str | os.PathLike, max_open: int = 400, partial: bool = False
     ) -> None:
-        self.folder = Path(folder)
-        self.max_open = max(1, max_open)
-        self.partial = partial
-        self._index: Index = load_index(self.folder) or scan(self.folder, partial)
+        self.folder, self.max_open, self.partial = Path(folder), max(1, max_open), partial
+        self._index = index = load_index(self.folder) or scan(self.folder, partial)
+        self.method, self.parameters, self.software = index.method, index.parameters, index.software
+        self.listing_digest, self.shard_count = index.listing_digest, index.shard_count
+        self.shards = [self.folder / name for name in index.names]
+        self.keys = index.keys
         self._start()
 
     def _start(self) -> None:
         """Forget files and decoders."""
-        self._open_shards: OrderedDict[int, int] = OrderedDict()  # file descriptors
-        self._shard_decoder: dict[int, ChunkDecoder] = {}  # of each shard that was checked
-        self._decoders: dict[tuple, ChunkDecoder] = {}  # of each canvas and compression
+        self._open_shards: dict[int, int] = {}  # file descriptors
+        self._shard_decoder: dict[int, _Decoder] = {}  # of each shard that was checked
+        self._decoders: dict[tuple, _Decoder] = {}  # of each canvas and compression
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
-    # What the set is ---------------------------------------------------------------------------
-
-    @property
-    def method(self) -> str:
-        """The method that made the masks, such as "rbd"."""
-        return self._index.method
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The method's parameters, and the working resolution."""
-        return self._index.parameters
-
-    @property
-    def software(self) -> dict[str, str]:
-        """Versions of the software that made the masks."""
-        return self._index.software
-
-    @property
-    def listing_digest(self) -> str:
-        """`Keys.digest` of the image folder's listing when the masks were made."""
-        return self._index.listing_digest
-
-    @property
-    def shard_count(self) -> int:
-        """How many shards the whole set has; more than `shards` where some are not there yet."""
-        return self._index.shard_count
-
-    @property
-    def shards(self) -> list[Path]:
-        """The shard files, in order."""
-        return [self.folder / name for name in self._index.names]
-
-    @property
-    def keys(self) -> Keys:
-        """All keys, in the order of the rows."""
-        return self._index.keys
-
     def __len__(self) -> int:
-        return len(self._index.keys)
+        return len(self.keys)
 
     def __repr__(self) -> str:
         return f"MaskShards({str(self.folder)!r}: {len(self)} masks by {self.method})"
-
-    # Rows ---------------------------------------------------------------------------------------
 
     def find(self, key: str) -> int:
         """Return the row of a key; KeyError when there is none."""
@@ -147,53 +104,43 @@ class MaskShards:
 
     def error(self, row: int | str) -> str:
         """Return why an image has no mask; empty where it has one."""
-        number, inner = self._place(self._row(row))
+        row = self._row(row)
+        number = self._number(row)
         with self._own_lock(), open_shard(self.shards[number]) as file:
-            return file["error"][inner].decode("utf-8", "replace")
+            text = file["error"][row - int(self._index.first_rows[number])]
+        return text.decode("utf-8", "replace")
 
     def read(self, row: int | str) -> np.ndarray:
-        """Read the mask of a row or key.
+        """Read the mask of a row or key: uint8 (h, w), 0 background to 255 foreground, soft.
 
-        Returns
-        -------
-        uint8 array, (h, w)
-            0 background to 255 foreground, soft. Scale it bilinearly to the image's size
-            (half-pixel centres) where you use it. (0, 0) where there is no mask; see `status`.
+        Scale it bilinearly to the image's size (half-pixel centres) where you use it. It is (0, 0)
+        where there is no mask; see `status`.
 
-        Raises
-        ------
-        UserError
-            The mask's checksum is wrong: the file is damaged.
+        Raises UserError: the file is damaged. The mask's checksum is left to `mask-shards verify`.
         """
         row = self._row(row)
-        height, width = self._index.mask_size[row].tolist()
-        mask = np.empty((height, width), np.uint8)
+        index = self._index
+        mask = np.empty(index.mask_size[row].tolist(), np.uint8)
         if not mask.size:
             return mask
-        number, _ = self._place(row)
-        size = int(self._index.chunk_bytes[row])
+        number, size = self._number(row), int(index.chunk_bytes[row])
         with self._own_lock():
             descriptor = self._shard(number)
             try:
-                data = os.pread(descriptor, size, int(self._index.chunk_offset[row]))
+                data = os.pread(descriptor, size, int(index.chunk_offset[row]))
                 if len(data) != size:
                     raise ValueError("the file is too short")
-                filters = int(self._index.chunk_filters[row])
-                self._shard_decoder[number].decode(data, filters, mask)
-            except (OSError, ValueError, RuntimeError) as error:
+                self._shard_decoder[number].decode(data, int(index.chunk_filters[row]), mask)
+            except (OSError, ValueError, RuntimeError, zstandard.ZstdError) as error:
                 raise UserError(
                     f"the mask of {self.keys[row]!r} in {str(self.shards[number])!r} cannot be "
                     f"read ({' '.join(str(error).split())}); see `mask-shards verify` for the rest."
                 ) from None
         return mask
 
-    # Files --------------------------------------------------------------------------------------
-
-    def _place(self, row: int) -> tuple[int, int]:
-        """Return the number of a row's shard, and its row there."""
-        first_rows = self._index.first_rows
-        number = int(np.searchsorted(first_rows, row, "right")) - 1
-        return number, row - int(first_rows[number])
+    def _number(self, row: int) -> int:
+        """Return the number of a row's shard."""
+        return int(np.searchsorted(self._index.first_rows, row, "right")) - 1
 
     def _own_lock(self) -> threading.Lock:
         """Return this process's lock; after a fork, start anew with files of its own.
@@ -208,27 +155,21 @@ class MaskShards:
         return self._lock
 
     def _shard(self, number: int) -> int:
-        """Return an open shard; to open one more than allowed closes the one used longest ago."""
+        """Return an open shard; to open one more than allowed closes the first that was opened."""
         descriptor = self._open_shards.get(number)
         if descriptor is not None:
-            self._open_shards.move_to_end(number)
             return descriptor
-        path = self.folder / self._index.names[number]
         if number not in self._shard_decoder:
-            self._check(number, path)
+            self._check(number)
         while len(self._open_shards) >= self.max_open:
-            os.close(self._open_shards.popitem(last=False)[1])
-        try:
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        except OSError as error:
-            raise UserError(
-                f"{str(path)!r} cannot be opened ({str(error.strerror).lower()}); make it readable."
-            ) from None
-        self._open_shards[number] = descriptor
+            os.close(self._open_shards.pop(next(iter(self._open_shards))))
+        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
+        descriptor = self._open_shards[number] = os.open(self.shards[number], flags)
         return descriptor
 
-    def _check(self, number: int, path: Path) -> None:
-        """Check that a shard is the one in the index, and find it a decoder."""
+    def _check(self, number: int) -> None:
+        """Check that a shard is the one in the index, and give it a decoder."""
+        path = self.shards[number]
         with open_shard(path) as file:
             if read_header(file).content_digest != self._index.content_digests[number]:
                 raise UserError(
@@ -236,9 +177,11 @@ class MaskShards:
                     f"make it again by `mask-shards index {self.folder}`."
                 )
             masks = file["masks"]
-            kind = filters_of(masks)
+            properties = masks.id.get_create_plist()
+            filters = [properties.get_filter(i) for i in range(properties.get_nfilters())]
+            kind = (masks.shape[1:], *filters)
             if kind not in self._decoders:
-                self._decoders[kind] = ChunkDecoder(masks)
+                self._decoders[kind] = _Decoder(masks, [number for number, *_ in filters])
             self._shard_decoder[number] = self._decoders[kind]
 
     def close(self) -> None:
@@ -259,3 +202,47 @@ class MaskShards:
 
     def __reduce__(self) -> tuple:
         return MaskShards, (self.folder, self.max_open, self.partial)
+
+
+class _Decoder:
+    """Turns a stored chunk back into a mask, without the shard's HDF5 file.
+
+    An open HDF5 file costs a process about a megabyte, and opening one a millisecond or more. What
+    DiLo writes by default, zstd and then Fletcher-32, is decompressed here, with the checksum left
+    to `verify`. Anything else goes through HDF5, in a small file in memory that is made like the
+    shard: gzip, and a chunk whose compression was skipped.
+    """
+
+    def __init__(self, masks: h5py.Dataset, filters: list[int]) -> None:
+        self._file = file_in_memory(rdcc_nbytes=0)  # so that a read sees the chunk put there last
+        self._masks = h5py.h5d.create(
+            self._file.id,
+            b"masks",
+            masks.id.get_type(),
+            h5py.h5s.create_simple((1, *masks.shape[1:])),
+            masks.id.get_create_plist(),
+        )
+        self._space = self._masks.get_space()
+        self._canvas = masks.shape[1:]
+        is_default = tuple(filters) == _ZSTD_FLETCHER32
+        self._zstd = zstandard.ZstdDecompressor() if is_default else None
+
+    def decode(self, data: bytes, filter_mask: int, mask: np.ndarray) -> None:
+        """Decode a chunk into `mask`, uint8 (h, w), from the canvas's top left corner.
+
+        `filter_mask` tells which filters were skipped. An error of HDF5 or zstd, or ValueError,
+        when the bytes cannot be decompressed.
+        """
+        if len(data) <= _CHECKSUM:  # HDF5's checksum filter would read beyond them, and crash
+            raise ValueError(f"{len(data)} bytes cannot be a mask")
+        if filter_mask or self._zstd is None:
+            self._masks.write_direct_chunk((0, 0, 0), data, filter_mask)
+            self._space.select_hyperslab((0, 0, 0), (1, *mask.shape))
+            self._masks.read(h5py.h5s.create_simple((1, *mask.shape)), self._space, mask)
+            return
+        packed = memoryview(data)[:-_CHECKSUM]
+        size = zstandard.frame_content_size(packed)
+        if size != self._canvas[0] * self._canvas[1]:  # before anything larger is allocated
+            raise ValueError(f"its {size} pixels are not a canvas of {self._canvas[0]}")
+        canvas = np.frombuffer(self._zstd.decompress(packed), np.uint8).reshape(self._canvas)
+        mask[...] = canvas[: mask.shape[0], : mask.shape[1]]

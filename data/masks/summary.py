@@ -13,16 +13,10 @@ from data.masks.read import MaskShards
 class Summary:
     """Figures of a set of shards.
 
-    Attributes
-    ----------
-    stored_bytes : int
-        Bytes of all masks as stored; `file_bytes` with everything else.
-    mask_sizes, image_sizes : (smallest, median, largest) or None
-        Of the long sides, in pixels.
-    coverage : float or None
-        The mean of the masks' values in [0, 1], over `sampled` masks spread evenly.
-    failures : list of (key, status, reason)
-        The first few images without a mask.
+    stored_bytes : of all masks as stored; `file_bytes` with everything else.
+    mask_sizes, image_sizes : smallest, median and largest of the long sides, in pixels.
+    coverage : the mean of the masks' values in [0, 1], over `sampled` masks spread evenly.
+    failures : key, status and reason of the first few images without a mask.
     """
 
     images: int

@@ -14,19 +14,19 @@ from data.files import draft_folder, sync_folder
 from data.images.decode import UnreadableImage, capped_size, key_path, list_images, read_size
 from data.interrupts import uninterrupted
 from data.keys import Keys
-from data.masks.format import INDEX_NAME, MAX_CANVAS
-from data.masks.index import build_index
-from data.masks.picture import read_mask, scale_mask
-from data.masks.read import MaskShards
-from data.masks.write import (
-    ChunkEncoder,
-    ShardWriter,
+from data.masks.format import (
+    INDEX_NAME,
+    MAX_CANVAS,
     Status,
     shard_name,
     shard_paths,
+    software_versions,
     status_of,
 )
-from data.software import software_versions
+from data.masks.index import build_index
+from data.masks.picture import read_mask, scale_mask
+from data.masks.read import MaskShards
+from data.masks.write import ChunkEncoder, ShardWriter
 
 Progress = Callable[[Iterable, int], Iterable]
 
@@ -47,16 +47,9 @@ def export_masks(
 ) -> int:
     """Write each mask to `<folder>/<key>.png`, 8-bit gray; return how many.
 
-    Parameters
-    ----------
-    masks
-        Where from. Rows without a mask are left out.
-    folder
-        Where to; made when it is missing.
-    full_size
-        Scale masks bilinearly to their images' sizes; else they stay at working resolution.
-    overwrite
-        Replace files that are there. Otherwise one such file is a UserError, before any is
+    masks : rows without a mask are left out.
+    full_size : scale masks bilinearly to their images' sizes; else they stay at working resolution.
+    overwrite : replace files that are there. Otherwise such a file is a UserError, before any is
         written.
     """
     rows = np.flatnonzero(masks.statuses() <= Status.FLAT).tolist()
@@ -109,83 +102,51 @@ def import_masks(
     """Make shards of another tool's masks.
 
     A mask belongs to the image `a/b.jpg` if it is `a/b.jpg.png` or else `a/b.png` below `folder`
-    (other extensions serve too). It is read as `data.masks.picture.read_mask` says, must have its
+    (other extensions serve too). It is read as `gallery.masks.read_mask` says, must have its
     image's shape, and is scaled down to the cap by area averages.
 
-    Parameters
-    ----------
-    folder
-        The folder of masks.
-    out
-        Where the shards go; UserError if there are shards, but for `overwrite`: then they are
-        replaced when the new ones are complete, and stay as they are if anything goes wrong before.
-    images
-        The image folder. Every image gets a row; one without a sound mask has status FAILED (or
-        UNREADABLE, if the image is the reason) and says why.
-    method, compression
-        As recorded in the shards.
-    max_side
-        Cap of a mask's long side, at most 65535; 0: none below that.
-    shard_size
-        Images in a shard.
+    out : gets the shards; UserError if there are shards, but for `overwrite`: then they are
+        replaced when the new ones are complete, and stay as they are if anything fails before.
+    images : every image gets a row; one without a sound mask has status FAILED (or UNREADABLE, if
+        the image is the reason) and says why.
+    max_side : cap of a mask's long side, at most 65535; 0: none below that.
+    shard_size : images in a shard.
 
-    Raises
-    ------
-    UserError
-        `max_side` or `shard_size` is out of range; not one mask belongs to an image; two images
-        have one mask; the disk is full.
+    Raises UserError: `max_side` or `shard_size` is out of range; not one mask belongs to an image;
+    two images have one mask.
     """
     if not 0 <= max_side <= MAX_CANVAS:
         raise UserError(f"--max-side {max_side} is not a cap; give 1 to {MAX_CANVAS}, or 0: none.")
     if shard_size < 1:
         raise UserError(f"--shard-size {shard_size} is too small; give 1 or more.")
-    keys = list_images(images)
-    found = list_images(folder)
-    partners = _match(keys, found)
+    keys, names = list_images(images), list_images(folder)
+    partners = _match(keys, names)
     if not (partners >= 0).any():
         raise UserError(
             f"no mask in {os.fspath(folder)!r} has the name of an image in {os.fspath(images)!r} "
             f"(such as {keys[0] + '.png'!r}); check both folders."
         )
     _refuse_old(out, overwrite)
-    cap = max_side or MAX_CANVAS
-    sizes = [_size(key_path(images, key)) for key in keys] if max_side == 0 else []
-    count = -(-len(keys) // shard_size)
     attributes = {
         "method": method,
         "parameters": {"max_side": max_side},
         "software": software_versions(),
         "listing_digest": keys.digest(),
     }
-    rows = iter(progress(range(len(keys)), len(keys)))
-
-    def write_shard(number: int, folder_of_shards: Path) -> None:
-        start = number * shard_size
-        part = keys[start : start + shard_size]
-        canvas = max_side or min(
-            max([1, *(side for size in sizes[start:][: len(part)] for side in size)]), cap
-        )
-        try:
-            encoder = ChunkEncoder(canvas, compression)
-            path = folder_of_shards / shard_name(number)
-            with ShardWriter(path, number, count, part, canvas, compression, attributes) as writer:
-                for inner, key in enumerate(part):
-                    next(rows)
-                    partner = int(partners[start + inner])
-                    mask_path = key_path(folder, found[partner]) if partner >= 0 else None
-                    _import_row(writer, encoder, inner, key_path(images, key), mask_path, cap)
-                writer.commit()
-        except MemoryError:
-            raise UserError(
-                f"--max-side {max_side} makes rasters of {canvas} x {canvas} pixels, more than "
-                "there is memory for; give a smaller cap."
-            ) from None
-
+    count = -(-len(keys) // shard_size)
     with draft_folder(out, "import") as draft:
-        for number in range(count):
-            write_shard(number, draft)
-        for _ in rows:  # let a progress bar finish
-            pass
+        for row in progress(range(len(keys)), len(keys)):
+            number, inner = divmod(row, shard_size)
+            if inner == 0:
+                part = keys[row : row + shard_size]
+                canvas = max_side or _longest_side(images, part)
+                encoder = ChunkEncoder(canvas, compression)
+                path = draft / shard_name(number)
+                writer = ShardWriter(path, number, count, part, canvas, compression, attributes)
+            mask_path = key_path(folder, names[partners[row]]) if partners[row] >= 0 else None
+            _import_row(writer, encoder, inner, key_path(images, part[inner]), mask_path, canvas)
+            if inner + 1 == len(part):
+                writer.commit()
         build_index(draft)
         _replace_shards(draft, Path(out))
     return MaskShards(out)
@@ -254,11 +215,13 @@ def _fit(mask: np.ndarray, size: tuple[int, int], max_side: int) -> np.ndarray:
     return cv2.resize(mask, target[::-1], interpolation=cv2.INTER_AREA)
 
 
-def _size(path: str) -> tuple[int, int]:
-    try:
-        return read_size(path)
-    except UnreadableImage:
-        return 0, 0
+def _longest_side(images: str | os.PathLike, keys: Keys) -> int:
+    """Return the longest side of some images, within 1 to MAX_CANVAS, as the side of a raster."""
+    longest = 1
+    for key in keys:
+        with contextlib.suppress(UnreadableImage):
+            longest = max(longest, *read_size(key_path(images, key)))
+    return min(longest, MAX_CANVAS)
 
 
 def _refuse_old(out: str | os.PathLike, overwrite: bool) -> None:

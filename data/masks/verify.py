@@ -4,7 +4,6 @@ import os
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -21,27 +20,20 @@ from data.masks.format import (
     content_digest,
     open_shard,
     read_header,
-    shard_name,
     shard_paths,
 )
-from data.masks.index import load_index
-from data.masks.scan import read_keys, scan
+from data.masks.index import load_index, missing_shards, read_keys, scan, set_problems
 
 
 @dataclass
 class Report:
-    """What `verify` found.
+    """The results of `verify`.
 
-    Attributes
-    ----------
-    problems
-        One sentence each; none where the shards are sound.
-    notes
-        What is worth knowing and no fault of the shards.
-    counts
-        Rows by status.
-    without_mask, without_image
-        Images that the shards do not know, and rows whose image is not in the folder.
+    problems : a sentence each; none where the shards are sound.
+    notes : what is worth knowing and no fault of the shards.
+    counts : rows by status.
+    without_mask, without_image : images that the shards do not know, and rows whose image is not in
+        the folder.
     """
 
     shards: int = 0
@@ -61,12 +53,12 @@ class Report:
 
 @dataclass
 class _Shard:
-    """What the check of one shard found."""
+    """The results of checking one shard; counts are rows by status, int64 (4,)."""
 
-    keys: Keys
-    counts: np.ndarray  # int64 (4,), rows by status
-    stored_bytes: int
-    problems: list[str]
+    keys: Keys = field(default_factory=Keys)
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(len(Status), np.int64))
+    stored_bytes: int = 0
+    problems: list[str] = field(default_factory=list)
 
 
 def verify(
@@ -77,21 +69,11 @@ def verify(
 ) -> Report:
     """Check every shard of a folder: every checksum, count and key, and that all are of one set.
 
-    Parameters
-    ----------
-    folder
-        The folder of shards.
-    images
-        The image folder, to find images without a mask and masks without an image.
-    jobs
-        Processes that read shards side by side; -1: one per core.
-    progress
-        Wraps the iterable of checked shards, to show how far it is.
+    images : the image folder, to list images without a mask and masks without an image.
+    jobs : processes that read shards side by side; -1: one per core.
+    progress : wraps the iterable of checked shards, to show how far it is.
 
-    Raises
-    ------
-    UserError
-        There are no shards, or a folder cannot be read.
+    Raises UserError: there are no shards, or a folder cannot be read.
     """
     paths = shard_paths(folder)
     if not paths:
@@ -104,80 +86,54 @@ def verify(
     for path in paths:
         try:
             headers.append(read_header(path))
-        except UserError as error:
-            report.problems.append(error.message.rstrip(".") + ".")
-    _check_set(headers, report)
+        except (OSError, UserError) as error:
+            report.problems.append(f"{_line(error)}.")
+    if headers:
+        _check_set(folder, headers, report)
 
     tasks = (joblib.delayed(_check_shard)(header) for header in headers)
     checked = joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks)
-    found: list[_Shard] = list(progress(checked, len(headers)))
-    for shard in found:
+    shards: list[_Shard] = list(progress(checked, len(headers)))
+    for shard in shards:
         report.images += len(shard.keys)
         report.stored_bytes += shard.stored_bytes
         report.problems += shard.problems
         for status in Status:
             report.counts[status] += int(shard.counts[status])
 
-    keys = Keys.concatenate([shard.keys for shard in found])
-    _check_keys(headers, found, keys, report)
-    _check_index(Path(folder), keys, report)
+    keys = Keys.concatenate([shard.keys for shard in shards])
+    if not keys.is_sorted():
+        report.problems.append("The shards' keys are not sorted and unique over the whole set.")
+    elif (
+        headers and len(headers) == headers[0].count and keys.digest() != headers[0].listing_digest
+    ):
+        report.problems.append("The shards' keys are not the listing that the masks were made for.")
+    _check_index(Path(folder), report)
     if listing is not None:
         report.without_mask = list(listing[np.flatnonzero(keys.rows(listing) < 0)])
         report.without_image = list(keys[np.flatnonzero(listing.rows(keys) < 0)])
     return report
 
 
-def _check_set(headers: list[ShardHeader], report: Report) -> None:
-    """Check that the shards belong together, that none is missing, none there twice."""
-    if not headers:
-        return
-    first = headers[0]
-    owners: dict[int, str] = {}
+def _check_set(folder: str | os.PathLike, headers: list[ShardHeader], report: Report) -> None:
+    """Check that the shards belong together, and that none is missing."""
+    report.problems += set_problems(headers)
+    if problem := missing_shards(folder, headers):
+        report.problems.append(problem)
     for header in headers:
-        name = header.path.name
-        for what in ("count", "method", "parameters", "listing_digest"):
-            if getattr(header, what) != getattr(first, what):
-                report.problems.append(
-                    f"{name}: its {what.replace('_', ' ')} differs from {first.path.name}'s."
-                )
-        if header.number in owners:
-            report.problems.append(
-                f"{name}: it is shard {header.number}, and so is {owners[header.number]}."
-            )
-        elif name != shard_name(header.number):
-            report.problems.append(f"{name}: it is shard {header.number}, under another name.")
-        owners.setdefault(header.number, name)
-        if header.software != first.software:
+        if header.software != headers[0].software:
             report.notes.append(
-                f"{name}: other versions of the software made it than {first.path.name}."
+                f"{header.path.name}: other versions of the software made it than "
+                f"{headers[0].path.name}."
             )
-    missing = [shard_name(number) for number in range(first.count) if number not in owners]
-    if missing:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        report.problems.append(f"{len(missing)} of {first.count} shards are missing: {shown}.")
 
 
-def _check_keys(
-    headers: list[ShardHeader], found: list[_Shard], keys: Keys, report: Report
-) -> None:
-    """Check the order of the keys across shards, and that they are the whole listing."""
-    for (before, left), (after, right) in pairwise(zip(headers, found, strict=True)):
-        if len(left.keys) and len(right.keys) and left.keys.array[-1] >= right.keys.array[0]:
-            report.problems.append(
-                f"{after.path.name}: its first key does not come after {before.path.name}'s last."
-            )
-    whole = headers and len(headers) == headers[0].count
-    if whole and keys.digest() != headers[0].listing_digest:
-        report.problems.append("The shards' keys are not the listing that the masks were made for.")
-
-
-def _check_index(folder: Path, keys: Keys, report: Report) -> None:
-    path = folder / INDEX_NAME
-    if not path.exists():
+def _check_index(folder: Path, report: Report) -> None:
+    if not (folder / INDEX_NAME).exists():
         report.notes.append(f"There is no {INDEX_NAME}; `mask-shards index {folder}` makes it.")
         return
     index = load_index(folder)
-    if index is None or index.keys != keys or not (report.problems or index.equals(scan(folder))):
+    if index is None or not (report.problems or index.equals(scan(folder))):
         report.problems.append(
             f"{INDEX_NAME}: it does not fit the shards; `mask-shards index {folder}` makes it anew."
         )
@@ -185,7 +141,7 @@ def _check_index(folder: Path, keys: Keys, report: Report) -> None:
 
 def _check_shard(header: ShardHeader) -> _Shard:
     """Check one shard whose header could be read."""
-    result = _Shard(Keys(), np.zeros(len(Status), np.int64), 0, [])
+    result = _Shard()
     try:
         with open_shard(header.path) as file:
             _check_file(file, header, result)

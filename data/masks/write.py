@@ -19,30 +19,11 @@ from data.masks.format import (
     STATUS_TYPE,
     TEXT_TYPE,
     VERSION,
-    ShardHeader,
     Status,
     content_digest,
     create_masks,
     file_in_memory,
-    open_shard,
-    read_header,
-    shard_name,
-    shard_paths,
-    status_of,
 )
-
-__all__ = [
-    "Chunk",
-    "ChunkEncoder",
-    "ShardHeader",
-    "ShardWriter",
-    "Status",
-    "open_shard",
-    "read_header",
-    "shard_name",
-    "shard_paths",
-    "status_of",
-]
 
 
 class Chunk(NamedTuple):
@@ -58,18 +39,14 @@ class ChunkEncoder:
     HDF5 itself makes the bytes, in a file that lives in memory, so that a shard's writer needs only
     to copy them. One encoder serves one thread.
 
-    Parameters
-    ----------
-    canvas
-        S, the side of the raster; no mask may be larger.
-    compression
-        "zstd" or "gzip".
+    canvas : S, the side of the raster; no mask may be larger.
+    compression : "zstd" or "gzip".
     """
 
     def __init__(self, canvas: int, compression: str = "zstd") -> None:
         self.canvas = canvas
         self.compression = compression
-        self._raster = np.zeros((1, canvas, canvas), np.uint8)
+        self._raster: np.ndarray | None = None
         # without a chunk cache: a write goes through the filters at once
         self._file = file_in_memory(rdcc_nbytes=0)
         self._masks = create_masks(self._file, 1, self.canvas, self.compression).id
@@ -81,16 +58,19 @@ class ChunkEncoder:
         height, width = mask.shape
         if max(height, width) > self.canvas:
             raise ValueError(f"a mask of {height}x{width} does not fit a canvas of {self.canvas}")
-        raster = self._raster
-        raster[0, :height, :width] = mask
-        raster[0, height:] = 0
-        raster[0, :height, width:] = 0
         try:
-            self._masks.write(h5py.h5s.ALL, h5py.h5s.ALL, raster)
-        except OSError as error:
-            if "memory allocation failed" not in str(error):
+            if self._raster is None:
+                self._raster = np.zeros((1, self.canvas, self.canvas), np.uint8)
+            self._raster[0, :height, :width] = mask
+            self._raster[0, height:] = 0
+            self._raster[0, :height, width:] = 0
+            self._masks.write(h5py.h5s.ALL, h5py.h5s.ALL, self._raster)
+        except (MemoryError, OSError) as error:
+            if isinstance(error, OSError) and "memory allocation failed" not in str(error):
                 raise
-            raise MemoryError(f"a raster of {self.canvas} x {self.canvas} pixels") from None
+            exhausted = MemoryError(f"a raster of {self.canvas} x {self.canvas} pixels")
+            exhausted.add_note("give a smaller --max-side")
+            raise exhausted from None
         filter_mask, data = self._masks.read_direct_chunk((0, 0, 0))
         return Chunk(data, filter_mask)
 

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from data.cli import main
+from data.masks.format import shard_name
 from data.masks.read import MaskShards
-from data.masks.write import shard_name
 from data.pictures_cli import GalleryOptions, choose
 
 ODD = os.fsdecode(b"\xff \n'x.png")
@@ -226,5 +226,5 @@ def test_export_and_import(run, out):
 def test_a_folder_without_shards(run, tmp_path, command):
     more = [tmp_path / "png"] if command == "export" else []
     assert "no mask shards" in run(command, tmp_path, *more, code=2)
-    assert "cannot be read" in run(command, tmp_path / "missing", *more, code=2)
+    assert "no such file or directory" in run(command, tmp_path / "missing", *more, code=2)
     assert not (tmp_path / "png").exists()

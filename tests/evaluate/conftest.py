@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 from data.keys import Keys
-from data.masks.write import ChunkEncoder, ShardWriter, Status, shard_name
+from data.masks.format import Status, shard_name
+from data.masks.write import ChunkEncoder, ShardWriter
 from evaluate.checkpoints import Checkpoint, Source
 from evaluate.cli import main
 from evaluate.labelled import Labelled

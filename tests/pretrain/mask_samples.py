@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from data.keys import Keys
-from data.masks.write import ChunkEncoder, ShardWriter, Status, shard_name
+from data.masks.format import Status, shard_name
+from data.masks.write import ChunkEncoder, ShardWriter
 
 
 def write_masks(

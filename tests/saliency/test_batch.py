@@ -11,9 +11,9 @@ import pytest
 import saliency
 from data.errors import UserError
 from data.images.decode import decode, list_images
-from data.masks.index import INDEX_NAME
+from data.masks.format import INDEX_NAME, Status, read_header, shard_name, shard_paths
 from data.masks.read import MaskShards
-from data.masks.write import ChunkEncoder, Status, read_header, shard_name, shard_paths
+from data.masks.write import ChunkEncoder
 from saliency import batch, rows
 from saliency.batch import Plan, make_shards
 from saliency.maps import choose, compute_maps

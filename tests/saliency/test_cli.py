@@ -14,9 +14,9 @@ from PIL import Image
 
 import saliency
 from data.images.decode import decode
+from data.masks.format import Status, read_header, shard_name
 from data.masks.read import MaskShards
 from data.masks.verify import verify
-from data.masks.write import Status, read_header, shard_name
 from saliency.cli import main
 from saliency.rows import to_uint8
 

@@ -14,9 +14,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from data.masks.index import INDEX_NAME
+from data.masks.format import INDEX_NAME, read_header, shard_paths
 from data.masks.verify import verify
-from data.masks.write import read_header, shard_paths
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 

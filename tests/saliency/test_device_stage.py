@@ -15,8 +15,9 @@ import torch
 
 from data.errors import UserError
 from data.images.decode import list_images
+from data.masks.format import Status
 from data.masks.read import MaskShards
-from data.masks.write import ChunkEncoder, Status
+from data.masks.write import ChunkEncoder
 from saliency.batch import Plan, make_shards
 from saliency.device_stage import DeviceStage
 from saliency.workers import Workers

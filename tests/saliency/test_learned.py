@@ -17,8 +17,8 @@ import torchvision
 from click.testing import CliRunner
 
 from data.images.decode import decode
+from data.masks.format import Status
 from data.masks.read import MaskShards
-from data.masks.write import Status
 from saliency.basnet import BASNet, load_basnet, predict
 from saliency.basnet.preprocess import stretch
 from saliency.classifier import load_classifier, preprocess

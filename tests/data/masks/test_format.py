@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
-from data.masks.format import Status, open_shard, read_header, shard_name, status_of
+from data.masks.format import (
+    Status,
+    open_shard,
+    read_header,
+    shard_name,
+    software_versions,
+    status_of,
+)
 
 
 def test_header(tmp_path, write_shards, masks):
@@ -50,13 +57,14 @@ def test_a_file_that_is_no_hdf5(tmp_path):
     (tmp_path / "a.h5").write_text("hello")
     with pytest.raises(UserError, match=r"a.h5' cannot be opened as HDF5 .*; delete it and run"):
         open_shard(tmp_path / "a.h5")
-    with pytest.raises(UserError, match="there is no file"):
+    with pytest.raises(FileNotFoundError) as caught:
         open_shard(tmp_path / "b.h5")
+    assert caught.value.filename == str(tmp_path / "b.h5")
 
 
 def test_what_the_system_refuses_is_not_to_be_deleted(tmp_path):
     (tmp_path / "a.h5").symlink_to("a.h5")
-    with pytest.raises(UserError, match=r"cannot be opened \(.*symbolic links\); make it readable"):
+    with pytest.raises(OSError, match=r"symbolic links: .*a\.h5"):
         open_shard(tmp_path / "a.h5")
 
 
@@ -76,3 +84,10 @@ def test_a_shard_is_read_without_locks(tmp_path, write_shards, masks):
 def test_status_of():
     assert status_of(np.zeros((3, 3), np.uint8)) is Status.FLAT
     assert status_of(np.eye(3, dtype=np.uint8)) is Status.OK
+
+
+def test_versions():
+    versions = software_versions()
+    assert versions["numpy"] == np.__version__ and versions["h5py"] == h5py.__version__
+    assert all(isinstance(version, str) and version for version in versions.values())
+    assert {"dilo", "python", "opencv", "pillow", "hdf5"} <= set(versions)

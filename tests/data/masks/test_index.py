@@ -9,9 +9,8 @@ import pytest
 
 from data.errors import UserError
 from data.keys import Keys
-from data.masks.index import build_index, load_index
-from data.masks.scan import read_headers, scan
-from data.masks.write import shard_name
+from data.masks.format import shard_name
+from data.masks.index import build_index, load_index, scan
 
 
 def test_one_virtual_dataset_over_all_shards(tmp_path, write_shards, masks):
@@ -100,7 +99,7 @@ def test_sets_that_are_not_whole(tmp_path, write_shards, masks):
     keys = write_shards(tmp_path, masks, size=3)
     with pytest.raises(UserError, match="there are no mask shards in"):
         (tmp_path / "empty").mkdir()
-        read_headers(tmp_path / "empty")
+        scan(tmp_path / "empty")
     shutil.copy(tmp_path / shard_name(1), tmp_path / "copy")
     (tmp_path / shard_name(1)).unlink()
     with pytest.raises(UserError, match=r"has 3 of 4 shards, missing: 1; run"):

@@ -10,10 +10,11 @@ import threading
 import h5py
 import numpy as np
 import pytest
+import zstandard
 
 from data.errors import UserError
+from data.masks.format import Status, shard_name
 from data.masks.read import MaskShards
-from data.masks.write import Status, shard_name
 
 
 def check(shards: MaskShards, masks: dict) -> None:
@@ -165,19 +166,48 @@ def test_a_fork_in_the_middle_of_a_read_does_not_hang(tmp_path, write_shards, ma
     assert process.exitcode == 0
 
 
-def test_a_damaged_mask_is_a_sentence(tmp_path, write_shards, masks):
-    keys = write_shards(tmp_path, masks, size=50)
+@pytest.mark.parametrize("compression", ["zstd", "gzip"])
+def test_a_damaged_mask_is_a_sentence(tmp_path, write_shards, masks, compression):
+    """What cannot be decompressed; what can, and is wrong, is for `mask-shards verify`."""
+    keys = write_shards(tmp_path, masks, size=50, compression=compression)
     path = tmp_path / shard_name(0)
     row = keys.find("a/001.JPEG")
     with h5py.File(path, "r") as file:
         place = file["masks"].id.get_chunk_info_by_coord((row, 0, 0))
     raw = bytearray(path.read_bytes())
-    raw[place.byte_offset + place.size // 2] ^= 0x10
+    raw[place.byte_offset] ^= 0x10
     path.write_bytes(raw)
     shards = MaskShards(tmp_path)
     with pytest.raises(UserError, match=r"mask of 'a/001.JPEG' in '.*shard-00000.h5' cannot be"):
         shards.read(row)
     assert np.array_equal(shards.read("a/003.JPEG"), masks["a/003.JPEG"])
+
+
+@pytest.mark.parametrize(
+    ("stored", "sentence"),
+    [(zstandard.compress(bytes(10**6)) + b"1234", "1000000 pixels"), (b"123", "3 bytes cannot be")],
+)
+def test_what_cannot_be_a_mask_is_not_unpacked(tmp_path, write_shards, masks, stored, sentence):
+    keys = write_shards(tmp_path, masks, size=50, index=False)
+    with h5py.File(tmp_path / shard_name(0), "r+") as file:
+        file["masks"].id.write_direct_chunk((keys.find("a/001.JPEG"), 0, 0), stored)
+    with pytest.raises(UserError, match=sentence):
+        MaskShards(tmp_path).read("a/001.JPEG")
+
+
+def test_masks_as_dilo_writes_them_are_what_hdf5_reads(tmp_path, write_shards):
+    """Of all sizes of chunks, and the one that does not shrink."""
+    rng = np.random.default_rng(0)
+    masks = {
+        f"{levels:03}.jpg": rng.integers(0, levels, (40, 40 - levels % 7), np.uint8)
+        for levels in (1, 2, 3, 5, 17, 60, 256)
+    }
+    for compression in ("zstd", "gzip"):
+        write_shards(tmp_path, masks, size=50, compression=compression)
+        with h5py.File(tmp_path / shard_name(0)) as file:
+            whole = file["masks"][:]
+        for row, mask in enumerate(MaskShards(tmp_path).read(row) for row in range(len(masks))):
+            assert np.array_equal(mask, whole[row, :, : mask.shape[1]])
 
 
 def test_a_shard_cut_short_after_it_was_opened_is_a_sentence(tmp_path, write_shards, masks):

@@ -1,6 +1,8 @@
 """Masks travel as PNG files, out of shards and into them, unchanged."""
 
 import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -9,12 +11,12 @@ from PIL import Image
 
 from data.errors import UserError
 from data.keys import Keys
-from data.masks import transfer
+from data.masks.format import Status, shard_name
 from data.masks.index import load_index
 from data.masks.read import MaskShards
 from data.masks.transfer import export_masks, import_masks
 from data.masks.verify import verify
-from data.masks.write import ChunkEncoder, ShardWriter, Status, shard_name
+from data.masks.write import ChunkEncoder, ShardWriter
 
 
 @pytest.fixture
@@ -178,7 +180,7 @@ def test_the_old_shards_stay_until_the_new_ones_are_complete(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(transfer, "read_mask", interrupt)
+        patch.setattr("data.masks.transfer.read_mask", interrupt)
         with pytest.raises(KeyboardInterrupt):
             import_masks(*arguments, overwrite=True, shard_size=2)
         with pytest.raises(KeyboardInterrupt):
@@ -190,14 +192,26 @@ def test_the_old_shards_stay_until_the_new_ones_are_complete(
     assert load_index(out) is not None  # it went along
 
 
-def test_a_cap_that_needs_more_memory_than_there_is(tmp_path, images, monkeypatch):
-    def none_left(canvas, compression):
-        raise MemoryError
+_LITTLE_MEMORY = """
+import resource, sys
+import dilo
+resource.setrlimit(resource.RLIMIT_AS, (3 << 30, resource.RLIM_INFINITY))
+dilo.mask_shards()
+"""
 
-    monkeypatch.setattr(transfer, "ChunkEncoder", none_left)
+
+def test_a_cap_that_needs_more_memory_than_there_is(tmp_path, images):
     save(tmp_path / "masks" / "a.png", a_mask())
-    with pytest.raises(UserError, match=r"--max-side 60000 .* memory"):
-        import_masks(tmp_path / "masks", tmp_path / "out", images, max_side=60000)
+    arguments = ["import", tmp_path / "masks", tmp_path / "out", "--images", images]
+    done = subprocess.run(
+        [sys.executable, "-c", _LITTLE_MEMORY, *arguments, "--max-side", "60000"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "the memory is exhausted (a raster of 60000 x 60000 pixels)" in done.stderr
+    assert done.stderr.endswith("; give a smaller --max-side.\n")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_mask_of_very_few_pixels_has_its_images_shape_too(tmp_path, images):

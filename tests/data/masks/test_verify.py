@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
+from data.masks.format import Status, shard_name
 from data.masks.verify import verify
-from data.masks.write import Status, shard_name
 
 
 def problems(folder, **options):
@@ -108,20 +108,23 @@ def test_missing_doubled_and_foreign_shards(tmp_path, write_shards, masks):
     shutil.copy(tmp_path / shard_name(0), tmp_path / "kept")
     (tmp_path / shard_name(0)).unlink()
     found = problems(tmp_path)
-    assert "1 of 4 shards are missing: shard-00000.h5." in found
+    assert "has 3 of 4 shards, missing: 0" in found
     assert "index.h5: it does not fit the shards" in found
 
     shutil.copy(tmp_path / shard_name(2), tmp_path / shard_name(0))
     found = problems(tmp_path)
-    assert "shard-00002.h5: it is shard 2, and so is shard-00000.h5" in found
-    assert "its first key does not come after" in found
+    assert "shard-00000.h5' is shard 2 of its set; give it back its name 'shard-00002.h5'" in found
+    assert "not sorted and unique over the whole set" in found
 
     (tmp_path / shard_name(0)).write_text("hello")
     assert "cannot be opened as HDF5" in problems(tmp_path)
 
     shutil.move(tmp_path / "kept", tmp_path / shard_name(0))
     write_shards(tmp_path, masks, size=3, method="mc", only=(3,), index=False)
-    assert "shard-00003.h5: its method differs from shard-00000.h5's" in problems(tmp_path)
+    assert (
+        "shard-00003.h5' and 'shard-00000.h5' are not of one set (they differ in method)"
+        in problems(tmp_path)
+    )
 
 
 def test_keys_that_are_not_the_listing(tmp_path, write_shards, masks):

@@ -14,14 +14,8 @@ import pytest
 
 from data.errors import UserError
 from data.keys import Keys
-from data.masks.write import (
-    ChunkEncoder,
-    ShardWriter,
-    Status,
-    read_header,
-    shard_name,
-    shard_paths,
-)
+from data.masks.format import Status, read_header, shard_name, shard_paths
+from data.masks.write import ChunkEncoder, ShardWriter
 
 ATTRIBUTES = {"method": "rbd", "parameters": {}, "software": {}, "listing_digest": "x"}
 
@@ -262,7 +256,7 @@ def test_names_sort_and_foreign_files_are_left_out(tmp_path):
     ):
         (tmp_path / name).touch()
     assert [path.name for path in shard_paths(tmp_path)] == ["shard-00002.h5", "shard-00010.h5"]
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(FileNotFoundError, match="missing"):
         shard_paths(tmp_path / "missing")
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data.errors import UserError
 from data.images.decode import list_images
-from data.masks.write import Status
+from data.masks.format import Status
 from pretrain.views.draws import COLUMN
 from pretrain.views.loader import build_loader, epoch_order
 from pretrain.views.recipes import PasteSettings, ViewRecipe
