@@ -1,7 +1,6 @@
 """Anybody's file of weights: read without running anything in it, unwrapped, and compared.
 
-state = read_state_dict(path, "--weights")
-state, prefix = without_prefix(state, ["conv1.weight"])
+state, prefix = read_network(path, "--weights", ["conv1.weight"])
 if difference := differences(state, network.state_dict()):
     raise UserError(...)
 fill(network, state)
@@ -9,15 +8,18 @@ fill(network, state)
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -25,8 +27,18 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from data.run import damage
+from data.unwrap import flat_tensors, network_in
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "method", "network", "student", "backbone")
+_PLAIN: list[Any] = [  # data that trainers save beside weights: nothing of it runs anything
+    argparse.Namespace,
+    np.ndarray,
+    np.dtype,
+    *{type(np.dtype(code)) for code in "?bBhHiIlLqQefdFD"},
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+    (np._core.multiarray._reconstruct, "numpy._core.multiarray._reconstruct"),
+]
 _COUNTER = "num_batches_tracked"  # of a batch norm; PyTorch 0.4 wrote none
 
 
@@ -44,48 +56,64 @@ def read_weights(path: str | os.PathLike, argument: str) -> dict[str, Any]:
         No such file, not of these formats, damaged, Python objects that unpickling would have to
         run, or something else than a dictionary.
     """
-    path, name = Path(path), f"{argument} {os.fspath(path)!r}"
+    path, _ = split_choice(path)
+    name = f"{argument} {os.fspath(path)!r}"
     if not path.is_file():
         raise UserError(f"{name}: there is no such file; give a file of weights.")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path, name)
     try:
-        is_zip = zipfile.is_zipfile(path)
-        if not is_zip and not _is_pickle(path):
+        kind = _kind(path)
+        if kind == "safetensors":
+            return _read_safetensors(path)
+        if kind == "unknown":
             raise UserError(
                 f"{name} is not a file that torch.save wrote, or is cut short; give one that is, "
                 "or a .safetensors file."
             )
-        if is_zip and (reason := damage(path)) is not None:
+        if kind == "zip" and (reason := damage(path)) is not None:
             raise UserError(f"{name} cannot be read: {reason}; copy it again.")
-        with warnings.catch_warnings():  # about a pickle's protocol, before the file is refused
-            warnings.simplefilter("ignore", UserWarning)
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_PLAIN):
+            warnings.simplefilter("ignore")  # about a pickle's protocol, before it is refused
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except (UserError, OSError):
+        raise
     except pickle.UnpicklingError:
         raise UserError(
             f"{name} holds Python objects, and unpickling those could run code; save it again, "
             "where it was made, by torch.save(model.state_dict(), FILE)."
         ) from None
-    except (RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
+    except Exception as error:  # a damaged pickle makes any
         raise _unreadable(name, error) from None
     if not isinstance(content, Mapping):
         raise _no_state_dict(name, content)
     return dict(content)
 
 
-def _read_safetensors(path: Path, name: str) -> dict[str, Any]:
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        return {**metadata, "state_dict": safetensors.torch.load_file(path)}
-    except safetensors.SafetensorError as error:
-        raise _unreadable(name, error) from None
+def split_choice(path: str | os.PathLike) -> tuple[Path, str]:
+    """Return the path and the network's name of FILE#NAME; "" where none is chosen."""
+    file, mark, choice = os.fspath(path).rpartition("#")
+    if mark and not os.path.exists(path) and os.path.exists(file):
+        return Path(file), choice
+    return Path(path), ""
 
 
-def _is_pickle(path: Path) -> bool:
-    """Whether a file begins as torch.save's did before 1.6, and as any pickle does."""
+def _kind(path: Path) -> str:
+    """What a file is by its content, whatever its ending: zip, pickle, safetensors or unknown."""
+    if path.suffix == ".safetensors":
+        return "safetensors"
+    if zipfile.is_zipfile(path):
+        return "zip"
     with path.open("rb") as file:
-        return file.read(1) == pickle.PROTO
+        begin = file.read(9)
+    if begin[:1] == pickle.PROTO:  # torch.save before 1.6, and any pickle
+        return "pickle"
+    header = struct.unpack("<Q", begin[:8])[0] if len(begin) == 9 else 0
+    return "safetensors" if begin[8:] == b"{" and header < path.stat().st_size else "unknown"
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    return {**metadata, "state_dict": safetensors.torch.load_file(path)}
 
 
 def _unreadable(name: str, error: Exception) -> UserError:
@@ -102,57 +130,24 @@ def _no_state_dict(name: str, content: object) -> UserError:
     )
 
 
-def read_state_dict(path: str | os.PathLike, argument: str) -> dict[str, Tensor]:
-    """Read a file's tensors by name. UserError as `read_weights` and `state_dict_of`."""
-    return state_dict_of(read_weights(path, argument), f"{argument} {os.fspath(path)!r}")
+def read_network(
+    path: str | os.PathLike, argument: str, anchors: Iterable[str]
+) -> tuple[dict[str, Tensor], str]:
+    """Read one network's tensors from FILE or FILE#NAME; see `read_weights` and `network_in`."""
+    file, choice = split_choice(path)
+    name = f"{argument} {os.fspath(file)!r}"
+    return network_in(state_dict_of(read_weights(file, argument), name), anchors, choice, name)
 
 
 def state_dict_of(content: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """Return the tensors by name of a file's dictionary, directly or below `WRAPPERS`.
+    """Return a file's tensors by flat names (`data.unwrap`).
 
     name : of the file, for the UserError where there are none.
     """
-    state = {str(k): v for k, v in _unwrapped(content).items() if isinstance(v, Tensor)}
+    state = flat_tensors(content)
     if not state:
         raise _no_state_dict(name, content)
     return state
-
-
-def _unwrapped(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    for word in WRAPPERS:
-        if isinstance(content.get(word), Mapping):
-            inner = _unwrapped(content[word])
-            if any(isinstance(value, Tensor) for value in inner.values()):
-                return inner
-    return content
-
-
-def without_prefix(
-    state: Mapping[str, Tensor], anchors: Iterable[str]
-) -> tuple[dict[str, Tensor], str]:
-    """Return one network's tensors by its own names, and the prefix that stood before them.
-
-    anchors : names of which the network has one.
-
-    Where several networks are in a file, the one that was trained by gradients is taken: MoCo's
-    `encoder_q`, not its `encoder_k`; `student` or `base_encoder`, not `teacher` or a momentum one.
-    """
-    prefixes = {
-        key[: -len(anchor)]
-        for anchor in anchors
-        for key in state
-        if key == anchor or key.endswith("." + anchor)
-    }
-    # `layer1.0.conv1.weight` ends like the first name of a network, too
-    prefixes = {p for p in prefixes if not any(o != p and p.startswith(o) for o in prefixes)}
-    prefix = min(prefixes, key=_prefix_rank, default="")
-    own = {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
-    return own, prefix
-
-
-def _prefix_rank(prefix: str) -> tuple[bool, int, str]:
-    slow = any(word in prefix for word in ("encoder_k", "momentum", "teacher", "ema", "target"))
-    return slow, prefix.count("."), prefix
 
 
 def differences(
@@ -163,7 +158,8 @@ def differences(
     ignored : the beginning of names in `state` that count for nothing, such as "fc.".
 
     Returns phrases joined by "; ", or "" where they agree. A state_dict that counts no batches of
-    batch norms is an old one, and agrees.
+    batch norms is an old one, and agrees. What lies in modules that the network does not have, such
+    as a projection head or a queue, is no difference.
     """
     old = not any(name.endswith(_COUNTER) for name in state)
     missing = [n for n in wanted if n not in state and not (old and n.endswith(_COUNTER))]
@@ -173,6 +169,9 @@ def differences(
         for name, value in wanted.items()
         if name in state and state[name].shape != value.shape
     ]
+    modules = {name.partition(".")[0] for name in wanted}
+    if not missing and not shapes:
+        unexpected = [name for name in unexpected if name.partition(".")[0] in modules]
     kinds = {"missing": missing, "unexpected": unexpected, "misshapen": shapes}
     return "; ".join(f"{len(n)} {kind}: {_some(n)}" for kind, n in kinds.items() if n)
 

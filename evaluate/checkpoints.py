@@ -15,7 +15,8 @@ from torch import nn
 
 from data.errors import UserError
 from data.run import checkpoints, damage
-from data.weights import fill, read_weights, sha256_of, state_dict_of, without_prefix
+from data.unwrap import network_in, other_networks
+from data.weights import fill, read_weights, sha256_of, split_choice, state_dict_of
 from evaluate import networks
 from evaluate.results import say
 
@@ -33,11 +34,13 @@ class Source:
     arch: str = ""
     stripped_prefix: str = ""
     left_out: list[str] = field(default_factory=list)  # keys that are not the backbone's
+    others: list[str] = field(default_factory=list)  # networks that could be chosen instead
     config: dict | None = None  # of DiLo's own checkpoints
 
     def as_dict(self) -> dict:
         """Plain values for JSON, without the training configuration."""
-        return {key: value for key, value in asdict(self).items() if key != "config"}
+        facts = asdict(self)
+        return {key: facts[key] for key in facts if key not in ("config", "others")}
 
     @property
     def trained_size(self) -> int | None:
@@ -53,6 +56,8 @@ class Source:
         if self.left_out:
             more = ", ..." if len(self.left_out) > 3 else ""
             text += f", left out {', '.join(self.left_out[:3])}{more}"
+        if self.others:
+            text += f"; it also holds '{self.others[0]}', to be chosen by FILE#{self.others[0]}"
         return text
 
 
@@ -71,12 +76,14 @@ def load_checkpoint(checkpoint: str | Path, arch: str | None = None) -> Checkpoi
     ----------
     checkpoint : a RUN folder of `pretrain`, its `backbone.pt`, a file with a state_dict of one of
         torchvision's networks (`.pt`, `.pth`, `.safetensors`, ...), `torchvision:NAME` for weights
-        that torch.hub has on disk, or `random:NAME` for the untrained network as a baseline
+        that torch.hub has on disk, or `random:NAME` for the untrained network as a baseline;
+        `FILE#teacher` takes that one of a file's networks
     arch : the network's name, where its keys do not tell
 
     Nothing is unpickled but tensors and plain containers, and nothing is downloaded.
     """
     checkpoint = str(checkpoint)
+    file, choice = split_choice(checkpoint)
     kind, _, name = checkpoint.partition(":")
     if kind == "random" and name:
         with torch.random.fork_rng(devices=[]):
@@ -86,7 +93,7 @@ def load_checkpoint(checkpoint: str | Path, arch: str | None = None) -> Checkpoi
     if kind == "torchvision" and name:
         path, arch = _torchvision_file(name), name
     else:
-        path = find_file(Path(checkpoint))
+        path = find_file(file)
     content = read_weights(path, "CHECKPOINT")
     source = Source(checkpoint, str(path), sha256_of(path), config=_config(content, path))
     if content.get("format") == FORMAT and isinstance(content.get("arch"), str):
@@ -94,10 +101,15 @@ def load_checkpoint(checkpoint: str | Path, arch: str | None = None) -> Checkpoi
     state = state_dict_of(content, f"CHECKPOINT {path}")
     try:
         anchors = [next(iter(networks.backbone_tensors(arch)))] if arch else networks.ANCHORS
-        state, source.stripped_prefix = without_prefix(state, anchors)
+        tensors, (state, prefix) = state, network_in(state, anchors, choice, "it")
+        source.stripped_prefix = prefix.rpartition("/")[2]
+        source.others = other_networks(tensors, anchors, prefix)
         source.arch = arch or networks.recognise(state)
     except UserError as error:
-        raise UserError(f"CHECKPOINT {checkpoint}: {error.message}") from None
+        told = error.message.startswith("CHECKPOINT")
+        raise UserError(
+            error.message if told else f"CHECKPOINT {checkpoint}: {error.message}"
+        ) from None
     if difference := networks.differences(state, source.arch):
         raise UserError(f"CHECKPOINT {checkpoint} does not fit {source.arch}: {difference}.")
     model = networks.build(source.arch).eval()

@@ -42,8 +42,6 @@ def run(options: Options) -> None:
     out = options.out
     if out.suffix not in SUFFIXES:
         raise UserError(f"OUT {out} must end in {', '.join(SUFFIXES)}.")
-    if out.exists() and not options.overwrite:
-        raise UserError(f"OUT {out} exists; name another file or add --overwrite.")
     if not out.parent.is_dir():
         raise UserError(f"OUT {out}: there is no folder {out.parent}; make it first.")
     loaded = load_checkpoint(options.checkpoint, options.arch)
@@ -58,6 +56,8 @@ def run(options: Options) -> None:
         memory = io.BytesIO()
         torch.save(state, memory)
         data = memory.getvalue()
+    if out.exists() and not options.overwrite and out.read_bytes() != data:  # what is there stays
+        raise UserError(f"OUT {out} exists; name another file or add --overwrite.")
     write_whole(out, data)
     name = loaded.source.arch
     click.echo(f"{out}: {len(state)} tensors of {name}, all but {classifier(name)}")

@@ -8,7 +8,8 @@ from torch import nn
 
 from data.errors import UserError
 from data.run import write_torch
-from data.weights import differences, fill, read_weights, state_dict_of, without_prefix
+from data.unwrap import network_in
+from data.weights import differences, fill, read_weights, split_choice, state_dict_of
 from pretrain.parts.backbones import CLASSIFIER
 from pretrain.settings import Settings
 
@@ -41,13 +42,14 @@ def load_backbone(backbone: nn.Module, arch: str, path: str | Path) -> None:
     UserError
         No such file, damaged, another architecture, names that do not fit.
     """
-    contents, name = read_weights(path, "init"), f"init {str(path)!r}"
+    file, choice = split_choice(path)
+    contents, name = read_weights(file, "init"), f"init {str(file)!r}"
     if contents.get("format") == FORMAT and contents["arch"] != arch:
         raise UserError(
             f"{name} holds a {contents['arch']}, and arch is {arch!r}; set arch={contents['arch']}."
         )
     wanted = backbone.state_dict()
-    state, _ = without_prefix(state_dict_of(contents, name), [next(iter(wanted))])
+    state, _ = network_in(state_dict_of(contents, name), [next(iter(wanted))], choice, name)
     if difference := differences(state, wanted, ignored=CLASSIFIER[arch] + "."):
         raise UserError(f"{name} does not fit {arch}: {difference}; set another arch or init.")
     fill(backbone, state)

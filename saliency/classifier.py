@@ -17,7 +17,8 @@ from data.images.channel_statistics import IMAGENET_MEAN, IMAGENET_STD
 from data.images.labels import labels_from_folders
 from data.keys import Keys
 from data.loading import of_channels
-from data.weights import differences, fill, last_linear, read_state_dict, without_prefix
+from data.unwrap import network_in
+from data.weights import differences, fill, last_linear, read_weights, split_choice, state_dict_of
 from saliency.methods.protocol import ClassifierSettings
 
 SIZE = 224
@@ -62,7 +63,8 @@ def load_classifier(path: str | os.PathLike, arch: str | None = None) -> tuple[n
 
     Raises UserError: no such file, not a state_dict, an unknown name, or weights that do not fit.
     """
-    state = read_state_dict(path, "--weights")
+    file, choice = split_choice(path)
+    state = state_dict_of(read_weights(file, "--weights"), f"--weights {str(file)!r}")
     known = torchvision.models.list_models(module=torchvision.models)
     if arch is not None:
         if arch not in known:
@@ -71,7 +73,7 @@ def load_classifier(path: str | os.PathLike, arch: str | None = None) -> tuple[n
                 "use a name such as resnet50."
             )
         network = _skeleton(arch) or _build(arch)
-        if difference := _fill(network, state):
+        if difference := _fill(network, state, choice):
             raise UserError(
                 f"--weights {path} is not a {arch} with a linear head ({difference}); "
                 "give another checkpoint or --arch."
@@ -79,7 +81,7 @@ def load_classifier(path: str | os.PathLike, arch: str | None = None) -> tuple[n
         return network.eval(), arch
     for name in dict.fromkeys((*_USUAL, *known)):
         network = _skeleton(name) if name in known else None
-        if network is not None and not _fill(network, state):
+        if network is not None and not _fill(network, state, choice):
             return network.eval(), name
     raise UserError(
         f"--weights {path} fits none of torchvision's classifiers; "
@@ -101,13 +103,13 @@ def _skeleton(name: str) -> nn.Module | None:
         return None
 
 
-def _fill(network: nn.Module, state: Mapping[str, Tensor]) -> str:
+def _fill(network: nn.Module, tensors: Mapping[str, Tensor], choice: str) -> str:
     """Put a state_dict into a skeleton; what differs, and nothing is put, or an empty string."""
     name = last_linear(network)
     if name is None:
         return "it has no linear head"
     head = network.get_submodule(name)
-    state, _ = without_prefix(state, [next(iter(network.state_dict()))])
+    state, _ = network_in(tensors, [next(iter(network.state_dict()))], choice, "--weights")
     weight = state.get(f"{name}.weight")
     if weight is not None and weight.ndim == 2 and weight.shape[0] != head.out_features:
         head = nn.Linear(head.in_features, weight.shape[0], head.bias is not None, device="meta")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.models import ResNet34_Weights
 
 from data.errors import UserError
-from data.weights import differences, fill, read_state_dict, without_prefix
+from data.weights import differences, fill, read_network
 from saliency.basnet.network import BASNet
 
 
@@ -21,7 +21,7 @@ def load_basnet(path: str | os.PathLike) -> BASNet:
 
     Raises UserError: no such file, no state_dict, or not BASNet's names and shapes, which it names.
     """
-    state, _ = without_prefix(read_state_dict(path, "--weights"), ["inconv.weight"])
+    state, _ = read_network(path, "--weights", ["inconv.weight"])
     first = state.get("inconv.weight")
     channels = first.shape[0] if first is not None and first.ndim == 4 else 0
     with torch.device("meta"):  # the shapes without the memory; a foreign file costs nothing
@@ -44,8 +44,11 @@ def load_encoder(network: BASNet, path: str | os.PathLike | None = None) -> None
 
     Raises UserError: the download fails, or the file holds no ResNet-34.
     """
-    source = _download() if path is None else read_state_dict(path, "--encoder-weights")
-    source, _ = without_prefix(source, ["conv1.weight"])
+    source = (
+        _download()
+        if path is None
+        else read_network(path, "--encoder-weights", ["conv1.weight"])[0]
+    )
     own = network.state_dict()
     stages = {name: value for name, value in own.items() if name.startswith("encoder")}
     state = {

@@ -21,7 +21,9 @@ def test_pt_and_safetensors_load_into_torchvision(tmp_path, probe, resnet18_file
         assert set(outcome.missing_keys) == {"fc.weight", "fc.bias"}
         assert not outcome.unexpected_keys
         assert all(torch.equal(weights[key], state[key]) for key in weights)
-        assert name in probe("export", tmp_path / "moco.pth", tmp_path / name, code=2).stderr
+        probe("export", tmp_path / "moco.pth", tmp_path / name)  # the same again does no harm
+        refused = probe("export", "random:resnet18", tmp_path / name, code=2)
+        assert f"{name} exists; name another file" in refused.stderr
         probe("export", tmp_path / "moco.pth", tmp_path / name, "--overwrite")
     assert not list(tmp_path.glob(".out*"))
 
