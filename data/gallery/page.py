@@ -35,7 +35,8 @@ thead th { position: sticky; top: 0; background: var(--paper); text-align: left;
 .rows .group { border-left: 1px solid var(--line); padding-left: .8rem; }
 figure { margin: 0; width: calc(var(--side) + 6px); }
 figure img { display: block; border: 3px solid transparent; background: var(--cell)
-  padding-box; outline: 1px solid var(--line); outline-offset: -3px; image-rendering: pixelated; }
+  padding-box; outline: 1px solid var(--line); outline-offset: -3px; }
+.small { image-rendering: pixelated; }
 figure.right img { border-color: var(--right); }
 figure.wrong img { border: 3px dashed var(--wrong); }
 figcaption { color: var(--faint); font-size: .85rem; line-height: 1.3; overflow-wrap: anywhere; }
@@ -99,6 +100,7 @@ def _img(picture: np.ndarray, description: str, side: int) -> str:
     Shown with a long side of at most `side`; a sharper screen uses the pixels beyond.
     """
     height, width = fit(picture, side).shape[:2]
+    kind = ' class="small"' if max(height, width) > max(picture.shape[:2]) else ""
     if max(picture.shape[:2]) > 2 * side:
         picture = fit(picture, 2 * side)
     if picture.ndim == 2:
@@ -108,7 +110,7 @@ def _img(picture: np.ndarray, description: str, side: int) -> str:
         Image.fromarray(picture).save(memory, "JPEG", quality=88)
         uri = _uri(memory.getvalue(), "jpeg")
     return (
-        f'<img src="{uri}" width="{width}" height="{height}" alt="{_text(description)}" '
+        f'<img{kind} src="{uri}" width="{width}" height="{height}" alt="{_text(description)}" '
         'loading="lazy">'
     )
 
