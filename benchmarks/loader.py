@@ -112,7 +112,7 @@ def measure(arguments: argparse.Namespace, masks: Path, folder: Path) -> None:
             allow_missing_masks=True,
             decode_on=decode_on,
         )
-        return loader._dataset
+        return loader.dataset
 
     plain = dataset(None)
     pasting = {

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data.loading_workers import usable_cores
+from data.processes import usable_cores
 
 _PACKAGES = {
     "saliency-compute": "saliency",

@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from data.device import to_host
 from data.errors import UserError
-from data.loading import normalise, unreadable_of
+from data.loading import EpochBatches, Loader, normalise, seeded_order, unreadable_of
 from data.run import Run, checkpoints
 from evaluate.checkpoints import digest
 from evaluate.classifiers import top_k
 from evaluate.labelled import Split
-from evaluate.loading import EpochBatches, TrainingImages, train_loader
+from evaluate.loading import TrainingImages
 from evaluate.models import Model, workers_of
 from evaluate.protocols import Protocol
 from evaluate.results import none_readable, say
@@ -75,12 +75,18 @@ class LinearProbe:
         self.world, self.amp = world, amp
         self.before = digest(self.backbone)
         images = TrainingImages(split.train, model.size, settings.seed)
+        share, count = settings.batch_size // world.size, len(split.train)
         self.batches = EpochBatches(
-            len(split.train), settings.batch_size, settings.seed, world.rank, world.size
+            seeded_order(settings.seed, count),
+            count,
+            share,
+            rank=world.rank,
+            world_size=world.size,
+            whole=False,
         )
         workers, pin = workers_of(model.options), world.device.type == "cuda"
-        self.train_loader = train_loader(images, self.batches, workers, pin)
-        self.val_loader = model.batches(split.val, most=settings.batch_size // world.size)
+        self.train_loader = Loader(images, self.batches, workers, pin_memory=pin, keep_workers=True)
+        self.val_loader = model.batches(split.val, most=share)
         self.head = Head(self.backbone.dim(model.size), len(split.train.classes), settings).to(
             world.device
         )

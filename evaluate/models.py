@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from data.device import pick_device, to_host
 from data.errors import UserError
 from data.images.crop import centre_crop
-from data.loading import Crop, PlainLoader, build_plain_loader, normalise, unreadable_of
-from data.loading_workers import usable_cores
+from data.loading import Crop, Loader, build_plain_loader, normalise, unreadable_of
+from data.processes import usable_cores
 from evaluate.checkpoints import Checkpoint, load_checkpoint
 from evaluate.labelled import Labelled
 from evaluate.masks import names_of
@@ -142,7 +142,7 @@ class Model:
 
     def batches(
         self, images: Labelled, most: int | None = None, crop: Crop = centre_crop
-    ) -> PlainLoader:
+    ) -> Loader:
         """Load the images with their labels, in batches as the options say, of `most` at most."""
         size = self.options.batch_size
         return build_plain_loader(

@@ -218,12 +218,15 @@ def _score_made(model: Model, classify: Classify, images: VariantImages) -> dict
 
 def _batches(images: VariantImages, batch_size: int, model: Model):
     """Rows (B,) and {variant: uint8 (B, S, S, 3)} of all images, in order."""
-    from torch.utils.data import DataLoader
+    from torch.utils.data import default_collate
 
+    from data.loading import Loader
     from evaluate.models import workers_of
 
+    rows = range(len(images))
+    batches = [rows[start : start + batch_size] for start in rows[::batch_size]]
     workers, pin = workers_of(model.options), model.device.type == "cuda"
-    return DataLoader(images, batch_size=batch_size, num_workers=workers, pin_memory=pin)
+    return Loader(images, batches, workers, collate=default_collate, pin_memory=pin)
 
 
 def _gap(accuracy: dict[str, float]) -> dict:

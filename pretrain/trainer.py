@@ -21,8 +21,8 @@ from tqdm import tqdm
 from data.device import all_finite, tune_cuda
 from data.errors import RunFailed, UserError
 from data.images.decode import list_images
-from data.loading_workers import usable_cores
 from data.metrics import LossNotFinite, Metrics, epoch_bar, read_metrics
+from data.processes import usable_cores
 from data.run import Run, StopRequest, failures_told, stop_on_signals
 from pretrain.build import (
     bn_groups,

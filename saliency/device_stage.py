@@ -15,15 +15,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from data.device import Fetched, as_current, memory_layout
 from data.images.decode import UnreadableImage, capped_size, decode, key_path
+from data.loading import Loader, as_tensor
 from data.masks.format import Status, status_of
 from data.masks.write import ChunkEncoder
-from data.shared_memory import as_tensor
 from saliency.batch import Block, Plan, RunTasks
-from saliency.loading import WorkerLoader
 from saliency.methods.protocol import NetworkMethod
 from saliency.rows import Row, reason_of, to_uint8, too_long, without_mask
 
@@ -47,16 +45,13 @@ class Image(NamedTuple):
 Batch = list[tuple[Image, Tensor | None]]  # with the input (3, S, S) of each that has no error
 
 
-class _PreparedBlocks(Dataset):
+class _PreparedBlocks:
     """Item i is block i, decoded and prepared: all its images, and the inputs (N, 3, S, S)."""
 
     def __init__(self, plan: Plan, blocks: Sequence[Block], method: NetworkMethod) -> None:
         self.root, self.max_side = plan.root, plan.max_side
         self.blocks = blocks
         self.decode_side, self.prepare = method.decode_side, method.prepare
-
-    def __len__(self) -> int:
-        return len(self.blocks)
 
     def __getitem__(self, index: int) -> tuple[list[Image], Tensor]:
         block = self.blocks[index]
@@ -92,7 +87,7 @@ def batches(
     """
     prepared = _PreparedBlocks(plan, blocks, method)
     workers = jobs if jobs > 1 else 0
-    loader = WorkerLoader(prepared, workers, batch_size=None, collate_fn=_as_it_is)
+    loader = Loader(prepared, range(len(blocks)), workers)
     batch: Batch = []
     count = 0  # of those with an input
     for images, inputs in loader:
@@ -107,10 +102,6 @@ def batches(
             count += row is not None
     if batch:
         yield batch
-
-
-def _as_it_is(prepared: tuple[list[Image], Tensor]) -> tuple[list[Image], Tensor]:
-    return prepared
 
 
 class _Running(NamedTuple):

@@ -21,7 +21,7 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from threadpoolctl import threadpool_limits
 
 from data.errors import UserError
-from data.loading_workers import usable_cores
+from data.processes import signals_held_from_children, usable_cores
 
 Task = Callable[[], Any]
 
@@ -74,6 +74,8 @@ class Workers:
             if self._backend == "ray":  # its backend gives no results before the last
                 yield from self._run_in_batches(tasks)
             else:
+                resource_tracker.ensure_running()  # before: starting these sets the mask too
+                multiprocessing.resource_tracker.ensure_running()
                 with self._configuration(), signals_held_from_children():
                     results = joblib.Parallel(
                         return_as="generator", batch_size=1, pre_dispatch="3*n_jobs"
@@ -170,26 +172,6 @@ def _limit_threads() -> None:
     if _limits is None:
         cv2.setNumThreads(1)
         _limits = threadpool_limits(1)  # of BLAS and OpenMP, for the rest of the process
-
-
-@contextlib.contextmanager
-def signals_held_from_children() -> Iterator[None]:
-    """Start processes to which a terminal's Ctrl-C, or a batch system's SIGTERM, does nothing.
-
-    Both reach the workers too, and these would print tracebacks or die before the parent has said
-    what happens. The parent ends them; see also `_begin_worker`. A process inherits the mask of
-    blocked signals; this one's are only delayed.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    resource_tracker.ensure_running()  # before, because starting these sets the mask too
-    multiprocessing.resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin_worker(parent: int) -> None:

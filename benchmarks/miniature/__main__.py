@@ -16,7 +16,7 @@ from benchmarks.miniature.report import Report
 from benchmarks.miniature.steps import Study
 from benchmarks.miniature.tables import TABLES, choose
 from data.errors import UserError
-from data.loading_workers import usable_cores
+from data.processes import usable_cores
 from pretrain.settings import build_settings, parse_assignment, read_toml
 
 WHOLE = Path(__file__).parent / "whole.toml"

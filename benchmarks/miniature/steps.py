@@ -15,7 +15,7 @@ from benchmarks.miniature.supervised import train_supervised
 from benchmarks.miniature.tables import Row
 from data.errors import UserError
 from data.images.decode import EXTENSIONS
-from data.loading_workers import usable_cores
+from data.processes import usable_cores
 from demo.commands import run
 
 UNSUPERVISED = ("rbd", "gs", "mc")

@@ -13,7 +13,7 @@ from data.device import tune_cuda
 from data.errors import UserError
 from data.images.decode import list_images
 from data.images.labels import labels_from_folders
-from data.loading_workers import usable_cores
+from data.processes import usable_cores
 from pretrain.parts.backbones import build_backbone, feature_dim
 from pretrain.parts.schedule import learning_rate
 from pretrain.views.augment import DeviceAugment

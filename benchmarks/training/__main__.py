@@ -29,7 +29,7 @@ from benchmarks.training.start_up import start_up_report
 from benchmarks.training.step import StepCost
 from benchmarks.training.table import Table
 from benchmarks.training.throughput import Subject, Throughput
-from data.loading_workers import usable_cores
+from data.processes import usable_cores
 from pretrain.settings import build_settings, parse_assignment
 
 ON_CPU = {"arch": "resnet18", "image_size": 64, "batch_size": 64, "precision": "bfloat16"}

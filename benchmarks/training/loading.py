@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 from benchmarks.training.device import wait_for
 from data.images.crop import crop_resize
 from data.images.decode import decode, key_path
+from data.loading import Request
 from pretrain.settings import Settings
-from pretrain.views.dataset import Request
 from pretrain.views.draws import draw_view, uniforms
 from pretrain.views.loader import Loader, build_loader
 
@@ -58,16 +58,8 @@ def endless_loader(
         allow_missing_masks=True,
         decode_on=decode_on,
     )
-    loader._loader = DataLoader(
-        loader._dataset,
-        batch_size=None,
-        sampler=_Endless(loader._requests),
-        num_workers=workers,
-        persistent_workers=workers > 0,  # until the loader is closed
-        pin_memory=device.type == "cuda",
-        worker_init_fn=loader._workers,
-    )
-    return loader
+    requests, pin = _Endless(loader.requests), device.type == "cuda"
+    return Loader(loader.dataset, requests, workers, pin, loader.decoder)
 
 
 def first_batch(loader: Loader) -> dict:
@@ -105,7 +97,7 @@ def decode_and_crop(settings: Settings, loader: Loader, count: int) -> tuple[flo
 
     NaN for the mask where nothing is pasted.
     """
-    dataset, recipe = loader._dataset, settings.view_recipe()
+    dataset, recipe = loader.dataset, settings.view_recipe()
     decoding, reading = [], []
     for index in np.random.default_rng(0).permutation(len(dataset))[:count]:
         started = time.perf_counter()

@@ -4,7 +4,7 @@ import errno
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from typing import BinaryIO, NamedTuple
@@ -50,24 +50,12 @@ class UnreadableImage(Exception):
 class Decoded(NamedTuple):
     """A decoded image.
 
-    Attributes
-    ----------
-    image : uint8 array, (h, w, 3)
-        RGB, upright, its long side capped.
-    image_size : (int, int)
-        Height and width of the upright image before the cap.
+    image : uint8 (h, w, 3), RGB, upright, its long side capped.
+    image_size : height and width of the upright image before the cap.
     """
 
     image: np.ndarray
     image_size: tuple[int, int]
-
-
-class Reduced(NamedTuple):
-    """An image that was reduced while it was decoded: `Decoded`, and by which whole number."""
-
-    image: np.ndarray
-    image_size: tuple[int, int]
-    reduction: int
 
 
 # Folders ----------------------------------------------------------------------------------------
@@ -141,15 +129,67 @@ def read_size(path: str | os.PathLike) -> tuple[int, int]:
 
     Raises UnreadableImage as `decode` does, for what the header tells.
     """
-    with open_image(path) as image:
+    with as_stored(path) as image:
         return upright_size(image)
 
 
 @contextmanager
-def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
+def as_stored(path: str | os.PathLike) -> Iterator[Image.Image]:
     """Open an image by Pillow, as it is stored; UnreadableImage also for what goes wrong inside."""
     with _reasons(), open(path, "rb") as file:
         yield _open(file)
+
+
+class OpenImage:
+    """An image of which the header is read, and the pixels are not yet; made by `open_image`.
+
+    size : height and width of the upright image.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._image = _open(BytesIO(data))
+        self.size = upright_size(self._image)
+
+    def decode(self, reduction: int = 1, max_side: int = 0) -> tuple[np.ndarray, int]:
+        """Decode it, once, to uint8 (h, w, 3); return by what its sides were divided, too.
+
+        reduction : 1, 2, 4 or 8. Of a plain JPEG only that share of its DCT is decoded, at a
+            fraction of the time, and its sides are divided by it, rounded up. Any other image is
+            decoded whole, with reduction 1.
+        max_side : as for `decode`.
+        """
+        target = capped_size(self.size, max_side)
+        with _reasons():
+            pixels = decode_plain_jpeg(self._image, self._data, target, reduction)
+            self._data = b""
+            if pixels is None:
+                reduction = 1
+                pixels = _decode_any(self._image, target)
+            if reduction == 1 and pixels.shape[:2] != target:
+                pixels = cv2.resize(pixels, target[::-1], interpolation=cv2.INTER_AREA)
+        return pixels, reduction
+
+    def jpeg(self) -> np.ndarray | None:
+        """Return the file, uint8 (bytes,), if it is a JPEG that every decoder knows, else None.
+
+        That is a baseline JPEG in YCbCr, upright and complete. Only its header was read, so what
+        follows may still be damaged.
+        """
+        with _reasons():
+            known = is_plain_jpeg(self._image, self._data) and is_baseline(self._image)
+        return np.frombuffer(self._data, np.uint8) if known else None
+
+
+def open_image(path: str | os.PathLike) -> OpenImage:
+    """Read an image file and its header; UnreadableImage as for `decode`.
+
+    So that one can draw how it is to be cut before one decodes as much of it as that needs.
+    """
+    with _reasons():
+        with open(path, "rb") as file:
+            data = file.read()
+        return OpenImage(data)
 
 
 def decode(path: str | os.PathLike, max_side: int = 0) -> Decoded:
@@ -160,64 +200,15 @@ def decode(path: str | os.PathLike, max_side: int = 0) -> Decoded:
     255/65535, not clipped; gray images of 32 bits or floating point are scaled from [0, 1],
     [0, 255], or else from their own range. Behind transparent pixels there is white, as on a page.
 
-    Parameters
-    ----------
-    path
-        The image file. Its content decides, not its name: a PNG named `.JPEG` is fine.
-    max_side
-        The long side's cap in pixels. A larger image is scaled down by area averages, each side
-        to its rounded share, at least 1; a smaller one is left alone. 0: never scale.
+    path : the image file. Its content decides, not its name: a PNG named `.JPEG` is fine.
+    max_side : the long side's cap in pixels. A larger image is scaled down by area averages, each
+        side to its rounded share, at least 1; a smaller one is left alone. 0: never scale.
 
-    Raises
-    ------
-    UnreadableImage
-        Missing, empty, truncated, not an image, not permitted, or more than `MAX_PIXELS` pixels.
+    UnreadableImage: missing, empty, truncated, not an image, not permitted, or more than
+    `MAX_PIXELS` pixels.
     """
-    return Decoded(*_decode(path, max_side, lambda size: 1)[:2])
-
-
-def decode_reduced(path: str | os.PathLike, reduction: Callable[[tuple[int, int]], int]) -> Reduced:
-    """Decode an image as `decode` does, a plain JPEG at a fraction of its size and of the time.
-
-    `reduction` is called with the image's height and width and returns 1, 2, 4 or 8. Of a plain
-    JPEG only that share of its DCT is then decoded, and its sides are divided by it, rounded up.
-    Any other image is decoded whole, with reduction 1. Raises UnreadableImage as `decode` does.
-    """
-    return _decode(path, 0, reduction)
-
-
-def decode_or_keep(path: str | os.PathLike, reduction: Callable[[tuple[int, int]], int]) -> Reduced:
-    """Decode an image as `decode_reduced` does, but keep a JPEG that every decoder knows as it is.
-
-    Of a baseline JPEG in YCbCr, upright, complete and not to be reduced, `image` is the file:
-    uint8 (bytes,). Only its header was read, so what follows may still be damaged.
-    """
-    return _decode(path, 0, reduction, keep=True)
-
-
-def _decode(
-    path: str | os.PathLike,
-    max_side: int,
-    reduction: Callable[[tuple[int, int]], int],
-    keep: bool = False,
-) -> Reduced:
-    with _reasons():
-        with open(path, "rb") as file:
-            data = file.read()
-        image = _open(BytesIO(data))
-        size = upright_size(image)
-        target = capped_size(size, max_side)
-        factor = reduction(size)
-        if keep and factor == 1 and is_plain_jpeg(image, data) and is_baseline(image):
-            return Reduced(np.frombuffer(data, np.uint8), size, factor)
-        pixels = decode_plain_jpeg(image, data, target, factor)
-        if pixels is None:
-            factor = 1
-            del data
-            pixels = _decode_any(image, target)
-        if factor == 1 and pixels.shape[:2] != target:
-            pixels = cv2.resize(pixels, target[::-1], interpolation=cv2.INTER_AREA)
-    return Reduced(pixels, size, factor)
+    image = open_image(path)
+    return Decoded(image.decode(max_side=max_side)[0], image.size)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data.images.decode import UnreadableImage, open_image
+from data.images.decode import UnreadableImage, as_stored
 from data.images.modes import to_rgb
 
 MOST_LABELS = 32
@@ -27,7 +27,7 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
 
     Raises UnreadableImage: no picture; a photograph; numbers of labels without a palette.
     """
-    with open_image(path) as image:
+    with as_stored(path) as image:
         image.load()
         rgb = to_rgb(image)
         tint = int((rgb.max(2) - rgb.min(2)).max())

@@ -14,15 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from data.backgrounds import BackgroundSource, cover_box, read_chosen
 from data.errors import UserError
 from data.images.crop import box_within, crop_resize, reduction_for, sample_box, snap_box
-from data.images.decode import Reduced, UnreadableImage, decode_or_keep, decode_reduced, key_path
+from data.images.decode import UnreadableImage, key_path, open_image
 from data.keys import Keys, printable
+from data.loading import Request, as_tensor, new_tensor
 from data.masks.read import MaskShards
-from data.shared_memory import as_tensor, new_tensor
 from pretrain.views.copy_paste import blur_mask
 from pretrain.views.draws import COLUMN, PARAMETERS, Draw, draw_view, uniforms
 from pretrain.views.mask_rows import MISSING, MaskRows
@@ -34,14 +33,21 @@ REPLACEMENTS = 100  # so many unreadable images in a row mean that the folder is
 _REPLACEMENT_STREAM = 2  # of the seed; 0 is the views', 1 the order's
 
 
-class Request(NamedTuple):
-    """A batch to load: which images (int64, (B,)) in which epoch."""
+class _Read(NamedTuple):
+    """An image that a row of the batch shows: its pixels, or its file as a plain JPEG.
 
-    epoch: int
-    indices: np.ndarray
+    reduction : the pixels' sides are the image's divided by it.
+    """
+
+    index: int
+    size: tuple[int, int]
+    draws: list[Draw]
+    pixels: np.ndarray | None = None
+    reduction: int = 1
+    jpeg: np.ndarray | None = None
 
 
-class ViewDataset(Dataset):
+class ViewDataset:
     """Loads whole batches of views; `dataset[Request(epoch, indices)]`.
 
     A batch depends on the seed and the request alone, whichever process loads it.
@@ -81,21 +87,9 @@ class ViewDataset(Dataset):
         self.labels = labels
         self.keep_jpegs = keep_jpegs
 
-    def __len__(self) -> int:
-        return len(self.keys)
-
     def __getitem__(self, request: Request) -> Batch:
-        """Return a batch (`Loader`), or {"error": [sentence]} for a user's mistake.
-
-        An exception that crosses from a worker arrives with a traceback as its text; so a sentence
-        travels as data.
-        """
-        try:
-            return self._load(*request)
-        except UserError as error:
-            return {"error": [error.message]}
-
-    def _load(self, epoch: int, indices: np.ndarray) -> Batch:
+        """Return a batch (`pretrain.views.loader.Loader`)."""
+        epoch, indices = request
         count, views, size = len(indices), self.recipe.views, self.recipe.image_size
         shown = np.empty(count, np.int64)
         # What is large is written where the training process reads it.
@@ -111,26 +105,27 @@ class ViewDataset(Dataset):
                 background = batch["background"].numpy()
         replaced: list[tuple[int, str]] = []
         skipped: list[str] = []  # backgrounds
-        kept: dict[int, np.ndarray] = {}  # JPEGs by their place in the batch
-        for place, index in enumerate(indices):
-            shown[place], decoded, draws = self._read(epoch, int(index), replaced)
-            pasted_mask = _MaskOnce(self, int(shown[place]), decoded.image_size)
-            row = place - len(kept)  # of `image`, which has no rows for kept JPEGs
-            if decoded.image.ndim == 1:
-                kept[place] = decoded.image
-            for view, draw in enumerate(draws):
-                if place not in kept:
-                    box = tuple(side // decoded.reduction for side in draw.box)
-                    image[row, view] = crop_resize(decoded.image, box, size)
-                parameters[place, view] = draw.parameters
-                if mask is not None:
-                    pasted = draw.paste and pasted_mask.usable
-                    parameters[place, view, COLUMN["paste"]] = pasted
-                    mask[place, view] = pasted_mask.crop(draw) if pasted else 255
-                    if background is not None:
-                        background[place, view] = (
-                            self._background(draw, decoded.image_size, skipped) if pasted else 0
-                        )
+        kept: dict[int, np.ndarray] = {}  # JPEGs by their row in the batch
+        for row, index in enumerate(indices):
+            read = self._read(epoch, int(index), replaced)
+            shown[row] = read.index
+            pasted_mask = _MaskOnce(self, read.index, read.size)
+            image_row = row - len(kept)  # of `image`, which has no rows for kept JPEGs
+            if read.jpeg is not None:
+                kept[row] = read.jpeg
+            for view, draw in enumerate(read.draws):
+                if read.pixels is not None:
+                    box = tuple(side // read.reduction for side in draw.box)
+                    image[image_row, view] = crop_resize(read.pixels, box, size)
+                parameters[row, view] = draw.parameters
+                if mask is None:
+                    continue
+                pasted = draw.paste and pasted_mask.usable
+                parameters[row, view, COLUMN["paste"]] = pasted
+                mask[row, view] = pasted_mask.crop(draw) if pasted else 255
+                if background is not None:
+                    behind = self._background(draw, read.size, skipped) if pasted else 0
+                    background[row, view] = behind
         batch["image"] = batch["image"][: count - len(kept)]
         arrays = {
             "index": shown,
@@ -161,30 +156,26 @@ class ViewDataset(Dataset):
             for view in range(self.recipe.views)
         ]
 
-    def _read(
-        self, epoch: int, index: int, replaced: list[tuple[int, str]]
-    ) -> tuple[int, Reduced, list[Draw]]:
-        """Decode (or keep) an image, or for an unreadable one another, by (epoch, index).
+    def _read(self, epoch: int, index: int, replaced: list[tuple[int, str]]) -> _Read:
+        """Read an image, or for an unreadable one another, by (epoch, index).
 
         A JPEG much larger than its views is reduced while it is decoded; its boxes are then moved
         by less than a pixel of the view, so that masks and backgrounds still follow the same ones.
         """
-        read = decode_or_keep if self.keep_jpegs else decode_reduced
         others: np.random.Generator | None = None
         for _ in range(REPLACEMENTS):
-            draws: list[Draw] = []
-
-            def reduction(image_size: tuple[int, int], index=index, draws=draws) -> int:
-                draws[:] = self._draw(epoch, index, image_size)
-                return reduction_for([draw.box for draw in draws], self.recipe.image_size)
-
             try:
-                path = key_path(self.images, self.keys[index])
-                decoded = read(path, reduction)
-                if decoded.reduction > 1:
-                    factor, whole = decoded.reduction, decoded.image_size
-                    draws = [replace(draw, box=snap_box(draw.box, factor, whole)) for draw in draws]
-                return index, decoded, draws
+                image = open_image(key_path(self.images, self.keys[index]))
+                draws = self._draw(epoch, index, image.size)
+                factor = reduction_for([draw.box for draw in draws], self.recipe.image_size)
+                jpeg = image.jpeg() if self.keep_jpegs and factor == 1 else None
+                if jpeg is not None:
+                    return _Read(index, image.size, draws, jpeg=jpeg)
+                pixels, factor = image.decode(factor)
+                if factor > 1:
+                    boxes = [snap_box(draw.box, factor, image.size) for draw in draws]
+                    draws = [replace(d, box=box) for d, box in zip(draws, boxes, strict=True)]
+                return _Read(index, image.size, draws, pixels, factor)
             except UnreadableImage as error:
                 replaced.append((index, str(error)))
             if others is None:

@@ -1,6 +1,6 @@
 """Decode a batch's JPEGs on the device and cut their views there.
 
-The workers hand over plain JPEGs as they are (`decode_or_keep`) and decode the rest;
+The workers hand over plain JPEGs as they are (`OpenImage.jpeg`) and decode the rest;
 what leaves here is the batch that they would have made alone, but for what decoders differ in.
 """
 
@@ -16,7 +16,8 @@ import torch
 from torch.nn import functional
 
 from data.errors import UserError
-from pretrain.views.dataset import Batch, Request, ViewDataset
+from data.loading import Request
+from pretrain.views.dataset import Batch, ViewDataset
 from pretrain.views.draws import COLUMN
 
 # all else has a row an image
@@ -50,7 +51,7 @@ class DeviceDecoder:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, batch: Batch) -> Batch:
-        """Return the batch with all of `image`, on the device; or {"error": [sentence]}."""
+        """Return the batch with all of `image`, on the device."""
         if self._stream is None:
             return self._complete(batch)
         # A stream of its own has memory of its own, and waiting for it does not wait for the
@@ -59,8 +60,7 @@ class DeviceDecoder:
             batch = self._complete(batch)
         training = torch.cuda.current_stream(self._device)
         training.wait_stream(self._stream)
-        if "image" in batch:
-            batch["image"].record_stream(training)
+        batch["image"].record_stream(training)
         return batch
 
     def _complete(self, batch: Batch) -> Batch:
@@ -106,8 +106,6 @@ class DeviceDecoder:
     ) -> Batch:
         """Load these rows of the batch as the workers do."""
         again = self._dataset[Request(epoch, requested[rows].numpy())]
-        if "error" in again:
-            return again
         for name in batch.keys() - set(_OF_BATCH):
             batch[name][rows] = again[name].to(batch[name].device)
         batch["missing"] = torch.from_numpy(self._dataset.missing(batch["index"].numpy()))

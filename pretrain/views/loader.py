@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
 
 from data.backgrounds import open_source
 from data.errors import UserError
 from data.images.decode import list_images
 from data.keys import Keys
-from data.loading_workers import LoadingWorkers
+from data.loading import EpochBatches
+from data.loading import Loader as BatchLoader
 from data.masks.read import MaskShards
-from pretrain.views.dataset import Batch, Request, ViewDataset
+from pretrain.views.dataset import Batch, ViewDataset
 from pretrain.views.device_decode import DeviceDecoder
-from pretrain.views.mask_rows import MaskRows, match_masks
+from pretrain.views.mask_rows import match_masks
 from pretrain.views.recipes import PasteSettings, ViewRecipe
 
 _ORDER_STREAM = 1  # of the seed; 0 is the views', 2 the replacements'
@@ -38,71 +38,48 @@ class Loader:
     label        int64 (B,)             only when labels were given
     image        uint8 (B, V, S, S, 3)  the crops, RGB; lies on `decode_on`'s device, if given
     mask         uint8 (B, V, S, S)     soft alpha, 255 where nothing is pasted; only with `paste`
-    background   uint8 (B, V, S, S, 3)  only for the backgrounds "texture" and "imagenet"
+    background   uint8 (B, V, S, S, 3)  only for backgrounds that are pictures
     parameters   float32 (B, V, P)      of the augmentation; columns: draws.PARAMETERS
     missing      int64 (M,)             images of this batch that have no mask and are used unpasted
     replaced     int64 (R,)             images that could not be read, and were replaced by others
     replaced_reasons                    list of R str, "key: reason"
-    backgrounds_skipped             list of str, unreadable backgrounds and why
+    backgrounds_skipped                 list of str, unreadable backgrounds and why
 
     `DeviceAugment` makes views of it. With workers, one process loads one batch;
     the workers stay alive from epoch to epoch until `close`.
 
-    Attributes
-    ----------
     keys : the images, in the order of `index`.
-    masks : MaskRows, or None; how many images have no mask, or a flat one (used unpasted too).
-    epoch, start_step : what the next `iter` begins with.
+    masks : how many images have no mask, or a flat one (used unpasted too); None without pasting.
     """
 
     def __init__(
         self,
         dataset: ViewDataset,
-        batch_size: int,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
+        requests: EpochBatches,
         workers: int = 0,
         pin_memory: bool = False,
         decoder: DeviceDecoder | None = None,
     ) -> None:
-        self._requests = _Requests(dataset.seed, len(dataset), batch_size, rank, world_size)
-        self._dataset = dataset
-        self._decoder = decoder
-        self._workers = LoadingWorkers()
-        self._loader: DataLoader | None = DataLoader(
-            dataset,
-            batch_size=None,  # the dataset makes whole batches
-            sampler=self._requests,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=pin_memory,
-            worker_init_fn=self._workers,
+        self.dataset, self.keys, self.masks = dataset, dataset.keys, dataset.rows
+        self.requests, self.decoder = requests, decoder
+        self._loader = BatchLoader(
+            dataset, requests, workers, pin_memory=pin_memory, keep_workers=True
         )
-
-    @property
-    def keys(self) -> Keys:
-        """The images, in the order of `index`."""
-        return self._dataset.keys
-
-    @property
-    def masks(self) -> MaskRows | None:
-        """Which images have a mask; None without pasting."""
-        return self._dataset.rows
+        self.close = self._loader.close
 
     @property
     def epoch(self) -> int:
         """The epoch that `iter` yields."""
-        return self._requests.epoch
+        return self.requests.epoch
 
     @property
     def start_step(self) -> int:
         """The step of the epoch that `iter` begins with."""
-        return self._requests.start_step
+        return self.requests.start
 
     def __len__(self) -> int:
         """Return the steps of a whole epoch; `iter` yields len - start_step of them."""
-        return self._requests.steps
+        return self.requests.steps
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
         """Let the next `iter` yield the steps of `epoch` from `start_step` on.
@@ -112,47 +89,13 @@ class Loader:
         if not 0 <= start_step <= len(self):
             raise UserError(
                 f"the start step {start_step} is not one of an epoch's {len(self)}; "
-                "go on with the data and the batch size of the run's start."
+                "resume with the data and the batch size of the run's start."
             )
-        self._requests.epoch, self._requests.start_step = epoch, start_step
+        self.requests.epoch, self.requests.start = epoch, start_step
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._loader is None:
-            raise RuntimeError("the loader is closed")
         for batch in self._loader:
-            if self._decoder is not None and "error" not in batch:
-                batch = self._decoder(batch)
-            if "error" in batch:
-                self.close()
-                error = UserError(batch["error"][0])
-                error.of_one_process = True
-                raise error
-            yield batch
-
-    def close(self) -> None:
-        """End the workers."""
-        self._workers.close()
-        self._loader = None  # its iterator ends them when it is dropped
-
-
-class _Requests(Sampler[Request]):
-    """The batches of one rank, in order."""
-
-    def __init__(self, seed: int, count: int, batch_size: int, rank: int, world_size: int) -> None:
-        self.seed, self.count, self.batch_size = seed, count, batch_size
-        self.rank, self.world_size = rank, world_size
-        self.epoch, self.start_step = 0, 0
-        self.steps = count // (batch_size * world_size)
-
-    def __len__(self) -> int:
-        return self.steps - self.start_step
-
-    def __iter__(self) -> Iterator[Request]:
-        epoch, first = self.epoch, self.start_step  # of now, whatever is set while this goes on
-        order = epoch_order(self.seed, epoch, self.count)
-        for step in range(first, self.steps):
-            start = (step * self.world_size + self.rank) * self.batch_size
-            yield Request(epoch, order[start : start + self.batch_size])
+            yield batch if self.decoder is None else self.decoder(batch)
 
 
 def build_loader(
@@ -246,14 +189,14 @@ def build_loader(
         None if labels is None else np.asarray(labels, np.int64),
         keep_jpegs=decode_on is not None,
     )
-    loader = Loader(
-        dataset,
+    requests = EpochBatches(
+        lambda epoch: epoch_order(seed, epoch, len(keys)),
+        len(keys),
         batch_size,
         rank=rank,
         world_size=world_size,
-        workers=workers,
-        pin_memory=pin_memory,
-        decoder=None if decode_on is None else DeviceDecoder(dataset, decode_on),
     )
+    decoder = None if decode_on is None else DeviceDecoder(dataset, decode_on)
+    loader = Loader(dataset, requests, workers, pin_memory, decoder)
     loader.set_epoch(epoch, start_step)
     return loader

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from data.errors import UserError
 from data.images.decode import UnreadableImage, decode, key_path, list_images
+from data.loading import Request, as_tensor
 from saliency.basnet.preprocess import normalise, resize_image
 
 
@@ -101,13 +101,13 @@ def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
     return resized.astype(np.float32) / (resized.max() or 1)
 
 
-class TrainingPairs(Dataset):
+class TrainingPairs:
     """Resize to a square, crop at random, flip at random; a function of (seed, epoch, index) only.
 
     resize : side of the square that a photograph is resized to; 256 as published.
     crop : side of the random crop; 224 as published.
 
-    An item is asked for by (epoch, index), so that workers hold no state, and a resumed run draws
+    A batch is asked for by its epoch and indices, so that workers hold no state, and a resumed run draws
     what the uninterrupted run would have drawn.
     """
 
@@ -116,12 +116,13 @@ class TrainingPairs(Dataset):
         self.resize, self.crop = resize, crop
         self.seed = seed
 
-    def __len__(self) -> int:
-        return len(self.pairs)
+    def __getitem__(self, request: Request) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the network's inputs (B, 3, crop, crop) and targets (B, 1, crop, crop), float32."""
+        pairs = [self._pair(request.epoch, index) for index in request.indices.tolist()]
+        inputs, targets = zip(*pairs, strict=True)
+        return as_tensor(np.stack(inputs)), as_tensor(np.stack(targets))
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the network's input (3, crop, crop) and its target (1, crop, crop), float32."""
-        epoch, index = item
+    def _pair(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         random = np.random.default_rng((self.seed, epoch, index))
         image, mask = read_pair(self.pairs[index])
         inputs = normalise(resize_image(image, self.resize))
@@ -131,17 +132,4 @@ class TrainingPairs(Dataset):
         inputs, target = inputs[window], target[window]
         if random.random() < 0.5:
             inputs, target = inputs[..., ::-1], target[..., ::-1]
-        return torch.from_numpy(inputs.copy()), torch.from_numpy(target.copy())
-
-
-def epoch_batches(
-    images: int, batch_size: int, seed: int, epoch: int, start: int = 0
-) -> list[list[tuple[int, int]]]:
-    """Return an epoch's batches, as lists of (epoch, index): shuffled by (seed, epoch), no rest.
-
-    epoch : from 0. start : batches of this epoch that are done already.
-    """
-    order = np.random.default_rng((seed, epoch)).permutation(images)
-    whole = images // batch_size * batch_size  # batch norm dislikes a last batch of a single image
-    rows = order[:whole].reshape(-1, batch_size)[start:]
-    return [[(epoch, int(index)) for index in row] for row in rows]
+        return inputs, target

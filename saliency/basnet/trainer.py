@@ -8,20 +8,19 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from data.device import all_finite, as_current, computing_in, memory_layout, tune_cuda
 from data.errors import UserError
+from data.loading import EpochBatches, Loader, seeded_order
 from data.metrics import LossNotFinite, Metrics, epoch_bar, read_metrics
 from data.run import Run, StopRequest, failures_told, stop_on_signals, write_torch
-from saliency.basnet.dataset import Pair, TrainingPairs, epoch_batches
+from saliency.basnet.dataset import Pair, TrainingPairs
 from saliency.basnet.loss import hybrid_loss
 from saliency.basnet.network import BASNet
 from saliency.basnet.pictures import plot_history, plot_predictions
 from saliency.basnet.predict import Predictor
 from saliency.basnet.settings import Settings
 from saliency.basnet.validation import validate
-from saliency.loading import WorkerLoader
 
 _SHOWN = 8  # photographs in a sheet of predictions
 _VALIDATION_BATCH = 16
@@ -146,14 +145,13 @@ class Trainer:
         if self.step % self.steps == 0:
             self._end_epoch(epoch, log)
 
-    def _loader(self, epoch: int, begun: int) -> DataLoader:
-        s = self.settings
-        return WorkerLoader(
-            TrainingPairs(self.pairs, s.resize, s.crop, s.seed),
-            self.workers,
-            batch_sampler=epoch_batches(len(self.pairs), s.batch_size, s.seed, epoch, begun),
-            pin_memory=self.device.type == "cuda",
-        )
+    def _loader(self, epoch: int, begun: int) -> Loader:
+        s, count = self.settings, len(self.pairs)
+        pairs = TrainingPairs(self.pairs, s.resize, s.crop, s.seed)
+        # whole batches: batch norm dislikes a last batch of a single image
+        batches = EpochBatches(seeded_order(s.seed, count), count, s.batch_size)
+        batches.epoch, batches.start = epoch, begun
+        return Loader(pairs, batches, self.workers, pin_memory=self.device.type == "cuda")
 
     def _train_step(self, inputs: torch.Tensor, target: torch.Tensor, lr: float) -> torch.Tensor:
         """Take a step of Adam on a batch, without waiting for it; the loss, on the device."""

@@ -8,12 +8,11 @@ import torch
 from torch.utils.data import Dataset
 
 from data.errors import UserError
+from data.loading import Loader, as_tensor
 from data.masks.precision_recall import Curve, normalise, precision_recall
-from data.shared_memory import as_tensor
 from saliency.basnet.dataset import Pair, read_pair
 from saliency.basnet.predict import Predictor
 from saliency.basnet.preprocess import preprocess, resize_map
-from saliency.loading import WorkerLoader
 
 
 class ValidationPairs(Dataset):
@@ -71,11 +70,12 @@ def validate(predictor: Predictor, pairs: list[Pair], size: int, workers: int = 
 def _maps(
     predictor: Predictor, pairs: list[Pair], size: int, workers: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    loader = WorkerLoader(
+    rows = range(len(pairs))
+    loader = Loader(
         ValidationPairs(pairs, size),
+        [rows[start : start + predictor.batch_size] for start in rows[:: predictor.batch_size]],
         workers,
-        batch_size=predictor.batch_size,
-        collate_fn=_collate,
+        collate=_collate,
         pin_memory=predictor.device.type == "cuda",
     )
     for inputs, truths in loader:

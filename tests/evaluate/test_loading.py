@@ -8,8 +8,9 @@ from torchvision.transforms import v2
 
 from data.images.decode import decode
 from data.keys import Keys
+from data.loading import Request
 from evaluate.labelled import Labelled, open_labelled
-from evaluate.loading import EpochBatches, TrainingImages, random_crop, readable
+from evaluate.loading import TrainingImages, random_crop, readable
 
 
 def test_training_crop_follows_from_seed_epoch_and_number(tmp_path, write_pictures):
@@ -18,11 +19,12 @@ def test_training_crop_follows_from_seed_epoch_and_number(tmp_path, write_pictur
     labelled = Labelled(tmp_path, Keys(["a.png"]), np.zeros(1, np.int64), ["a"])
     images = TrainingImages(labelled, 16, seed=0)
     before = torch.random.get_rng_state()
-    first, same, later = (images[[(epoch, 0)]]["image"] for epoch in (0, 0, 1))
+    requests = [Request(epoch, np.array([0])) for epoch in (0, 0, 1)]
+    first, same, later = (images[request]["image"] for request in requests)
     assert torch.equal(first, same)
     assert not torch.equal(first, later)
     other = TrainingImages(labelled, 16, seed=1)
-    assert not torch.equal(first, other[[(0, 0)]]["image"])
+    assert not torch.equal(first, other[requests[0]]["image"])
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -62,25 +64,3 @@ def test_readable(split_folder):
     assert unreadable.keys() == {"red/003.png"}
     assert set(kept.keys) == set(images.keys) - {"red/003.png"}
     assert np.bincount(kept.labels).tolist() == [12, 12, 11]
-
-
-@pytest.mark.parametrize(
-    ("count", "batch", "size"), [(10, 4, 1), (10, 4, 2), (11, 4, 4), (3, 8, 2)]
-)
-def test_processes_share_every_step(count, batch, size):
-    shares = [list(EpochBatches(count, batch, 0, rank, size)) for rank in range(size)]
-    steps = {len(share) for share in shares}
-    assert steps == {len(EpochBatches(count, batch, 0))}
-    for step in zip(*shares, strict=True):
-        assert len({len(part) for part in step}) == 1  # all have the same number of images
-    seen = [number for share in shares for part in share for _, number in part]
-    assert set(seen) == set(range(count))
-    assert len(seen) - count < size
-
-
-def test_order_changes_with_the_epoch_alone():
-    batches = EpochBatches(20, 5, seed=3)
-    first = list(batches)
-    assert list(batches) == first
-    batches.epoch = 1
-    assert [n for b in batches for _, n in b] != [n for b in first for _, n in b]

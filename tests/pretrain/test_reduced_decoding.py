@@ -7,8 +7,7 @@ import skimage.data
 import torch
 
 from data.images.crop import reduction_for, snap_box
-from data.images.decode import Reduced, decode, decode_reduced
-from pretrain.views import dataset as dataset_module
+from data.images.decode import OpenImage, decode, open_image
 from pretrain.views.loader import build_loader
 from pretrain.views.recipes import PasteSettings, ViewRecipe
 from tests.pretrain.mask_samples import write_masks
@@ -74,25 +73,28 @@ def test_snapped_boxes_stay_within_the_image_and_near(factor):
 @pytest.mark.parametrize("factor", [1, 2, 4, 8])
 def test_reduced_image_is_the_image_averaged(large, factor):
     path = large / "images" / "a" / "coffee.jpg"
-    whole, reduced = decode(path), decode_reduced(path, lambda size: factor)
-    assert reduced.image_size == whole.image_size == SIZE
-    assert reduced.reduction == factor
+    whole, opened = decode(path), open_image(path)
+    assert opened.size == whole.image_size == SIZE
+    reduced, reduction = opened.decode(factor)
+    assert reduction == factor
     height, width = (factor * (side // factor) for side in SIZE)
     blocks = whole.image[:height, :width].astype(float)
     blocks = blocks.reshape(height // factor, factor, width // factor, factor, 3).mean((1, 3))
-    found = reduced.image[: height // factor, : width // factor]
-    assert np.abs(found - blocks).mean() < 1.5
+    averaged = reduced[: height // factor, : width // factor]
+    assert np.abs(averaged - blocks).mean() < 1.5
 
 
 def test_views_are_the_same_within_interpolation(large, monkeypatch):
     reduced = views_of(large, scale=(0.5, 1.0))
     factors = []
 
-    def whole(path, reduction):
-        factors.append(reduction(SIZE))
-        return Reduced(*decode(path), 1)
+    decode_reduced = OpenImage.decode
 
-    monkeypatch.setattr(dataset_module, "decode_reduced", whole)
+    def decode_whole(image, reduction):
+        factors.append(reduction)
+        return decode_reduced(image)
+
+    monkeypatch.setattr(OpenImage, "decode", decode_whole)
     full = views_of(large, scale=(0.5, 1.0))
     assert factors == [8, 8, 8]
     assert torch.equal(reduced["parameters"], full["parameters"])
@@ -112,5 +114,5 @@ def test_masks_still_lie_on_their_objects(large):
 def test_other_formats_and_turned_images_are_decoded_whole(large, tmp_path):
     image = decode(large / "images" / "a" / "coffee.jpg").image
     cv2.imwrite(str(tmp_path / "image.png"), image)
-    found = decode_reduced(tmp_path / "image.png", lambda size: 4)
-    assert found.reduction == 1 and found.image.shape[:2] == SIZE
+    pixels, reduction = open_image(tmp_path / "image.png").decode(4)
+    assert reduction == 1 and pixels.shape[:2] == SIZE

@@ -17,11 +17,12 @@ import torch
 from click.testing import CliRunner
 
 from data.errors import UserError
+from data.loading import Request
 from data.masks.precision_recall import normalise
 from data.metrics import read_metrics
 from data.run import checkpoints
 from saliency.basnet import BASNet, Predictor, load_basnet
-from saliency.basnet.dataset import TrainingPairs, epoch_batches, list_pairs, read_pair
+from saliency.basnet.dataset import TrainingPairs, list_pairs, read_pair
 from saliency.basnet.train import main
 from saliency.basnet.validation import validate
 from saliency.basnet.weights import load_encoder
@@ -67,15 +68,22 @@ def test_duts_layout_and_any_two_folders_pair_alike(duts):
     assert image.shape[:2] == mask.shape and set(np.unique(mask)) == {0, 255}
 
 
+def sample(data, epoch, index):
+    inputs, targets = data[Request(epoch, np.array([index]))]
+    return inputs[0], targets[0]
+
+
 def test_samples_depend_on_seed_epoch_and_index_only(duts):
     pairs = list_pairs(duts)
     data = TrainingPairs(pairs, 40, 32, seed=1)
     again = TrainingPairs(pairs, 40, 32, seed=1)
     for item in ((0, 3), (5, 3), (0, 4)):
-        for a, b in zip(data[item], again[item], strict=True):
+        for a, b in zip(sample(data, *item), sample(again, *item), strict=True):
             assert torch.equal(a, b)
-    assert not torch.equal(data[0, 3][0], data[1, 3][0])
-    inputs, target = data[0, 3]
+    assert not torch.equal(sample(data, 0, 3)[0], sample(data, 1, 3)[0])
+    several, _ = data[Request(0, np.array([4, 3]))]
+    inputs, target = sample(data, 0, 3)
+    assert torch.equal(several[1], inputs)
     assert inputs.shape == (3, 32, 32) and target.shape == (1, 32, 32)
     assert inputs.dtype == target.dtype == torch.float32
     assert set(target.unique().tolist()) == {0.0, 1.0}
@@ -85,24 +93,16 @@ def test_photograph_and_truth_are_cropped_and_flipped_alike(duts):
     """The disc is bright, so the truth can be read off the photograph."""
     data = TrainingPairs(list_pairs(duts), 40, 32)
     for epoch in range(8):
-        inputs, target = data[epoch, 2]
+        inputs, target = sample(data, epoch, 2)
         bright = inputs.mean(0) > inputs.mean(0)[target[0] == 1].mean() - 1
         assert (bright == (target[0] > 0)).float().mean() > 0.93
 
 
 def test_flips_and_crops_vary(duts):
     data = TrainingPairs(list_pairs(duts), 40, 32)
-    tops = {tuple(np.argwhere(data[e, 0][1][0].numpy()).mean(0).round(1)) for e in range(12)}
+    targets = [sample(data, epoch, 0)[1][0].numpy() for epoch in range(12)]
+    tops = {tuple(np.argwhere(target).mean(0).round(1)) for target in targets}
     assert len(tops) > 8
-
-
-def test_epoch_uses_every_photograph_once_in_another_order():
-    first, second = (epoch_batches(12, 4, 0, epoch) for epoch in (0, 1))
-    for epoch, batches in enumerate((first, second)):
-        items = [item for batch in batches for item in batch]
-        assert sorted(items) == [(epoch, i) for i in range(12)] and len(batches) == 3
-    assert [i for b in first for _, i in b] != [i for b in second for _, i in b]
-    assert list(epoch_batches(12, 4, 0, 1, start=2)) == list(second)[2:]
 
 
 def test_validation_equals_the_benchmarks_definition(duts):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data.errors import UserError
 from data.images.crop import crop_resize
-from data.images.decode import decode, decode_or_keep, list_images
+from data.images.decode import decode, list_images, open_image
 from pretrain.trainer import train
 from pretrain.views import device_decode
 from pretrain.views.device_decode import DeviceDecoder, cut_views
@@ -104,17 +104,18 @@ def assert_nearly_same(ours, theirs, mean=0.2, most=1):
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_jpegs_are_kept_as_they_are(tmp_path, name):
     path = folder(tmp_path / "images", PLAIN) / name
-    kept = decode_or_keep(path, lambda size: 1)
-    assert kept.image.dtype == np.uint8 and kept.image.tobytes() == PLAIN[name]
-    assert kept.image_size == decode(path).image.shape[:2] and kept.reduction == 1
-    # one to be reduced is reduced, so that the device never holds a large image whole
-    assert decode_or_keep(path, lambda size: 2).image.shape[0] == -(-kept.image_size[0] // 2)
+    image = open_image(path)
+    assert image.jpeg().dtype == np.uint8 and image.jpeg().tobytes() == PLAIN[name]
+    assert image.size == decode(path).image.shape[:2]
+    assert image.decode(2)[0].shape[0] == -(-image.size[0] // 2)
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_others_are_decoded(tmp_path, name):
     path = folder(tmp_path / "images", OTHERS) / name
-    assert np.array_equal(decode_or_keep(path, lambda size: 1).image, decode(path).image)
+    image = open_image(path)
+    assert image.jpeg() is None
+    assert np.array_equal(image.decode()[0], decode(path).image)
 
 
 # ---- batches ----
@@ -179,7 +180,7 @@ def test_undecodable_images_are_replaced_counted_and_named(photographs, tmp_path
     truncated, broken = images / keys[2], images / keys[7]
     truncated.write_bytes(truncated.read_bytes()[:-500])  # seen by the worker
     broken.write_bytes(damaged(broken.read_bytes()))  # seen by the device alone
-    assert decode_or_keep(broken, lambda size: 1).image.ndim == 1
+    assert open_image(broken).jpeg() is not None
     (images / keys[9]).unlink()
     options = {
         "masks": photographs.masks,

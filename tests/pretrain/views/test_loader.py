@@ -169,8 +169,8 @@ def test_texture_background_is_loaded_where_pasted(photographs):
 
 
 def test_dataset_travels_to_spawned_workers(photographs):
-    dataset = make(photographs)._dataset
-    request = next(iter(make(photographs)._requests))
+    dataset = make(photographs).dataset
+    request = next(iter(make(photographs).requests))
     copy = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(copy[request]["image"], dataset[request]["image"])
 
