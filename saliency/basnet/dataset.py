@@ -107,8 +107,8 @@ class TrainingPairs:
     resize : side of the square that a photograph is resized to; 256 as published.
     crop : side of the random crop; 224 as published.
 
-    A batch is asked for by its epoch and indices, so that workers hold no state, and a resumed run draws
-    what the uninterrupted run would have drawn.
+    A batch is asked for by its epoch and indices, so that workers hold no state, and a resumed run
+    draws what the uninterrupted run would have drawn.
     """
 
     def __init__(self, pairs: list[Pair], resize: int = 256, crop: int = 224, seed: int = 0):
@@ -117,7 +117,7 @@ class TrainingPairs:
         self.seed = seed
 
     def __getitem__(self, request: Request) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the network's inputs (B, 3, crop, crop) and targets (B, 1, crop, crop), float32."""
+        """Return the network's inputs (B, 3, S, S) and targets (B, 1, S, S), float32; S is `crop`."""
         pairs = [self._pair(request.epoch, index) for index in request.indices.tolist()]
         inputs, targets = zip(*pairs, strict=True)
         return as_tensor(np.stack(inputs)), as_tensor(np.stack(targets))

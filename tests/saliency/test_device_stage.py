@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.errors import UserError
+from data.errors import UserError, errors_told
 from data.images.decode import list_images
 from data.masks.format import Status
 from data.masks.read import MaskShards
@@ -121,13 +121,13 @@ def test_image_that_cannot_be_prepared_is_a_failed_row(photographs, tmp_path):
 
 
 def test_full_shared_memory_is_told(photographs, tmp_path, monkeypatch):
-    """PyTorch alone would wait for ever: the thread that sends a block fails unheard."""
+    """PyTorch alone would wait indefinitely: the thread that sends a block fails unheard."""
 
     def full(size):
         raise RuntimeError("unable to allocate shared memory(shm) for file </x>: No space left")
 
     monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
-    with pytest.raises(UserError, match=r"shared memory .* enlarge it .* fewer workers"):
+    with pytest.raises(UserError, match=r"^the shared memory is full .* enlarge it"), errors_told():
         make(photographs, tmp_path, Brightness(8), workers=2)
 
 
