@@ -117,7 +117,7 @@ class TrainingPairs:
         self.seed = seed
 
     def __getitem__(self, request: Request) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the network's inputs (B, 3, S, S) and targets (B, 1, S, S), float32; S is `crop`."""
+        """Return inputs (B, 3, S, S) and targets (B, 1, S, S), float32; S is `crop`."""
         pairs = [self._pair(request.epoch, index) for index in request.indices.tolist()]
         inputs, targets = zip(*pairs, strict=True)
         return as_tensor(np.stack(inputs)), as_tensor(np.stack(targets))
