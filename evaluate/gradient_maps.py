@@ -8,7 +8,6 @@ classifier trained on its features.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cv2
@@ -85,19 +84,7 @@ def as_picture(magnitudes: np.ndarray) -> np.ndarray:
     return cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """How much more one model looks at the object than another, with a 95 % interval."""
-
-    ratio: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.ratio:.3f} times ({self.low:.3f} to {self.high:.3f})"
-
-
-def compare(shares: np.ndarray, reference: np.ndarray, seed: int = 0) -> Comparison | None:
+def compare(shares: np.ndarray, reference: np.ndarray, seed: int = 0) -> dict[str, float] | None:
     """Ratio of two models' mean shares over the same images; None where it is not defined.
 
     The interval is the 2.5th to 97.5th percentile of 2000 bootstrap samples of the images, the same
@@ -111,4 +98,4 @@ def compare(shares: np.ndarray, reference: np.ndarray, seed: int = 0) -> Compari
     samples = rng.integers(len(ours), size=(2000, len(ours)))
     ratios = ours[samples].mean(axis=1) / theirs[samples].mean(axis=1)
     low, high = np.percentile(ratios, [2.5, 97.5])
-    return Comparison(float(ours.mean() / theirs.mean()), float(low), float(high))
+    return {"ratio": float(ours.mean() / theirs.mean()), "low": float(low), "high": float(high)}

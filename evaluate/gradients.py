@@ -24,7 +24,7 @@ from evaluate.gradient_maps import (
 from evaluate.labelled import Labelled, open_split, stratified_subset
 from evaluate.masks import MaskFinder, open_masks
 from evaluate.options import ComparisonOptions, Count, MaskOptions, Seed
-from evaluate.results import Report, Results, add_legend, image_bar, unreadable_notes
+from evaluate.results import Report, Results, add_legend, image_bar, percent, plot, unreadable_notes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,45 +62,33 @@ class MaskSet:
     foregrounds: dict[int, np.ndarray] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def key(self) -> str:
+        """Its name in results.json."""
+        return self.title.replace(" ", "_")
+
 
 @dataclass
 class Measured:
-    """One model's figures for each image: the share inside each kind of mask, and pictures."""
+    """One model's figures for each image, by kind of masks."""
 
     model: Model
     regression: LogisticRegression
     right: np.ndarray  # (N,) bool
-    shares: dict[str, np.ndarray]  # title -> (N,), NaN without a mask or gradient
+    shares: dict[str, np.ndarray]  # title -> (N,) share inside, NaN without a mask or gradient
     pointing: dict[str, np.ndarray]  # title -> (N,), 1 or 0, NaN alike
-
-    def rows(self, masks: MaskSet) -> list[int]:
-        """The images that have a mask and a gradient."""
-        return np.flatnonzero(~np.isnan(self.shares[masks.title])).tolist()
-
-    def figures(self, masks: MaskSet) -> dict[str, float]:
-        """Means over the images; the share of the area is what chance would give."""
-        rows = self.rows(masks)
-        return {
-            "images": len(rows),
-            "share_inside": float(np.nanmean(self.shares[masks.title])),
-            "share_of_area": float(np.mean([masks.foregrounds[row].mean() for row in rows])),
-            "pointing": float(np.nanmean(self.pointing[masks.title])),
-        }
 
 
 def run(options: Options, results: Results) -> Report:
     """Measure every model, and show the images where they differ most."""
-    from evaluate.loading import readable
-    from evaluate.models import load_models, workers_of
+    from evaluate.models import load_models, readable
 
     split = open_split(options.images)
+    folders = {"masks": options.masks, "ground truth": options.ground_truth}
     finders = {
-        title: MaskFinder(open_masks(path, argument), split.folder)
-        for title, path, argument in (
-            ("masks", options.masks, "--masks"),
-            ("ground truth", options.ground_truth, "--ground-truth"),
-        )
-        if path is not None
+        title: MaskFinder(open_masks(folder, _argument(title)), split.folder)
+        for title, folder in folders.items()
+        if folder is not None
     }
     models = load_models(options.checkpoints, options)
     size, *others = sorted({model.size for model in models})
@@ -109,15 +97,26 @@ def run(options: Options, results: Results) -> Report:
             f"the models were trained at different sizes ({', '.join(map(str, [size, *others]))}) "
             "and gradients compare at one; add --image-size."
         )
-    subset, unreadable = readable(stratified_subset(split.val, options.limit), workers_of(options))
+    subset, unreadable = readable(stratified_subset(split.val, options.limit), options)
     sets = [
         _foregrounds(title, finder, subset, size, options.mask_threshold)
         for title, finder in finders.items()
     ]
     measured = [_measure(model, split.train, subset, sets, options.seed) for model in models]
-    gallery = _gallery(measured, subset, sets, options.pages, split.how)
+    entries = [_entry(each, measured[0], subset, sets, options.seed) for each in measured]
+    comparisons = _comparisons(entries, sets)
+    table = [_table_row(entry, sets) for entry in entries]
+    rows = _rows(measured, subset, sets, options.pages)
+    shown = f"Images: {split.how}; {len(subset)} measured, {len(rows)} shown."
+    gallery = Gallery(
+        "Where the models look",
+        [*_explanation(models, sets), shown, *comparisons],
+        ["image", *(each.title for each in sets), *(model.label for model in models)],
+        rows,
+        table,
+    )
     if sets:
-        _plot_shares(measured, sets, results.path("shares.png"))
+        _plot_shares(measured, entries, sets, results.path("shares.png"))
         shares = results.path("shares.png").read_bytes()
         gallery.figures.append(Figure("How much of it falls on the object", shares))
     content = {
@@ -130,7 +129,7 @@ def run(options: Options, results: Results) -> Report:
         "test_images": len(subset),
         "energy": "sum over channels of the squared gradient by pixels in [0, 1]",
         "score": "the image's own class, before the softmax",
-        "models": [_entry(each, measured[0], subset, sets, options.seed) for each in measured],
+        "models": entries,
         "left_out": {each.title: each.left_out for each in sets},
         "unreadable": unreadable,
     }
@@ -139,9 +138,11 @@ def run(options: Options, results: Results) -> Report:
         for each in sets
         for key, reason in list(each.left_out.items())[:1]
     ]
-    return Report(
-        content, gallery.table, _comparisons(measured, sets), notes, gallery, options.rows
-    )
+    return Report(content, table, comparisons, notes, gallery, options.rows)
+
+
+def _argument(title: str) -> str:
+    return "--" + title.replace(" ", "-")
 
 
 def _foregrounds(
@@ -156,7 +157,7 @@ def _foregrounds(
             masks.foregrounds[row] = mask
     if not masks.foregrounds:
         key, reason = next(iter(masks.left_out.items()))
-        raise UserError(f"--{title.replace(' ', '-')}: no image has a usable mask; {key} {reason}.")
+        raise UserError(f"{_argument(title)}: no image has a usable mask; {key} {reason}.")
     return masks
 
 
@@ -225,21 +226,18 @@ def _maps(each: Measured, images: Labelled, rows: list[int]) -> dict[int, np.nda
     return pictures
 
 
-def _gallery(
-    measured: list[Measured], images: Labelled, sets: list[MaskSet], count: int, how: str
-) -> Gallery:
-    """The page: an image a row, its masks, and each model's map; `how` the images were chosen."""
+def _rows(measured: list[Measured], images: Labelled, sets: list[MaskSet], count: int) -> list[Row]:
+    """The page's rows: an image, its masks, and each model's map."""
     from data.images.crop import centre_crop
 
-    model = measured[0].model
     chosen = _choose_images(measured, sets, count)
     maps = [_maps(each, images, chosen) for each in measured]
     rows = []
     for row in chosen:
-        crop = centre_crop(images.image(row), model.size)
+        crop = centre_crop(images.image(row), measured[0].model.size)
         cells = [Cell(crop, images.class_of(row))]
-        for each in sets:
-            mask = each.foregrounds.get(row)
+        for masks in sets:
+            mask = masks.foregrounds.get(row)
             area = "none" if mask is None else f"{100 * mask.mean():.0f} % of area"
             shown = np.zeros(crop.shape[:2], bool) if mask is None else mask
             cells.append(Cell(shown.astype(np.uint8) * 255, area))
@@ -248,83 +246,29 @@ def _gallery(
             caption = f"{inside} inside" if sets else ""
             cells.append(Cell(pictures[row], caption, bool(each.right[row])))
         rows.append(Row(images.keys[row], cells))
-    sentences = [
+    return rows
+
+
+def _explanation(models: list[Model], sets: list[MaskSet]) -> Iterator[str]:
+    """What the page shows."""
+    yield (
         "The gradient of the score of each image's own class by its pixels: bright where a small "
         "change of the pixel moves the score most. The classifier is a logistic regression on the "
-        f"model's {model.backbone.layer} features. A green frame: the classifier is right; a red "
-        "one: it is wrong.",
-        f"Images: {how}; {len(images)} measured, {len(rows)} shown.",
-        *_comparisons(measured, sets),
-    ]
+        f"model's {models[0].backbone.layer} features. A green frame: the classifier is right; a "
+        "red one: it is wrong."
+    )
     if sets:
-        first = "where the models differ most" if len(measured) > 1 else "with the smallest share"
-        sentences.insert(
-            1,
+        first = "where the models differ most" if len(models) > 1 else "with the smallest share"
+        yield (
             "Below each map: the share of the gradient's energy inside the mask. An even gradient "
-            f"would have the mask's share of the area. Images {first} come first.",
+            f"would have the mask's share of the area. Images {first} come first."
         )
-    columns = ["image", *(each.title for each in sets), *(each.model.label for each in measured)]
-    table = [_table_row(each, sets) for each in measured]
-    return Gallery("Where the models look", sentences, columns, rows, table)
-
-
-def _table_row(each: Measured, sets: list[MaskSet]) -> dict[str, str]:
-    row = {"checkpoint": each.model.label, "top-1 %": f"{100 * each.right.mean():.1f}"}
-    for masks in sets:
-        figures = each.figures(masks)
-        share, area = figures["share_inside"], figures["share_of_area"]
-        row |= {
-            f"inside {masks.title} %": f"{100 * share:.2f}",
-            "area %": f"{100 * area:.2f}",
-            "share / area": f"{share / area:.3f}",
-            "pointing %": f"{100 * figures['pointing']:.1f}",
-            "images": str(figures["images"]),
-        }
-    return row
-
-
-def _comparisons(measured: list[Measured], sets: list[MaskSet]) -> list[str]:
-    """One sentence for each model after the first, by the truest masks that were given."""
-    if not sets:
-        return []
-    title = sets[-1].title
-    first, sentences = measured[0], []
-    for each in measured[1:]:
-        ratio = compare(each.shares[title], first.shares[title])
-        names = f"{each.model.label} looks at the object {ratio} as much as {first.model.label}"
-        sentences.append(
-            f"{names} (gradient energy inside the {title}; 95 % interval)."
-            if ratio
-            else f"{each.model.label} and {first.model.label} share no image with a gradient."
-        )
-    return sentences
-
-
-def _plot_shares(measured: list[Measured], sets: list[MaskSet], path: Path) -> None:
-    """Draw the distribution of the shares over the images."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.5 * len(sets), 4), layout="constrained")
-    bins = np.linspace(0, 1, 26)
-    for axes, masks in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
-        for number, each in enumerate(measured):
-            values, colour = each.shares[masks.title][each.rows(masks)], f"C{number}"
-            axes.hist(values, bins, histtype="stepfilled", alpha=0.25, color=colour)
-            axes.hist(values, bins, histtype="step", color=colour, linewidth=1.5)
-            label = f"{each.model.label}: mean {values.mean():.3f}"
-            axes.axvline(values.mean(), color=colour, linestyle="--", label=label)
-        area = measured[0].figures(masks)["share_of_area"]
-        axes.axvline(area, color="black", linestyle=":", label=f"share of the area: {area:.3f}")
-        axes.set(xlabel=f"share of gradient energy inside {masks.title}", ylabel="images")
-        axes.set_xlim(0, 1)
-        add_legend(axes, 8)
-    figure.savefig(path, dpi=150, format="png")
 
 
 def _entry(
     each: Measured, first: Measured, images: Labelled, sets: list[MaskSet], seed: int
 ) -> dict:
-    """What results.json says about a model."""
+    """A model's figures, as results.json has them; table and sentences are made of it."""
     c = each.regression.c
     entry = {
         **each.model.describe(),
@@ -333,10 +277,67 @@ def _entry(
     }
     for masks in sets:
         shares = each.shares[masks.title]
-        ratio = compare(shares, first.shares[masks.title])
-        entry[masks.title.replace(" ", "_")] = {
-            **each.figures(masks),
-            "against_first": ratio and vars(ratio),
-            "shares": {images.keys[row]: float(shares[row]) for row in each.rows(masks)},
+        rows = np.flatnonzero(~np.isnan(shares)).tolist()
+        entry[masks.key] = {
+            "images": len(rows),
+            "share_inside": float(np.nanmean(shares)),
+            "share_of_area": float(np.mean([masks.foregrounds[row].mean() for row in rows])),
+            "pointing": float(np.nanmean(each.pointing[masks.title])),
+            "against_first": compare(shares, first.shares[masks.title]),
+            "shares": {images.keys[row]: float(shares[row]) for row in rows},
         }
     return entry
+
+
+def _table_row(entry: dict, sets: list[MaskSet]) -> dict[str, str]:
+    row = {"checkpoint": entry["label"], "top-1 %": percent(entry["top1"], 1)}
+    for masks in sets:
+        figures = entry[masks.key]
+        share, area = figures["share_inside"], figures["share_of_area"]
+        row |= {
+            f"inside {masks.title} %": percent(share),
+            "area %": percent(area),
+            "share / area": f"{share / area:.3f}",
+            "pointing %": percent(figures["pointing"], 1),
+            "images": str(figures["images"]),
+        }
+    return row
+
+
+def _comparisons(entries: list[dict], sets: list[MaskSet]) -> list[str]:
+    """One sentence for each model after the first, by the truest masks that were given."""
+    sentences = []
+    for entry in entries[1:] if sets else ():
+        label, first = entry["label"], entries[0]["label"]
+        interval = entry[sets[-1].key]["against_first"]
+        if interval is None:
+            sentences.append(f"{label} and {first} share no image with a gradient.")
+            continue
+        times = "{ratio:.3f} times ({low:.3f} to {high:.3f})".format(**interval)
+        sentences.append(
+            f"{label} looks at the object {times} as much as {first} (gradient energy inside the "
+            f"{sets[-1].title}; 95 % interval)."
+        )
+    return sentences
+
+
+def _plot_shares(
+    measured: list[Measured], entries: list[dict], sets: list[MaskSet], path: Path
+) -> None:
+    """Draw the distribution of the shares over the images."""
+    bins = np.linspace(0, 1, 26)
+    with plot(path, 5.5 * len(sets), 4, len(sets)) as columns:
+        for axes, masks in zip(columns, sets, strict=True):
+            for number, each in enumerate(measured):
+                shares, colour = each.shares[masks.title], f"C{number}"
+                axes.hist(shares, bins, histtype="stepfilled", alpha=0.25, color=colour)
+                axes.hist(shares, bins, histtype="step", color=colour, linewidth=1.5)
+                mean = np.nanmean(shares)
+                label = f"{each.model.label}: mean {mean:.3f}"
+                axes.axvline(mean, color=colour, linestyle="--", label=label)
+            area = entries[0][masks.key]["share_of_area"]
+            label = f"share of the area: {area:.3f}"
+            axes.axvline(area, color="black", linestyle=":", label=label)
+            axes.set(xlabel=f"share of gradient energy inside {masks.title}", ylabel="images")
+            axes.set_xlim(0, 1)
+            add_legend(axes, 8)

@@ -8,10 +8,22 @@ from data.errors import UserError
 from data.options import setting
 from evaluate.labelled import Split, open_split
 from evaluate.options import ComparisonOptions, Count, Positive
-from evaluate.results import Report, Results, percent, unreadable_notes
+from evaluate.results import Report, Results, cells, unreadable_notes
 
 if TYPE_CHECKING:
     from evaluate.models import Model
+
+COLUMNS = {
+    "checkpoint": "label",
+    "layer": "layer",
+    "size": "image_size",
+    "k": "k",
+    "T": "temperature",
+    "top-1 %": "top1",
+    "top-5 %": "top5",
+    "train": "train_images",
+    "test": "test_images",
+}
 
 
 class Options(ComparisonOptions):
@@ -38,7 +50,7 @@ def run(options: Options, results: Results) -> Report:
     rows = [
         {**model.describe(), **row}
         for model in load_models(options.checkpoints, options)
-        for row in score(model, split, options)
+        for row in _score(model, split, options)
     ]
     largest = rows[-1]["k"]
     content = {
@@ -53,56 +65,37 @@ def run(options: Options, results: Results) -> Report:
         f"--k {k} is cut to {largest}: there are no more training images to vote."
         for k in sorted({k for k in options.k if k > largest})
     ]
-    return Report(content, [_table_row(row) for row in rows], notes=[*notes, split.how])
+    return Report(content, [cells(row, COLUMNS) for row in rows], notes=[*notes, split.how])
 
 
-def score(model: Model, split: Split, options: Options) -> list[dict]:
+def _score(model: Model, split: Split, options: Options) -> list[dict]:
     """Accuracies for each k; a k larger than the training set is cut to it, and so reported."""
     from data.knn import Neighbours, nearest, votes
     from evaluate.classifiers import top_k
 
-    bank, bank_labels = model.features(split.train, "train")
-    test, labels = (bank, bank_labels) if split.leave_one_out else model.features(split.val, "val")
-    available = len(bank.features) - int(split.leave_one_out)
+    train, labels, test, truth = model.split_features(split)
+    alone = split.leave_one_out
+    available = len(train.features) - int(alone)
     if available < 1:
         raise UserError(
             f"IMAGES {options.images}: a single image can be read; there is no other to vote."
         )
     sizes = sorted({min(k, available) for k in options.k})
-    neighbours = nearest(
-        bank.features,
-        test.features,
-        sizes[-1],
-        leave_one_out=split.leave_one_out,
-        device=model.device,
-    )
+    bank, queries = train.features, test.features
+    similarity, index = nearest(bank, queries, sizes[-1], leave_one_out=alone, device=model.device)
     rows = []
     for k in sizes:
-        first = Neighbours(neighbours.similarity[:, :k], neighbours.index[:, :k])
-        scores = votes(first, bank_labels, options.temperature, len(split.train.classes)).cpu()
+        first = Neighbours(similarity[:, :k], index[:, :k])
+        scores = votes(first, labels, options.temperature, len(split.train.classes)).cpu()
         rows.append(
             {
                 "k": k,
                 "temperature": options.temperature,
-                "top1": top_k(scores, labels, 1),
-                "top5": top_k(scores, labels, 5),
-                "train_images": len(bank.features),
-                "test_images": len(test.features),
-                "unreadable": bank.unreadable | test.unreadable,
+                "top1": top_k(scores, truth, 1),
+                "top5": top_k(scores, truth, 5),
+                "train_images": len(bank),
+                "test_images": len(queries),
+                "unreadable": train.unreadable | test.unreadable,
             }
         )
     return rows
-
-
-def _table_row(row: dict) -> dict:
-    return {
-        "checkpoint": row["label"],
-        "layer": row["layer"],
-        "size": row["image_size"],
-        "k": row["k"],
-        "T": row["temperature"],
-        "top-1 %": percent(row["top1"]),
-        "top-5 %": percent(row["top5"]),
-        "train": row["train_images"],
-        "test": row["test_images"],
-    }

@@ -19,7 +19,8 @@ from evaluate.protocols import PRESETS, Protocol
 from evaluate.results import (
     Report,
     Results,
-    percent,
+    cells,
+    plot,
     refuse_several,
     say,
     several,
@@ -33,6 +34,16 @@ if TYPE_CHECKING:
 
 SHARES_WORK = True  # among torchrun's processes
 UNFINISHED = ("resume",)  # what a run that was stopped leaves in the folder --out
+COLUMNS = {
+    "checkpoint": "label",
+    "layer": "layer",
+    "size": "image_size",
+    "protocol": "protocol",
+    "top-1 %": "top1",
+    "top-5 %": "top5",
+    "train": "train_images",
+    "test": "test_images",
+}
 
 
 def _epochs(text: str) -> tuple[int, ...]:
@@ -109,12 +120,18 @@ def run(options: Options, results: Results) -> Report | None:
             content = _run_sgd(options, results, processes)
         if content is None:
             return None
+    protocol = content["protocol"]
+    how = (
+        f"fast, C {protocol['c']:g}"
+        if options.fast
+        else f"{options.preset}, {protocol['epochs']} epochs, lr {protocol['lr']:g}"
+    )
     notes = [
         *unreadable_notes(content["unreadable"]),
         f"the backbone is unchanged: sha256 {content['backbone_sha256'][:16]}...",
         content["split"],
     ]
-    return Report(content, [_table_row(content)], notes=notes)
+    return Report(content, [cells({**content, "protocol": how}, COLUMNS)], notes=notes)
 
 
 def _run_sgd(options: Options, results: Results, processes: World) -> dict | None:
@@ -169,8 +186,7 @@ def _run_fast(options: Options, results: Results) -> dict:
     split = open_split(options.images)
     (model,) = load_models((options.checkpoint,), options)
     before = digest(model.backbone)
-    train, train_labels = model.features(split.train, "train")
-    val, val_labels = model.features(split.val, "val")
+    train, train_labels, val, val_labels = model.split_features(split)
     classes, device = len(split.train.classes), model.device
     regression = fit(train.features, train_labels, classes, seed=options.seed, device=device)
     if digest(model.backbone) != before:
@@ -231,35 +247,16 @@ def _line(epoch: Epoch, epochs: int) -> str:
 
 def _plot(history: list[Epoch], path: Path) -> None:
     """Draw the accuracies over the epochs."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
     epochs = [epoch.epoch + 1 for epoch in history]
-    axes.plot(epochs, [100 * e.train_top1 for e in history], label="training crops", alpha=0.7)
-    axes.plot(epochs, [100 * e.top1 for e in history], label="validation")
-    for before, after in pairwise(history):
-        if after.lr != before.lr:
-            axes.axvline(after.epoch + 0.5, color="gray", linewidth=0.8, linestyle=":")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="epoch (dotted: the rate is cut)", ylabel="top-1 %")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=150, format="png")
-
-
-def _table_row(content: dict) -> dict[str, str]:
-    protocol = content["protocol"]
-    return {
-        "checkpoint": content["label"],
-        "layer": content["layer"],
-        "size": content["image_size"],
-        "protocol": f"fast, C {protocol['c']:g}"
-        if "fast" in protocol
-        else f"{protocol['preset']}, {protocol['epochs']} epochs, lr {protocol['lr']:g}",
-        "top-1 %": percent(content["top1"]),
-        "top-5 %": percent(content["top5"]),
-        "train": content["train_images"],
-        "test": content["test_images"],
-    }
+    with plot(path, 7, 4) as (axes,):
+        axes.plot(epochs, [100 * e.train_top1 for e in history], label="training crops", alpha=0.7)
+        axes.plot(epochs, [100 * e.top1 for e in history], label="validation")
+        for before, after in pairwise(history):
+            if after.lr != before.lr:
+                axes.axvline(after.epoch + 0.5, color="gray", linewidth=0.8, linestyle=":")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="epoch (dotted: the rate is cut)", ylabel="top-1 %")
+        axes.grid(alpha=0.3)
+        axes.legend()

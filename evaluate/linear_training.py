@@ -8,24 +8,78 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torchvision.transforms import RandomResizedCrop
 from tqdm import tqdm
 
 from data.device import to_host
 from data.errors import UserError
-from data.loading import EpochBatches, Loader, normalise, seeded_order, unreadable_of
+from data.images.crop import crop_resize, reduction_for, snap_box
+from data.images.decode import open_image
+from data.loading import (
+    Batch,
+    EpochBatches,
+    Loader,
+    PlainDataset,
+    Request,
+    normalise,
+    seeded_order,
+    unreadable_of,
+)
 from data.run import Run, checkpoints
 from evaluate.checkpoints import digest
 from evaluate.classifiers import top_k
-from evaluate.labelled import Split
-from evaluate.loading import TrainingImages
+from evaluate.labelled import Labelled, Split
 from evaluate.models import Model, workers_of
 from evaluate.protocols import Protocol
 from evaluate.results import none_readable, say
 from pretrain.parts.distributed import World
+
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a crop: share of the image's area, width / height
+
+
+def random_crop(path: str, size: int) -> np.ndarray:
+    """RandomResizedCrop(.08, 1) and flip of an image file, as linear probes are trained.
+
+    The draws are torchvision's, from torch's generator, and so are the pixels: uint8 (size, size,
+    3). Only a JPEG much larger than its crop is reduced while it is decoded, which moves the crop's
+    borders by less than a pixel of it. Raises `UnreadableImage`.
+    """
+    image = open_image(path)
+    of_this_size = torch.empty((3, *image.size), device="meta")
+    box = RandomResizedCrop.get_params(of_this_size, list(SCALE), list(RATIO))
+    pixels, reduction = image.decode(reduction_for([box], size))
+    if reduction > 1:
+        box = tuple(side // reduction for side in snap_box(box, reduction, image.size))
+    crop = crop_resize(pixels, box, size)
+    return crop[:, ::-1] if torch.rand(1).item() < 0.5 else crop
+
+
+class TrainingImages(PlainDataset):
+    """Random crops; `dataset[Request(epoch, indices)]` is a batch as `PlainDataset` makes it.
+
+    A crop is drawn from (seed, epoch, index) alone, so that it depends neither on the number of
+    workers nor on where a run was resumed.
+    """
+
+    def __init__(self, images: Labelled, size: int, seed: int):
+        super().__init__(images.root, images.keys, size, images.labels)
+        self.seed = seed
+
+    def __getitem__(self, request: Request) -> Batch:
+        """Return the batch of these images in this epoch."""
+
+        def read(index: int, path: str) -> np.ndarray:
+            state = np.random.SeedSequence((self.seed, request.epoch, index)).generate_state(1)
+            torch.manual_seed(int(state[0]))
+            return random_crop(path, self.image_size)
+
+        with torch.random.fork_rng(devices=[]):
+            return self.load(request.indices, read)
 
 
 class Head(nn.Module):

@@ -165,11 +165,9 @@ def crop_mask(mask: np.ndarray, image_size: tuple[int, int], size: int) -> np.nd
 
 def names_of(folders: list[Path]) -> list[str]:
     """The shortest tails of the paths that tell the folders apart: the rows and columns' names."""
-    resolved = [folder.resolve() for folder in folders]
-    depth = 1
-    while depth < max(len(path.parts) for path in resolved):
-        tails = ["/".join(path.parts[-depth:]) for path in resolved]
-        if len(set(tails)) == len(set(resolved)):
+    paths = [folder.resolve().parts for folder in folders]
+    for depth in range(1, max(map(len, paths)) + 1):
+        tails = ["/".join(parts[-depth:]) for parts in paths]
+        if len(set(tails)) == len(set(paths)):
             break
-        depth += 1
-    return ["/".join(path.parts[-depth:]) for path in resolved]
+    return tails

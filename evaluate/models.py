@@ -16,7 +16,7 @@ from data.images.crop import centre_crop
 from data.loading import Crop, Loader, build_plain_loader, normalise, unreadable_of
 from data.processes import usable_cores
 from evaluate.checkpoints import Checkpoint, load_checkpoint
-from evaluate.labelled import Labelled
+from evaluate.labelled import Labelled, Split
 from evaluate.masks import names_of
 from evaluate.options import PENULTIMATE, NetworkOptions
 from evaluate.results import image_bar, none_readable, say
@@ -140,6 +140,11 @@ class Model:
         extracted = Features(torch.cat(features), np.concatenate(rows), unreadable)
         return extracted, torch.from_numpy(images.labels[extracted.rows])
 
+    def split_features(self, split: Split) -> tuple[Features, Tensor, Features, Tensor]:
+        """Features and labels of the training and the validation images, as `features` gives."""
+        train = self.features(split.train, "train")
+        return *train, *(train if split.leave_one_out else self.features(split.val, "val"))
+
     def batches(
         self, images: Labelled, most: int | None = None, crop: Crop = centre_crop
     ) -> Loader:
@@ -164,6 +169,23 @@ class Model:
             "layer": self.backbone.layer,
             "image_size": self.size,
         }
+
+
+def readable(images: Labelled, options: NetworkOptions) -> tuple[Labelled, dict[str, str]]:
+    """The images that can be decoded, and why the others cannot: key -> reason."""
+    workers = workers_of(options)
+    loader = build_plain_loader(
+        images.root, keys=images.keys, image_size=1, batch_size=64, workers=workers
+    )
+    rows, unreadable = [], {}
+    with image_bar(len(images), "reading") as bar:
+        for batch in loader:
+            rows.append(batch["index"].numpy())
+            unreadable |= unreadable_of(batch)
+            bar.update(len(batch["index"]) + len(batch["unreadable"]))
+    if len(unreadable) == len(images):
+        raise none_readable(unreadable)
+    return images.take(np.concatenate(rows)), unreadable
 
 
 def workers_of(options: NetworkOptions) -> int:

@@ -12,12 +12,20 @@ from data.gallery import Cell, Gallery, Row
 from data.options import setting
 from evaluate.labelled import Split, open_split, stratified_subset
 from evaluate.options import ComparisonOptions, Count
-from evaluate.results import Report, Results, percent, say, unreadable_notes
+from evaluate.results import Report, Results, cells, say, unreadable_notes
 
 if TYPE_CHECKING:
     from evaluate.models import Model
 
 SHOWN_SIZE = 128
+COLUMNS = {
+    "checkpoint": "label",
+    "right neighbours %": "right_share",
+    "right first %": "right_first",
+    "neighbours": "neighbors",
+    "layer": "layer",
+    "size": "image_size",
+}
 
 
 class Options(ComparisonOptions):
@@ -55,15 +63,12 @@ class Neighbourhood:
         """(Q,) of each query's neighbours, the share that has its label."""
         return self.right.mean(axis=1)
 
-    def row(self) -> dict[str, str]:
-        """The table's row."""
+    def describe(self) -> dict:
+        """What a result says about this model."""
         return {
-            "checkpoint": self.model.label,
-            "right neighbours %": percent(self.shares.mean()),
-            "right first %": percent(self.right[:, 0].mean()),
-            "neighbours": str(self.right.shape[1]),
-            "layer": self.model.backbone.layer,
-            "size": str(self.model.size),
+            **self.model.describe(),
+            "right_share": float(self.shares.mean()),
+            "right_first": float(self.right[:, 0].mean()),
         }
 
 
@@ -78,10 +83,11 @@ def run(options: Options, results: Results) -> Report:
     elif options.limit is not None:
         say("--limit is for folders with train/ and val/; all images are queries here.")
     _check_count(options.neighbors, split)
-    models = load_models(options.checkpoints, options)
-    outcomes = [_find(model, split, options.neighbors) for model in models]
-    neighbourhoods = [neighbourhood for neighbourhood, *_ in outcomes]
-    _, read, unreadable = outcomes[0]  # the same for all models
+    neighbourhoods = []
+    for model in load_models(options.checkpoints, options):
+        neighbourhood, read, unreadable = _find(model, split, options.neighbors)
+        neighbourhoods.append(neighbourhood)  # the rest is the same for all models
+    models = [each.describe() for each in neighbourhoods]
     order = _order(neighbourhoods)[: options.queries].tolist()
     content = {
         "images": options.images,
@@ -89,21 +95,15 @@ def run(options: Options, results: Results) -> Report:
         "neighbors": options.neighbors,
         "queries": len(read.val),
         "candidates": len(read.train),
-        "models": [
-            {
-                **each.model.describe(),
-                "right_share": float(each.shares.mean()),
-                "right_first": float(each.right[:, 0].mean()),
-            }
-            for each in neighbourhoods
-        ],
+        "models": models,
         "rows": [_query(query, neighbourhoods, read) for query in order],
         "limit": options.limit,
         "unreadable": unreadable,
     }
-    gallery = _gallery(neighbourhoods, read, order)
+    table = [cells({**model, "neighbors": options.neighbors}, COLUMNS) for model in models]
+    gallery = _gallery(neighbourhoods, read, order, table)
     notes = unreadable_notes(unreadable)
-    return Report(content, gallery.table, notes=notes, gallery=gallery, rows=options.rows)
+    return Report(content, table, notes=notes, gallery=gallery, rows=options.rows)
 
 
 def _check_count(count: int, split: Split) -> None:
@@ -119,22 +119,23 @@ def _find(model: Model, split: Split, count: int) -> tuple[Neighbourhood, Split,
     """Neighbours of the queries that can be read; what of the split can be, and what cannot."""
     from data.knn import nearest
 
-    train, _ = model.features(split.train, "train")
-    test = train if split.leave_one_out else model.features(split.val, "val")[0]
+    train, _, test, _ = model.split_features(split)
     bank = split.train.take(train.rows)
     queries = bank if split.leave_one_out else split.val.take(test.rows)
     read = Split(bank, queries, split.how)
     _check_count(count, read)
-    near = nearest(
-        train.features,
-        test.features,
-        count,
-        leave_one_out=split.leave_one_out,
-        device=model.device,
+    similarity, index = (
+        values.cpu().numpy()
+        for values in nearest(
+            train.features,
+            test.features,
+            count,
+            leave_one_out=split.leave_one_out,
+            device=model.device,
+        )
     )
-    index = near.index.cpu().numpy()
     right = bank.labels[index] == queries.labels[:, None]
-    neighbourhood = Neighbourhood(model, index, right, near.similarity.cpu().numpy())
+    neighbourhood = Neighbourhood(model, index, right, similarity)
     return neighbourhood, read, train.unreadable | test.unreadable
 
 
@@ -159,7 +160,10 @@ def _query(query: int, neighbourhoods: list[Neighbourhood], split: Split) -> dic
     }
 
 
-def _gallery(neighbourhoods: list[Neighbourhood], split: Split, order: list[int]) -> Gallery:
+def _gallery(
+    neighbourhoods: list[Neighbourhood], split: Split, order: list[int], table: list[dict]
+) -> Gallery:
+    """The page: a row for each query of `order`."""
     from data.images.crop import centre_crop
 
     rows = []
@@ -190,5 +194,4 @@ def _gallery(neighbourhoods: list[Neighbourhood], split: Split, order: list[int]
     columns = ["query"]
     for each in neighbourhoods:
         columns += [each.model.label, *[""] * (each.index.shape[1] - 1)]
-    table = [each.row() for each in neighbourhoods]
     return Gallery("Nearest neighbours", sentences, columns, rows, table)

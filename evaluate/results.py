@@ -42,7 +42,7 @@ class Report:
     """
 
     content: dict[str, Any]
-    table: list[dict[str, str]]
+    table: list[dict[str, Any]]
     sentences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     gallery: Gallery | None = None
@@ -168,27 +168,34 @@ def none_readable(unreadable: dict[str, str]) -> UserError:
     return UserError(f"IMAGES: not one image can be read; '{key}': {reason}.")
 
 
+def cells(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
+    """A table's row, title -> value of that key; a title that ends in % shows it in percent."""
+    return {
+        title: percent(row[key]) if title.endswith("%") else row[key]
+        for title, key in columns.items()
+    }
+
+
 def percent(share: float | None, digits: int = 2) -> str:
     """A share in [0, 1] as a table shows it, in percent; empty where there is none."""
     return "" if share is None else f"{100 * share:.{digits}f}"
 
 
-# ---- text in figures -----------------------------------------------------------------------------
+@contextlib.contextmanager
+def plot(path: Path, width: float, height: float, columns: int = 1) -> Iterator[list[Axes]]:
+    """Lend the axes of a figure of so many inches to the block, then write it as a PNG."""
+    from matplotlib.figure import Figure
 
-
-def in_lines(text: str, inches: float, points: int) -> str:
-    """Break a text of a figure into lines of at most `inches`, in letters of `points`.
-
-    Draw it with `parse_math=False`: names may hold a `$`.
-    """
-    return "\n".join(wrap(printable(text), int(inches * 72), load_font(points)))
+    figure = Figure(figsize=(width, height), layout="constrained")
+    yield list(figure.subplots(1, columns, squeeze=False)[0])
+    figure.savefig(path, dpi=150, format="png")
 
 
 def add_legend(axes: Axes, points: int, **options: Any) -> None:
-    """Add a legend whose labels fit beside their lines, however long they are."""
+    """Add a legend whose labels are whole, broken into lines that fit into the axes."""
     handles, labels = axes.get_legend_handles_labels()
-    inches = 0.8 * axes.get_position().width * axes.figure.get_figwidth()
-    shown = [in_lines(label, inches, points) for label in labels]
+    width = int(72 * 0.8 * axes.get_position().width * axes.figure.get_figwidth())
+    shown = ["\n".join(wrap(printable(label), width, load_font(points))) for label in labels]
     legend = axes.legend(handles, shown, fontsize=points, **options)
     for text in legend.get_texts():
-        text.set_parse_math(False)
+        text.set_parse_math(False)  # names may hold a `$`

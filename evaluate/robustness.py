@@ -17,7 +17,7 @@ from data.options import one_of, setting
 from evaluate.labelled import Labelled, check_classes, open_labelled, open_split
 from evaluate.masks import MaskFinder, open_masks, stem
 from evaluate.options import ComparisonOptions, MaskOptions, Seed
-from evaluate.results import Report, Results, add_legend, image_bar, percent, say
+from evaluate.results import Report, Results, add_legend, image_bar, percent, plot, say
 from evaluate.variants import VARIANTS, VariantImages, with_backgrounds
 
 if TYPE_CHECKING:
@@ -141,12 +141,11 @@ def _check(options: Options, given: tuple[str, ...]) -> None:
 
 def _made(options: Options, models: list[Model]) -> Trial:
     """Open IMAGES and its masks; the variants depend on a model's crop size."""
-    from evaluate.loading import readable
-    from evaluate.models import workers_of
+    from evaluate.models import readable
 
     split = open_split(options.images)
     finder = MaskFinder(open_masks(options.masks, "--masks"), split.folder)
-    val, unreadable = readable(split.val, workers_of(options))
+    val, unreadable = readable(split.val, options)
     made, left_out = {}, {}
     for size in sorted({model.size for model in models}):
         images, left_out[size] = with_backgrounds(val, finder, size, options.mask_threshold)
@@ -256,23 +255,19 @@ def _examples(images: VariantImages) -> Gallery:
 
 def _plot(rows: list[dict], path: Path) -> None:
     """Draw bars of accuracy: variants side by side, one colour for each model."""
-    from matplotlib.figure import Figure
-
     names = list(rows[0]["accuracy"])
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
     width = 0.8 / len(rows)
-    for number, row in enumerate(rows):
-        positions = np.arange(len(names)) + (number - (len(rows) - 1) / 2) * width
-        gap = _signed(row["background_gap"])
-        label = f"{row['label']}: gap {gap}" if gap else row["label"]
-        values = [100 * row["accuracy"][name] for name in names]
-        bars = axes.bar(positions, values, width, label=label)
-        axes.bar_label(bars, fmt="%.0f", fontsize=7)
-    axes.set_xticks(np.arange(len(names)), names, fontsize=9)
-    axes.set(ylabel="top-1 %", ylim=(0, 105))
-    add_legend(axes, 8, title="background gap = mixed_same - mixed_rand", title_fontsize=8)
-    figure.savefig(path, dpi=150, format="png")
+    with plot(path, 9, 4) as (axes,):
+        for number, row in enumerate(rows):
+            positions = np.arange(len(names)) + (number - (len(rows) - 1) / 2) * width
+            gap = _signed(row["background_gap"])
+            label = f"{row['label']}: gap {gap}" if gap else row["label"]
+            values = [100 * row["accuracy"][name] for name in names]
+            bars = axes.bar(positions, values, width, label=label)
+            axes.bar_label(bars, fmt="%.0f", fontsize=7)
+        axes.set_xticks(np.arange(len(names)), names, fontsize=9)
+        axes.set(ylabel="top-1 %", ylim=(0, 105))
+        add_legend(axes, 8, title="background gap = mixed_same - mixed_rand", title_fontsize=8)
 
 
 def _save(images: VariantImages, folder: Path, model: Model) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -20,7 +20,7 @@ from data.masks.precision_recall import BETA2, Curve, normalise, precision_recal
 from data.options import setting
 from evaluate.masks import Masks, NoMask, names_of, open_masks, stem
 from evaluate.options import Count, ResultOptions
-from evaluate.results import Report, Results, add_legend, image_bar
+from evaluate.results import Report, Results, add_legend, image_bar, plot
 
 COLUMNS = {
     "images": "images",
@@ -112,21 +112,7 @@ def run(options: Options, results: Results) -> Report:
 # ---- scores --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ImageScores:
-    """One image's scores. precision, recall: (256,) float64. The structure measures may be None."""
-
-    precision: np.ndarray
-    recall: np.ndarray
-    mae: float
-    constant: bool
-    weighted_f: float | None = None
-    s_measure: float | None = None
-    e_curve: np.ndarray | None = None  # (256,)
-    adaptive_e: float | None = None
-
-
-def score_image(saliency: np.ndarray, truth: np.ndarray, structure: bool = True) -> ImageScores:
+def score_image(saliency: np.ndarray, truth: np.ndarray, structure: bool = True) -> dict[str, Any]:
     """Score one saliency map.
 
     saliency : (h, w) uint8, any range: it is stretched to 0..255 first
@@ -134,40 +120,46 @@ def score_image(saliency: np.ndarray, truth: np.ndarray, structure: bool = True)
     structure : whether to compute weighted F (Margolin et al., CVPR 2014, beta 1), S-measure
         (Fan et al., ICCV 2017, alpha .5) and E-measure (Fan et al., IJCAI 2018), by pysodmetrics
 
-    MAE is the mean of |map / 255 - truth| (Perazzi et al., CVPR 2012).
+    Returns precision and recall, (256,) float64; mae, the mean of |map / 255 - truth| (Perazzi et
+    al., CVPR 2012); constant, whether nothing stands out; weighted_f, s_measure, adaptive_e, and
+    e_curve, (256,), where they were asked for.
     """
     saliency = normalise(saliency)
-    error = np.where(truth, 255 - saliency, saliency)
-    basic = (*precision_recall(saliency, truth), float(error.mean() / 255), not saliency.any())
+    precision, recall = precision_recall(saliency, truth)
+    scores = {
+        "precision": precision,
+        "recall": recall,
+        "mae": float(np.where(truth, 255 - saliency, saliency).mean() / 255),
+        "constant": not saliency.any(),
+    }
     if not structure:
-        return ImageScores(*basic)
+        return scores
     from py_sod_metrics import Emeasure, Smeasure, WeightedFmeasure  # takes seconds
 
     weighted, s, e = WeightedFmeasure(), Smeasure(), Emeasure()
     for measure in (weighted, s, e):
         measure.step(saliency / 255.0, truth, normalize=False)
     enhanced = e.get_results()["em"]
-    return ImageScores(
-        *basic,
-        float(weighted.get_results()["wfm"]),
-        float(s.get_results()["sm"]),
-        np.asarray(enhanced["curve"]),
-        float(enhanced["adp"]),
-    )
+    return scores | {
+        "weighted_f": float(weighted.get_results()["wfm"]),
+        "s_measure": float(s.get_results()["sm"]),
+        "e_curve": np.asarray(enhanced["curve"]),
+        "adaptive_e": float(enhanced["adp"]),
+    }
 
 
 @dataclass
 class Scores:
-    """Scores of one set of masks over a data set: name -> scores, name -> why there are none."""
+    """Scores of one set of masks over a data set, and why other images have none, by name."""
 
     label: str
     masks: Masks
-    images: dict[str, ImageScores]
+    images: dict[str, dict[str, Any]]
     left_out: dict[str, str]
 
-    def mean(self, name: str) -> np.ndarray | None:
-        """The mean over images of a field of `ImageScores`; None where it was not computed."""
-        values = [getattr(each, name) for each in self.images.values()]
+    def mean(self, name: str) -> Any:
+        """The mean over images of one of `score_image`'s; None where it was not computed."""
+        values = [scores.get(name) for scores in self.images.values()]
         return None if values[0] is None else np.mean(values, axis=0)
 
     @property
@@ -178,9 +170,9 @@ class Scores:
     @property
     def constant(self) -> list[str]:
         """The images whose mask is constant: nothing stands out, scored as empty."""
-        return [name for name, each in self.images.items() if each.constant]
+        return [name for name, scores in self.images.items() if scores["constant"]]
 
-    def summary(self) -> dict[str, float | int | None]:
+    def summary(self) -> dict[str, Any]:
         """The figures of the table; the structure measures are None where not computed."""
         curve, e_curve = self.curve, self.mean("e_curve")
         return {
@@ -259,10 +251,10 @@ _opened = lru_cache(maxsize=4)(open_masks)  # once a worker: a listing is too lo
 
 def _score_some(
     folder: Path, truth_folder: Path, names: list[str], options: Options
-) -> list[ImageScores | str]:
+) -> list[dict[str, Any] | str]:
     """Score a few images in a worker; a string is the reason why one cannot be scored."""
     masks, truths = _opened(folder, "MASKS"), _opened(truth_folder, "GROUND_TRUTH")
-    outcomes: list[ImageScores | str] = []
+    outcomes: list[dict[str, Any] | str] = []
     for name in names:
         try:
             pair = load_pair(masks, truths, name, options.resize)
@@ -317,27 +309,22 @@ def _names(names: list[str]) -> str:
 
 def _plot_curves(scores: list[Scores], path: Path) -> None:
     """Draw precision against recall, and F against the threshold, a line for each set of masks."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for each in scores:
-        curve = each.curve
-        f = curve.f_measure()
-        best = int(f.argmax())
-        label = f"{each.label}: max F {f[best]:.4f}"
-        (line,) = left.plot(curve.recall, curve.precision, label=label, linewidth=1.5)
-        left.plot(curve.recall[best], curve.precision[best], "o", color=line.get_color())
-        right.plot(f, linewidth=1.5, color=line.get_color())
-        right.plot(best, f[best], "o", color=line.get_color())
-    left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1))
-    left.set_title("Precision and recall; dots at max F", fontsize=10)
-    right.set(xlabel="threshold", ylabel=f"F (β² = {BETA2})", xlim=(0, 255), ylim=(0, 1))
-    right.set_title("F against the threshold", fontsize=10)
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    add_legend(left, 9, loc="lower left")
-    figure.savefig(path, dpi=150, format="png")
+    with plot(path, 10, 4.2, 2) as (left, right):
+        for each in scores:
+            curve, f = each.curve, each.curve.f_measure()
+            best = int(f.argmax())
+            label = f"{each.label}: max F {f[best]:.4f}"
+            (line,) = left.plot(curve.recall, curve.precision, label=label, linewidth=1.5)
+            left.plot(curve.recall[best], curve.precision[best], "o", color=line.get_color())
+            right.plot(f, linewidth=1.5, color=line.get_color())
+            right.plot(best, f[best], "o", color=line.get_color())
+        left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1))
+        left.set_title("Precision and recall; dots at max F", fontsize=10)
+        right.set(xlabel="threshold", ylabel=f"F (β² = {BETA2})", xlim=(0, 255), ylim=(0, 1))
+        right.set_title("F against the threshold", fontsize=10)
+        left.grid(alpha=0.3)
+        right.grid(alpha=0.3)
+        add_legend(left, 9, loc="lower left")
 
 
 def _examples(options: Options, photographs: Keys, truths: Masks, scores: list[Scores]) -> Gallery:
@@ -348,7 +335,7 @@ def _examples(options: Options, photographs: Keys, truths: Masks, scores: list[S
     """
     by_stem = {stem(key): key for key in photographs}
     shared = set.intersection(set(by_stem), *(set(each.images) for each in scores))
-    ranked = sorted(shared, key=lambda name: (scores[0].images[name].mae, name))
+    ranked = sorted(shared, key=lambda name: (scores[0].images[name]["mae"], name))
     if not ranked:
         raise UserError(f"--images {options.images} holds none of the images that were scored.")
     positions = np.linspace(0, len(ranked) - 1, min(options.rows, len(ranked))).round().astype(int)
@@ -361,7 +348,7 @@ def _examples(options: Options, photographs: Keys, truths: Masks, scores: list[S
         cells = []
         for each in scores:
             mask, truth = load_pair(each.masks, truths, name, options.resize)
-            cells.append(Cell(mask, f"MAE {each.images[name].mae:.3f}"))
+            cells.append(Cell(mask, f"MAE {each.images[name]['mae']:.3f}"))
         rows.append(Row(name, [Cell(photograph), Cell(truth.astype(np.uint8) * 255), *cells]))
     columns = ["image", "ground truth", *(each.label for each in scores)]
     return Gallery("From the best to the worst mask", [], columns, rows)

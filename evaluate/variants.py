@@ -145,16 +145,11 @@ def donors(labels: np.ndarray, classes: int, seed: int = 0) -> dict[str, np.ndar
     for row, label in enumerate(labels):
         for number, name in enumerate(MIXED):
             rng = np.random.default_rng((seed, row, number))
-            if name == "mixed_same":
-                donor_class = label
-            elif name == "mixed_next":
-                donor_class = (label + 1) % classes
+            if name == "mixed_rand":
+                choice = rows_of[rng.integers(classes)]
             else:
-                donor_class = rng.integers(classes)
-            choice = rows_of[donor_class]
-            if donor_class == label:
-                choice = choice[choice != row]
-            chosen[name][row] = rng.choice(choice)
+                choice = rows_of[label if name == "mixed_same" else (label + 1) % classes]
+            chosen[name][row] = rng.choice(choice[choice != row])
     return chosen
 
 

@@ -17,7 +17,7 @@ from data.errors import UserError
 from data.images.crop import centre_crop
 from data.images.decode import decode
 from data.run import Run
-from evaluate import loading
+from evaluate import linear_training
 from evaluate.labelled import open_split
 from evaluate.linear_training import Head, LinearProbe, remove_checkpoints, resume
 from evaluate.protocols import PRESETS, Protocol
@@ -47,7 +47,7 @@ def test_head_starts_as_published():
 def test_full_batch_training_reaches_scikit_learns_optimum(monkeypatch, split_folder, model_of):
     """Without augmentation and with weight decay the optimum is that of logistic regression."""
     monkeypatch.setattr(
-        loading, "random_crop", lambda path, size: centre_crop(decode(path).image, size)
+        linear_training, "random_crop", lambda path, size: centre_crop(decode(path).image, size)
     )
     split = open_split(split_folder)
     decay = 0.05

@@ -10,7 +10,9 @@ from data.images.decode import decode
 from data.keys import Keys
 from data.loading import Request
 from evaluate.labelled import Labelled, open_labelled
-from evaluate.loading import TrainingImages, random_crop, readable
+from evaluate.linear_training import TrainingImages, random_crop
+from evaluate.models import readable
+from evaluate.options import NetworkOptions
 
 
 def test_training_crop_follows_from_seed_epoch_and_number(tmp_path, write_pictures):
@@ -60,7 +62,7 @@ def test_readable(split_folder):
     path = split_folder / "train" / "red" / "003.png"
     path.write_bytes(path.read_bytes()[:200])
     images = open_labelled(split_folder / "train")
-    kept, unreadable = readable(images, workers=0)
+    kept, unreadable = readable(images, NetworkOptions(workers=0))
     assert unreadable.keys() == {"red/003.png"}
     assert set(kept.keys) == set(images.keys) - {"red/003.png"}
     assert np.bincount(kept.labels).tolist() == [12, 12, 11]

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from data.errors import UserError
-from evaluate.results import Report, add_legend, in_lines, next_folder, results_in
+from evaluate.results import Report, add_legend, next_folder, results_in
 
 
 def test_default_folders_are_numbered(tmp_path, monkeypatch):
@@ -75,12 +75,6 @@ def test_out_that_is_a_file_or_cannot_be_made(tmp_path):
 
 
 LONG = "masks_of_a_$method_with_a_name_that_goes_on_and_on_and_on_and_on_and_on_and_on: max F 0.9"
-
-
-def test_lines_hold_all_of_a_text():
-    lines = in_lines(LONG, 1.8, 9).split("\n")
-    assert len(lines) > 1 and "".join(lines).replace(" ", "") == LONG.replace(" ", "")
-    assert in_lines("short", 1.8, 9) == "short"
 
 
 def test_a_legend_is_no_wider_than_its_axes():

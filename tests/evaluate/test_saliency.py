@@ -22,18 +22,18 @@ def soft(truth, sigma=4):
 def test_perfect_map_has_perfect_scores():
     truth = blob()
     scores = score_image(truth.astype(np.uint8) * 255, truth)
-    assert scores.mae == 0
-    assert scores.weighted_f == pytest.approx(1)
-    assert scores.s_measure == pytest.approx(1)
-    np.testing.assert_array_equal(scores.precision[1:], 1)
-    np.testing.assert_array_equal(scores.recall, 1)
+    assert scores["mae"] == 0
+    assert scores["weighted_f"] == pytest.approx(1)
+    assert scores["s_measure"] == pytest.approx(1)
+    np.testing.assert_array_equal(scores["precision"][1:], 1)
+    np.testing.assert_array_equal(scores["recall"], 1)
 
 
 def test_mae_is_the_plain_mean():
     truth, saliency = blob(), soft(blob())
     stretched = (saliency / 1.0 - saliency.min()) / np.ptp(saliency)
     plain = np.abs(stretched - truth).mean()
-    assert score_image(saliency, truth, structure=False).mae == pytest.approx(plain, abs=1 / 510)
+    assert score_image(saliency, truth, structure=False)["mae"] == pytest.approx(plain, abs=1 / 510)
 
 
 def test_structure_measures_are_those_of_pysodmetrics():
@@ -46,9 +46,9 @@ def test_structure_measures_are_those_of_pysodmetrics():
     measures = [WeightedFmeasure(), Smeasure(), Emeasure()]
     for measure in measures:
         measure.step(saliency, as_picture)
-    assert ours.weighted_f == pytest.approx(measures[0].get_results()["wfm"])
-    assert ours.s_measure == pytest.approx(measures[1].get_results()["sm"])
-    np.testing.assert_allclose(ours.e_curve, measures[2].get_results()["em"]["curve"])
+    assert ours["weighted_f"] == pytest.approx(measures[0].get_results()["wfm"])
+    assert ours["s_measure"] == pytest.approx(measures[1].get_results()["sm"])
+    np.testing.assert_allclose(ours["e_curve"], measures[2].get_results()["em"]["curve"])
 
 
 def test_table_json_and_plots_of_shards_and_pictures(tmp_path, probe, write_shard, write_pictures):
