@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from data.device import sent
 from data.errors import UserError
-from data.images.channel_statistics import IMAGENET_MEAN, IMAGENET_STD
+from data.images import IMAGENET_MEAN, IMAGENET_STD
 from data.images.crop import centre_crop
 from data.images.decode import UnreadableImage, decode, key_path, list_images
 from data.keys import Keys
@@ -360,14 +360,9 @@ def build_plain_loader(
     indices : which images, in which order; default: all. A subset, or one process's share.
     crop : default: Resize(image_size * 256 / 224), CenterCrop(image_size).
 
-    UserError: no images there; a batch size or image size below 1.
+    UserError: no images there.
     """
     keys = list_images(root) if keys is None else keys
-    for name, value in (("batch size", batch_size), ("image size", image_size)):
-        if value < 1:
-            raise UserError(f"the {name} {value} is not positive; give 1 or more.")
-    if labels is not None and len(labels) != len(keys):
-        raise ValueError(f"{len(labels)} labels for {len(keys)} images")
     labels = None if labels is None else np.asarray(labels, np.int64)
     rows = np.arange(len(keys)) if indices is None else np.asarray(indices, np.int64)
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]

@@ -11,8 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from data.errors import UserError
-from data.files import write_whole
-from data.gallery import Gallery, png_bytes
+from data.gallery import Gallery
 from data.gallery.masks import mask_gallery, two_abreast
 from data.gallery.terminal import row_as_text
 from data.masks.format import Status
@@ -121,6 +120,8 @@ def _check_output(path: Path, kinds: tuple[str, ...], overwrite: bool) -> None:
 
 
 def _write(path: Path, content: Gallery, side: int) -> None:
-    png = path.suffix.lower() == ".png"
-    write_whole(path, png_bytes(content.draw(side=side)) if png else content.html())
+    if path.suffix.lower() == ".png":
+        content.save_png(path, side=side)
+    else:
+        content.save_html(path)
     click.echo(path)

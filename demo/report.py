@@ -87,10 +87,10 @@ def read_figures(probes: Path, models: Sequence[str]) -> list[dict]:
         return json.loads((probes / name / "results.json").read_text("utf-8"))
 
     knn = read("knn")["rows"]
-    found = {one["label"]: one for one in knn}
-    swapped = {one["label"]: one for one in read("robustness")["rows"]}
-    looked = {one["label"]: one["ground_truth"] for one in read("gradients")["models"]}
-    near = {one["label"]: one["right_share"] for one in read("neighbors")["models"]}
+    nearest = {result["label"]: result for result in knn}
+    swapped = {result["label"]: result for result in read("robustness")["rows"]}
+    looked = {model["label"]: model["ground_truth"] for model in read("gradients")["models"]}
+    near = {model["label"]: model["right_share"] for model in read("neighbors")["models"]}
     linear = {name: read(f"linear-{name}")["top1"] for name in models}
 
     def row(figure: str, values: dict[str, float]) -> dict:
@@ -107,7 +107,7 @@ def read_figures(probes: Path, models: Sequence[str]) -> list[dict]:
 
     k = knn[0]["k"]
     return [
-        row(f"kNN top-1 on unseen backgrounds (k {k})", column(found, "top1")),
+        row(f"kNN top-1 on unseen backgrounds (k {k})", column(nearest, "top1")),
         row("linear top-1 on unseen backgrounds", linear),
         row("five nearest neighbours of the right class", near),
         row("top-1, background of the same class (a)", column(swapped, "accuracy", "mixed_same")),

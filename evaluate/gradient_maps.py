@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from data.images.channel_statistics import IMAGENET_STD
+from data.images import IMAGENET_STD
 
 if TYPE_CHECKING:
     from torch import Tensor

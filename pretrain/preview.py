@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import torch
 
-from data.gallery import Cell, Gallery, Row, fit
+from data.gallery import Cell, Gallery, Row
+from data.gallery.rows import fit
 from data.images.decode import UnreadableImage, decode, key_path
 from data.keys import Keys
 from pretrain.views.augment import DeviceAugment

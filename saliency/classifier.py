@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from data.device import computing_in, memory_layout, sent
 from data.errors import UserError
-from data.images.channel_statistics import IMAGENET_MEAN, IMAGENET_STD
+from data.images import IMAGENET_MEAN, IMAGENET_STD
 from data.images.labels import labels_from_folders
 from data.keys import Keys
 from data.loading import of_channels

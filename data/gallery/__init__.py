@@ -1,69 +1,19 @@
-"""Rows of pictures with captions: one gallery, as HTML, as PNG and on a terminal."""
+"""Rows of pictures with captions: a gallery, as HTML, as PNG and on a terminal."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 
-import numpy as np
 from PIL import Image
 
 from data.files import write_whole
+from data.gallery.rows import Cell, Contents, Figure, Row, png_bytes
+
+__all__ = ["Cell", "Figure", "Gallery", "Row"]
 
 
-@dataclass
-class Cell:
-    """A picture with a caption.
-
-    picture : uint8 (h, w, 3) RGB or (h, w) gray; None: the caption says why there is none.
-    right : True frames it green, False red.
-    """
-
-    picture: np.ndarray | None
-    caption: str = ""
-    right: bool | None = None
-
-
-@dataclass
-class Row:
-    """Cells beside each other, and a caption above them."""
-
-    caption: str
-    cells: list[Cell]
-
-
-@dataclass
-class Figure:
-    """A plot on the page: its heading, a PNG (bytes, or the path of one beside the page), a text.
-
-    more : path of a page with more of it, linked below; "" for none.
-    """
-
-    title: str
-    png: bytes | str
-    text: str = ""
-    more: str = ""
-
-
-@dataclass
-class Gallery:
-    """Rows of pictures below the heads of their columns, and what stands above them on a page.
-
-    columns : a head for each cell; "" continues the head to its left.
-    table : rows of figures, each name: value as shown.
-    """
-
-    title: str
-    sentences: list[str]
-    columns: list[str]
-    rows: list[Row] = field(default_factory=list)
-    table: list[dict[str, str]] = field(default_factory=list)
-    figures: list[Figure] = field(default_factory=list)
-
-    @property
-    def side(self) -> int:
-        """The longer side of a picture in pixels that lets all columns fit a screen's width."""
-        return min(300, max(96, 1100 // max(1, len(self.columns))))
+class Gallery(Contents):
+    """Rows of pictures that can be drawn; see `Contents`."""
 
     def html(self) -> str:
         """Return a page that holds its pictures and needs no network."""
@@ -72,7 +22,7 @@ class Gallery:
         return make_page(self)
 
     def draw(self, rows: int | None = None, side: int = 0) -> Image.Image:
-        """Return the first `rows` rows as one picture, each cell `side` pixels wide; 0: `side`."""
+        """Return the first `rows` rows as a picture, each cell `side` pixels wide; 0: `side`."""
         from data.gallery.png import draw_rows
 
         return draw_rows(self.columns, self.rows[:rows], side or self.side)
@@ -84,32 +34,3 @@ class Gallery:
     def save_png(self, path: str | os.PathLike, rows: int | None = None, side: int = 0) -> None:
         """Write the picture, whole or not at all; arguments as for `draw`."""
         write_whole(path, png_bytes(self.draw(rows, side)))
-
-
-def png_bytes(picture: Image.Image) -> bytes:
-    """Return a picture as a PNG file."""
-    import io
-
-    memory = io.BytesIO()
-    picture.save(memory, "PNG")
-    return memory.getvalue()
-
-
-def as_rgb(picture: np.ndarray) -> np.ndarray:
-    """Return uint8 (h, w) or (h, w, 3) as (h, w, 3)."""
-    return np.repeat(picture[..., None], 3, 2) if picture.ndim == 2 else picture
-
-
-def fit(picture: np.ndarray, side: int) -> np.ndarray:
-    """Bring a picture's longer side to `side`: shrunk by area averages, enlarged by whole pixels.
-
-    Enlarged only by a whole number, so that every pixel of a small view can be seen.
-    """
-    import cv2
-
-    height, width = picture.shape[:2]
-    scale = side / max(height, width)
-    if scale >= 1:
-        return picture.repeat(int(scale), 0).repeat(int(scale), 1)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

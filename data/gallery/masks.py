@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from data.gallery import Cell, Gallery, Row, fit
+from data.gallery import Cell, Gallery, Row
+from data.gallery.rows import fit
 from data.images.decode import UnreadableImage, decode, key_path
 from data.masks.format import Status
 from data.masks.picture import scale_mask

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from data.gallery import Cell, Figure, Gallery, Row, fit, png_bytes
+from data.gallery.rows import Cell, Contents, Figure, Row, fit, png_bytes
 from data.keys import printable
 
 _STYLE = """
@@ -45,7 +45,7 @@ figcaption { color: var(--faint); font-size: .85rem; line-height: 1.3; overflow-
 """
 
 
-def make_page(gallery: Gallery) -> str:
+def make_page(gallery: Contents) -> str:
     """Return the page's text (`Gallery.html`)."""
     starts = [number for number, head in enumerate(gallery.columns) if head]
     spans = np.diff([*starts, len(gallery.columns)]).tolist()
@@ -72,7 +72,7 @@ def make_page(gallery: Gallery) -> str:
     )
 
 
-def _row(row: Row, gallery: Gallery) -> str:
+def _row(row: Row, gallery: Contents) -> str:
     caption = f'<tr class="caption"><td colspan="{len(gallery.columns)}">{_text(row.caption)}</td>'
     cells = "".join(
         f"<td{_group(bool(head) and number > 0)}>{_cell(row, cell, gallery.side)}</td>"

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data.gallery import Row, as_rgb, fit
 from data.gallery.lettering import load_font, wrap
+from data.gallery.rows import Row, as_rgb, fit
 from data.keys import printable
 
 RIGHT, WRONG = (31, 138, 61), (201, 42, 42)  # green and red, told apart in gray, too

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from data.gallery import Row, as_rgb
+from data.gallery.rows import Row, as_rgb
 from data.keys import printable
 
 

@@ -16,14 +16,10 @@ def crop_resize(image: np.ndarray, box: tuple[int, int, int, int], size: int) ->
     The same pixels as torchvision's `resized_crop` (bilinear, antialiased) of a uint8 tensor: this
     is its kernel, on the channels-last layout that the decoder leaves, where it is fastest.
 
-    Parameters
-    ----------
     image : uint8 (H, W, 3).
     box : (top, left, height, width) within the image.
 
-    Returns
-    -------
-    uint8 (size, size, 3)
+    Returns uint8 (size, size, 3).
     """
     top, left, height, width = box
     pixels = torch.from_numpy(image[top : top + height, left : left + width])
@@ -74,13 +70,9 @@ def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
     224 pixels, at any size. (Of a strip more than 16 times as long as wide, which could fill the
     memory when resized, only the middle is.)
 
-    Parameters
-    ----------
     image : uint8 (H, W, 3).
 
-    Returns
-    -------
-    uint8 (size, size, 3)
+    Returns uint8 (size, size, 3).
     """
     image = _without_ends(image)
     height, width = image.shape[:2]
@@ -117,15 +109,11 @@ def sample_box(
     backgrounds. Pixels outside the array repeat its border. Where it shrinks by k or more (k =
     1.5 rounds to 2), k x k pixels are first averaged, which antialiases.
 
-    Parameters
-    ----------
     array : uint8 (H, W) or (H, W, 3).
     box : (top, left, height, width) in pixels of `array`.
     size : (height, width) of the result.
 
-    Returns
-    -------
-    uint8 array of that size
+    Returns uint8 array of that size.
     """
     top, left, height, width = box
     shrink_y = max(1, round(height / size[0]))

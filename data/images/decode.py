@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data.errors import UserError
-from data.images.modes import to_rgb
-from data.images.orientation import TURN, orientation, upright_size
+from data.images.modes import TURN, orientation, to_rgb, upright_size
 from data.images.plain_jpeg import decode_plain_jpeg, is_baseline, is_plain_jpeg
 from data.keys import Keys
 
@@ -69,16 +68,15 @@ def list_images(root: str | os.PathLike) -> Keys:
     that leads nowhere is listed: it is an image that is missing, not one that was never there.
     Hidden files and folders (a leading dot) are skipped.
 
-    Raises
-    ------
-    UserError
-        No such folder, not a folder, a folder below it that cannot be read, or no image in it.
+    UserError: no such folder, not a folder, or no image in it. OSError: a folder below it cannot be
+    read.
     """
     root = os.fspath(root)
-    if not os.path.lexists(root):
-        raise UserError(f"there is no folder {root!r}; give the folder that holds the images.")
     if not os.path.isdir(root):
-        raise UserError(f"{root!r} is not a folder; give the folder that holds the images.")
+        what = (
+            f"{root!r} is not a folder" if os.path.lexists(root) else f"there is no folder {root!r}"
+        )
+        raise UserError(f"{what}; give the folder that holds the images.")
     keys = Keys(_walk(root, "", ()))
     if not keys:
         known = " ".join(sorted(EXTENSIONS))
@@ -88,15 +86,9 @@ def list_images(root: str | os.PathLike) -> Keys:
 
 def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
     """Yield the keys below a folder; `above` identifies the folders that contain it."""
-    try:
-        facts = os.stat(folder)
-        with os.scandir(folder) as found:
-            entries = list(found)
-    except OSError as error:
-        raise UserError(
-            f"the folder {folder!r} cannot be read ({_why(error)}); "
-            "make it readable or move it away."
-        ) from None
+    facts = os.stat(folder)
+    with os.scandir(folder) as entries:
+        entries = list(entries)
     here = (facts.st_dev, facts.st_ino)
     if here in above:
         return
@@ -184,7 +176,7 @@ class OpenImage:
 def open_image(path: str | os.PathLike) -> OpenImage:
     """Read an image file and its header; UnreadableImage as for `decode`.
 
-    So that one can draw how it is to be cut before one decodes as much of it as that needs.
+    Its size decides how it is cut, and that how much of it has to be decoded.
     """
     with _reasons():
         with open(path, "rb") as file:
@@ -202,7 +194,7 @@ def decode(path: str | os.PathLike, max_side: int = 0) -> Decoded:
 
     path : the image file. Its content decides, not its name: a PNG named `.JPEG` is fine.
     max_side : the long side's cap in pixels. A larger image is scaled down by area averages, each
-        side to its rounded share, at least 1; a smaller one is left alone. 0: never scale.
+        side to its rounded share, at least 1; a smaller image is left alone. 0: never scale.
 
     UnreadableImage: missing, empty, truncated, not an image, not permitted, or more than
     `MAX_PIXELS` pixels.
@@ -220,29 +212,28 @@ def _reasons() -> Iterator[None]:
             yield
     except UnreadableImage:
         raise
-    except UnidentifiedImageError:
-        raise UnreadableImage("not an image of a known format") from None
-    except MemoryError:
-        raise UnreadableImage("not enough memory to decode it") from None
-    except OSError as error:
-        raise UnreadableImage(_why(error)) from None
     except Exception as error:  # decoders meet any garbage, and raise anything
-        raise UnreadableImage(f"damaged ({_why(error)})") from None
+        raise UnreadableImage(_why(error)) from None
 
 
 def _why(error: Exception) -> str:
     """Return an exception's reason in one line."""
-    if isinstance(error, OSError) and error.errno is not None:
-        plain = {errno.EACCES: "permission denied", errno.ENOENT: "no such file or folder"}
-        return plain.get(error.errno, str(error.strerror).lower())
-    return " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):  # an OSError, too
+        return "not an image of a known format"
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
+    text = " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, OSError):
+        return f"damaged ({text})"
+    plain = {errno.EACCES: "permission denied", errno.ENOENT: "no such file or folder"}
+    return text if error.errno is None else plain.get(error.errno, str(error.strerror).lower())
 
 
 _pillow_limit = threading.Lock()
 
 
 def _open(file: BinaryIO) -> Image.Image:
-    """Open an image, with this module's limit of pixels in the place of Pillow's."""
+    """Open an image, with this module's limit of pixels instead of Pillow's."""
     if not file.read(1):
         raise UnreadableImage("empty file")
     file.seek(0)

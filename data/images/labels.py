@@ -36,6 +36,6 @@ def labels_from_folders(keys: Keys) -> Labels | None:
         return None
     # Keys are sorted with the slash, folders without it: "a b/..." comes before "a/...".
     names = sorted(numbers)
-    places = {name: place for place, name in enumerate(names)}
-    renumber = np.array([places[name] for name in numbers], np.int64)
+    label_of = {name: label for label, name in enumerate(names)}
+    renumber = np.array([label_of[name] for name in numbers], np.int64)
     return Labels([name.decode("utf-8", "surrogateescape") for name in names], renumber[labels])

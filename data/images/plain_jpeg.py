@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data.images.orientation import orientation
+from data.images.modes import orientation
 
 
 def is_plain_jpeg(image: Image.Image, data: bytes) -> bool:
@@ -46,19 +46,12 @@ def decode_plain_jpeg(
 ) -> np.ndarray | None:
     """Decode a plain JPEG by OpenCV: Pillow's pixels in 2/3 of its time. Both use libjpeg-turbo.
 
-    Parameters
-    ----------
-    image, data
-        As Pillow opened it, and the file.
-    target
-        The height and width that are wanted in the end.
-    reduction
-        Divides the sides by 1, 2, 4 or 8, rounding up.
+    image, data : as Pillow opened it, and the file.
+    target : the height and width that are wanted in the end.
+    reduction : divides the sides by 1, 2, 4 or 8, rounding up.
 
-    Returns
-    -------
-    uint8 (h, w, 3) RGB; None where another decoder has to do it: not a plain JPEG, damaged, or so
-    much larger than its target that decoding it at a smaller scale is faster.
+    Returns uint8 (h, w, 3) RGB; None where another decoder has to do it: not a plain JPEG, damaged,
+    or so much larger than its target that decoding it at a smaller scale is faster.
     """
     # beyond four times the target, decoding at a smaller scale is faster
     if max(image.size) >= 4 * max(target) or not is_plain_jpeg(image, data):

@@ -12,7 +12,7 @@ from typing import Literal
 
 from data.backgrounds import check_background
 from data.errors import UserError
-from data.images.channel_statistics import IMAGENET_MEAN, IMAGENET_STD
+from data.images import IMAGENET_MEAN, IMAGENET_STD
 
 BLEND_SIGMA_MOST = 1000.0  # pixels; wider blurs of a mask's border cannot be meant
 

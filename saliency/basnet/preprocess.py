@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data.images.channel_statistics import IMAGENET_MEAN, IMAGENET_STD
+from data.images import IMAGENET_MEAN, IMAGENET_STD
 
 SIZE = 256
 """Side of the square that the published network takes, in pixels."""

@@ -92,13 +92,6 @@ def test_normalise_is_torchvisions():
     assert ours.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_sizes_below_one_are_refused(folder):
-    with pytest.raises(UserError, match="batch size 0"):
-        build_plain_loader(folder, batch_size=0)
-    with pytest.raises(UserError, match="image size -1"):
-        build_plain_loader(folder, image_size=-1)
-
-
 def test_labels_are_the_first_folders_in_order():
     keys = Keys(["b/x/1.jpg", "a/1.jpg", "a b/2.jpg", "b/0.jpg"])
     names, labels = labels_from_folders(keys)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from data.gallery import Cell, Figure, Gallery, Row, fit
+from data.gallery import Cell, Figure, Gallery, Row
 from data.gallery.png import RIGHT, WRONG
+from data.gallery.rows import fit
 
 RED = np.full((60, 80, 3), (250, 0, 0), np.uint8)
 GREEN = np.full((60, 80, 3), (0, 250, 0), np.uint8)
