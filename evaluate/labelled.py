@@ -10,10 +10,8 @@ import numpy as np
 
 from data.errors import UserError
 from data.images.decode import decode, key_path, list_images
-from data.images.labels import labels_from_folders
+from data.images.labels import VAL_NAMES, labels_from_folders
 from data.keys import Keys
-
-VAL_NAMES = ("val", "valid", "validation", "test")
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
 
 from data.keys import Keys
+
+VAL_NAMES = ("val", "valid", "validation", "test")
+"""Names of the folder beside `train` that holds the images to be tested on."""
 
 
 class Labels(NamedTuple):
@@ -23,7 +27,8 @@ class Labels(NamedTuple):
 def labels_from_folders(keys: Keys) -> Labels | None:
     """Return the classes that the images' first folders name; None where there are no classes.
 
-    There are none when an image lies in no folder, or when all lie in one.
+    There are none when an image lies in no folder, or when all lie in one, or when the folders are
+    a data set's splits (`splits_of`).
     """
     numbers: dict[bytes, int] = {}
     labels = np.empty(len(keys), np.int64)
@@ -32,10 +37,21 @@ def labels_from_folders(keys: Keys) -> Labels | None:
         if not slash:
             return None
         labels[row] = numbers.setdefault(folder, len(numbers))
-    if len(numbers) < 2:
+    if len(numbers) < 2 or _are_splits(numbers):
         return None
     # Keys are sorted with the slash, folders without it: "a b/..." comes before "a/...".
     names = sorted(numbers)
     label_of = {name: label for label, name in enumerate(names)}
     renumber = np.array([label_of[name] for name in numbers], np.int64)
     return Labels([name.decode("utf-8", "surrogateescape") for name in names], renumber[labels])
+
+
+def splits_of(keys: Keys) -> list[str]:
+    """Return the first folders where they are `train` and its like, [] where they are classes."""
+    folders = {raw.partition(b"/")[0] for raw in keys.iter_raw()}
+    return sorted(folder.decode() for folder in folders) if _are_splits(folders) else []
+
+
+def _are_splits(folders: Collection[bytes]) -> bool:
+    names = {folder.lower() for folder in folders}
+    return b"train" in names and names <= {b"train", *(name.encode() for name in VAL_NAMES)}

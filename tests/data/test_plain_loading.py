@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from data.errors import UserError, errors_told
 from data.images.decode import list_images
-from data.images.labels import labels_from_folders
+from data.images.labels import labels_from_folders, splits_of
 from data.keys import Keys
 from data.loading import build_plain_loader, normalise, unreadable_of
 
@@ -107,6 +107,15 @@ def test_labels_are_the_first_folders_in_order():
 @pytest.mark.parametrize("names", [["1.jpg", "a/2.jpg"], ["a/1.jpg", "a/2.jpg"], []])
 def test_no_labels_without_class_folders(names):
     assert labels_from_folders(Keys(names)) is None
+
+
+@pytest.mark.parametrize("folders", [["train", "val"], ["Train", "test", "validation"]])
+def test_splits_are_no_classes(folders):
+    keys = Keys([f"{folder}/{name}/{i}.png" for folder in folders for name in "ab" for i in "12"])
+    assert labels_from_folders(keys) is None
+    assert splits_of(keys) == sorted(folders)
+    assert splits_of(Keys(["train/1.png", "tram/1.png"])) == []
+    assert labels_from_folders(Keys(["train/1.png", "tram/1.png"])).class_names == ["train", "tram"]
 
 
 def test_workers_outlive_a_signal_to_every_process(folder):
