@@ -1,7 +1,6 @@
 """`mask-shards`: look into mask shards, verify, export, import."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -41,17 +40,18 @@ def info(out: Path, as_json: bool) -> None:
     summary = summarise(masks)
     if as_json:
         facts = {"method": masks.method, "parameters": masks.parameters, "software": masks.software}
-        click.echo(json.dumps({**facts, **asdict(summary)}, indent=2))
+        click.echo(json.dumps({**facts, **summary}, indent=2))
         return
     click.echo(tabulate(as_table(masks, summary), tablefmt="plain", disable_numparse=True))
-    if summary.failures:
-        failed = summary.counts["unreadable"] + summary.counts["failed"]
+    if summary["failures"]:
+        failed = summary["counts"]["unreadable"] + summary["counts"]["failed"]
+        more = failed - len(summary["failures"])
         click.echo(f"\nno mask for {failed:,} images:")
-        for key, status, error in summary.failures:
+        for key, status, error in summary["failures"]:
             click.echo(f"  {printable(key)}: {status}, {error}")
-        if failed > len(summary.failures):
-            click.echo(f"  and {failed - len(summary.failures):,} more")
-    if summary.shards < summary.shard_count:
+        if failed > len(summary["failures"]):
+            click.echo(f"  and {failed - len(summary['failures']):,} more")
+    if summary["shards"] < summary["shard_count"]:
         click.echo("\nShards are missing; the command that wrote these makes the others.")
 
 

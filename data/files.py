@@ -12,11 +12,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 
 def write_whole(path: str | os.PathLike, data: bytes | memoryview | str) -> None:
     """Write a file, replacing what is there; its folder is made when it is missing.
@@ -71,21 +66,18 @@ def draft_folder(out: str | os.PathLike, name: str) -> Iterator[Path]:
 
     It lies in OUT, so that a file is moved from it to OUT at once, also where OUT is a link or the
     root of a disk of its own. OUT is made when it is missing, and goes again if nothing was put
-    there. The folder is locked while its maker lives, where the file system has locks; what makers
-    that were killed left is removed first. `OSError` where OUT cannot be made or written to.
+    there. What makers that were killed left is removed first, so only one at a time may work here.
+    `OSError` where OUT cannot be made or written to.
     """
     out = Path(out)
     made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     for left_over in out.glob(_temporary_names(name)):
-        with contextlib.suppress(OSError), _locked(left_over) as free:
-            if free:
-                shutil.rmtree(left_over, ignore_errors=True)
+        shutil.rmtree(left_over, ignore_errors=True)
     draft = out / f".{name}.{secrets.token_hex(4)}.tmp"
     try:
         draft.mkdir()
-        with _locked(draft):
-            yield draft
+        yield draft
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         if made:
@@ -103,24 +95,6 @@ def _sync(path: str | os.PathLike) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder for the block; False: a living process has it."""
-    if fcntl is None:
-        yield True
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except OSError as error:  # any but the first: a file system without locks
-            free = not isinstance(error, BlockingIOError)
-        yield free
     finally:
         os.close(descriptor)
 

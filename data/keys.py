@@ -109,13 +109,6 @@ class Keys(Sequence[str]):
         there = self.array[np.minimum(rows, len(self) - 1)] == others.array
         return np.where(there, rows, -1)
 
-    def index(self, value: str, start: int = 0, stop: int | None = None) -> int:
-        """Return the row of a key; ValueError when it is not there (as every sequence does)."""
-        row = self.find(value) if value in self else -1
-        if row not in range(*slice(start, stop).indices(len(self))):
-            raise ValueError(f"{value!r} is not among the keys")
-        return row
-
     def __contains__(self, key: object) -> bool:
         try:
             return isinstance(key, str) and self.find(key) >= 0

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import zlib
 from pathlib import Path
 from typing import Self
 
@@ -10,11 +11,11 @@ import numpy as np
 import zstandard
 
 from data.errors import UserError
-from data.masks.format import Status, file_in_memory, open_shard, read_header
+from data.masks.format import Status, open_shard, read_header
 from data.masks.index import load_index, scan
 
 _CHECKSUM = 4  # bytes of Fletcher-32 at a chunk's end
-_ZSTD_FLETCHER32 = (32015, h5py.h5z.FILTER_FLETCHER32)  # filter numbers, in the order of writing
+_ZSTD, _DEFLATE, _FLETCHER32 = 32015, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32
 
 
 class MaskShards:
@@ -56,10 +57,10 @@ class MaskShards:
         self._start()
 
     def _start(self) -> None:
-        """Forget files and decoders."""
+        """Forget what belongs to another process."""
         self._open_shards: dict[int, int] = {}  # file descriptors
-        self._shard_decoder: dict[int, _Decoder] = {}  # of each shard that was checked
-        self._decoders: dict[tuple, _Decoder] = {}  # of each canvas and compression
+        self._kinds: dict[int, tuple[int, bool]] = {}  # of checked shards: canvas, is it zstd
+        self._unzstd = zstandard.ZstdDecompressor()
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
@@ -120,9 +121,9 @@ class MaskShards:
         """
         row = self._row(row)
         index = self._index
-        mask = np.empty(index.mask_size[row].tolist(), np.uint8)
-        if not mask.size:
-            return mask
+        height, width = index.mask_size[row].tolist()
+        if not height:
+            return np.empty((0, 0), np.uint8)
         number, size = self._number(row), int(index.chunk_bytes[row])
         with self._own_lock():
             descriptor = self._shard(number)
@@ -130,13 +131,15 @@ class MaskShards:
                 data = os.pread(descriptor, size, int(index.chunk_offset[row]))
                 if len(data) != size:
                     raise ValueError("the file is too short")
-                self._shard_decoder[number].decode(data, int(index.chunk_filters[row]), mask)
-            except (OSError, ValueError, RuntimeError, zstandard.ZstdError) as error:
+                canvas, is_zstd = self._kinds[number]
+                unzstd = self._unzstd if is_zstd else None
+                whole = _unpack(data, int(index.chunk_filters[row]), canvas, unzstd)
+            except (OSError, ValueError, zlib.error, zstandard.ZstdError) as error:
                 raise UserError(
                     f"the mask of {self.keys[row]!r} in {str(self.shards[number])!r} cannot be "
                     f"read ({' '.join(str(error).split())}); see `mask-shards verify` for the rest."
                 ) from None
-        return mask
+        return whole[:height, :width].copy()
 
     def _number(self, row: int) -> int:
         """Return the number of a row's shard."""
@@ -159,7 +162,7 @@ class MaskShards:
         descriptor = self._open_shards.get(number)
         if descriptor is not None:
             return descriptor
-        if number not in self._shard_decoder:
+        if number not in self._kinds:
             self._check(number)
         while len(self._open_shards) >= self.max_open:
             os.close(self._open_shards.pop(next(iter(self._open_shards))))
@@ -168,7 +171,7 @@ class MaskShards:
         return descriptor
 
     def _check(self, number: int) -> None:
-        """Check that a shard is the one in the index, and give it a decoder."""
+        """Check that a shard is the one in the index, and note how its masks are stored."""
         path = self.shards[number]
         with open_shard(path) as file:
             if read_header(file).content_digest != self._index.content_digests[number]:
@@ -176,13 +179,14 @@ class MaskShards:
                     f"{str(path)!r} is not the shard that index.h5 describes; "
                     f"make it again by `mask-shards index {self.folder}`."
                 )
-            masks = file["masks"]
-            properties = masks.id.get_create_plist()
-            filters = [properties.get_filter(i) for i in range(properties.get_nfilters())]
-            kind = (masks.shape[1:], *filters)
-            if kind not in self._decoders:
-                self._decoders[kind] = _Decoder(masks, [number for number, *_ in filters])
-            self._shard_decoder[number] = self._decoders[kind]
+            properties = file["masks"].id.get_create_plist()
+            filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
+            if filters not in ([_ZSTD, _FLETCHER32], [_DEFLATE, _FLETCHER32]):
+                raise UserError(
+                    f"{str(path)!r} has masks behind HDF5's filters {filters}, which DiLo does not "
+                    "write; make it again by saliency-compute or mask-shards import."
+                )
+            self._kinds[number] = (file["masks"].shape[1], filters[0] == _ZSTD)
 
     def close(self) -> None:
         """Close this process's files; reading opens them again."""
@@ -204,45 +208,20 @@ class MaskShards:
         return MaskShards, (self.folder, self.max_open, self.partial)
 
 
-class _Decoder:
-    """Turns a stored chunk back into a mask, without the shard's HDF5 file.
+def _unpack(
+    data: bytes, filter_mask: int, canvas: int, unzstd: zstandard.ZstdDecompressor | None
+) -> np.ndarray:
+    """Undo a chunk's filters: uint8 (canvas, canvas). ValueError or an error of the compressor.
 
-    An open HDF5 file costs a process about a megabyte, and opening one a millisecond or more. What
-    DiLo writes by default, zstd and then Fletcher-32, is decompressed here, with the checksum left
-    to `verify`. Anything else goes through HDF5, in a small file in memory that is made like the
-    shard: gzip, and a chunk whose compression was skipped.
+    Reading through HDF5 instead takes three times as long, and a megabyte for each open shard.
     """
-
-    def __init__(self, masks: h5py.Dataset, filters: list[int]) -> None:
-        self._file = file_in_memory(rdcc_nbytes=0)  # so that a read sees the chunk put there last
-        self._masks = h5py.h5d.create(
-            self._file.id,
-            b"masks",
-            masks.id.get_type(),
-            h5py.h5s.create_simple((1, *masks.shape[1:])),
-            masks.id.get_create_plist(),
-        )
-        self._space = self._masks.get_space()
-        self._canvas = masks.shape[1:]
-        is_default = tuple(filters) == _ZSTD_FLETCHER32
-        self._zstd = zstandard.ZstdDecompressor() if is_default else None
-
-    def decode(self, data: bytes, filter_mask: int, mask: np.ndarray) -> None:
-        """Decode a chunk into `mask`, uint8 (h, w), from the canvas's top left corner.
-
-        `filter_mask` tells which filters were skipped. An error of HDF5 or zstd, or ValueError,
-        when the bytes cannot be decompressed.
-        """
-        if len(data) <= _CHECKSUM:  # HDF5's checksum filter would read beyond them, and crash
-            raise ValueError(f"{len(data)} bytes cannot be a mask")
-        if filter_mask or self._zstd is None:
-            self._masks.write_direct_chunk((0, 0, 0), data, filter_mask)
-            self._space.select_hyperslab((0, 0, 0), (1, *mask.shape))
-            self._masks.read(h5py.h5s.create_simple((1, *mask.shape)), self._space, mask)
-            return
-        packed = memoryview(data)[:-_CHECKSUM]
-        size = zstandard.frame_content_size(packed)
-        if size != self._canvas[0] * self._canvas[1]:  # before anything larger is allocated
-            raise ValueError(f"its {size} pixels are not a canvas of {self._canvas[0]}")
-        canvas = np.frombuffer(self._zstd.decompress(packed), np.uint8).reshape(self._canvas)
-        mask[...] = canvas[: mask.shape[0], : mask.shape[1]]
+    packed = memoryview(data)[:-_CHECKSUM]
+    if filter_mask & 1:  # it would not shrink
+        raw = packed
+    elif unzstd is None:
+        raw = zlib.decompressobj().decompress(packed, canvas * canvas + 1)
+    elif (size := zstandard.frame_content_size(packed)) == canvas * canvas:
+        raw = unzstd.decompress(packed)
+    else:  # nothing larger is allocated
+        raise ValueError(f"its {size} pixels are not a canvas of {canvas}")
+    return np.frombuffer(raw, np.uint8).reshape(canvas, canvas)

@@ -1,6 +1,5 @@
 """What is inside a folder of mask shards, in numbers."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,37 +8,15 @@ from data.masks.format import Status, open_shard
 from data.masks.read import MaskShards
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Figures of a set of shards.
+def summarise(masks: MaskShards, sample: int = 2000, failures: int = 10) -> dict[str, Any]:
+    """Count and measure; reads at most `sample` masks, spread evenly.
 
-    stored_bytes : of all masks as stored; `file_bytes` with everything else.
-    mask_sizes, image_sizes : smallest, median and largest of the long sides, in pixels.
-    coverage : the mean of the masks' values in [0, 1], over `sampled` masks spread evenly.
-    failures : key, status and reason of the first few images without a mask.
+    Returns images, shards, shard_count and counts by status;
+    stored_bytes of all masks, file_bytes with everything else;
+    mask_sizes and image_sizes, the smallest, median and largest long side in pixels, or None;
+    coverage, the mean of the masks' values in [0, 1] over `sampled` masks, or None;
+    failures, key, status and reason of the first few images without a mask.
     """
-
-    images: int
-    shards: int
-    shard_count: int
-    counts: dict[str, int]
-    stored_bytes: int
-    file_bytes: int
-    mask_sizes: tuple[int, int, int] | None
-    image_sizes: tuple[int, int, int] | None
-    coverage: float | None
-    sampled: int
-    failures: list[tuple[str, str, str]]
-
-    @property
-    def bytes_per_mask(self) -> float | None:
-        """Stored bytes of a mask, on average."""
-        masks = self.counts["ok"] + self.counts["flat"]
-        return self.stored_bytes / masks if masks else None
-
-
-def summarise(masks: MaskShards, sample: int = 2000, failures: int = 10) -> Summary:
-    """Count and measure; reads at most `sample` masks."""
     status = masks.statuses()
     with_mask = np.flatnonzero(status <= Status.FLAT)
     failed = np.flatnonzero(status > Status.FLAT)
@@ -49,22 +26,22 @@ def summarise(masks: MaskShards, sample: int = 2000, failures: int = 10) -> Summ
     for path in masks.shards:
         with open_shard(path) as file:
             stored += file["masks"].id.get_storage_size()
-    return Summary(
-        images=len(masks),
-        shards=len(masks.shards),
-        shard_count=masks.shard_count,
-        counts={kind.name.lower(): int((status == kind).sum()) for kind in Status},
-        stored_bytes=stored,
-        file_bytes=sum(path.stat().st_size for path in masks.shards),
-        mask_sizes=_spread([masks.mask_size(row) for row in picked]),
-        image_sizes=_spread([masks.image_size(row) for row in picked]),
-        coverage=float(np.mean(means)) if means else None,
-        sampled=len(picked),
-        failures=[
+    return {
+        "images": len(masks),
+        "shards": len(masks.shards),
+        "shard_count": masks.shard_count,
+        "counts": {kind.name.lower(): int((status == kind).sum()) for kind in Status},
+        "stored_bytes": stored,
+        "file_bytes": sum(path.stat().st_size for path in masks.shards),
+        "mask_sizes": _spread([masks.mask_size(row) for row in picked]),
+        "image_sizes": _spread([masks.image_size(row) for row in picked]),
+        "coverage": float(np.mean(means)) if means else None,
+        "sampled": len(picked),
+        "failures": [
             (masks.keys[row], masks.status(row).name.lower(), masks.error(row))
             for row in failed[:failures].tolist()
         ],
-    )
+    }
 
 
 def _spread(sizes: list[tuple[int, int]]) -> tuple[int, int, int] | None:
@@ -75,23 +52,25 @@ def _spread(sizes: list[tuple[int, int]]) -> tuple[int, int, int] | None:
     return int(sides.min()), int(np.median(sides)), int(sides.max())
 
 
-def as_table(masks: MaskShards, summary: Summary) -> list[tuple[str, Any]]:
+def as_table(masks: MaskShards, summary: dict[str, Any]) -> list[tuple[str, Any]]:
     """Return a summary as rows of (what, value) for people."""
-    rows: list[tuple[str, Any]] = [
+    counts = summary["counts"]
+    rows = [
         ("method", masks.method),
         ("parameters", _pairs(masks.parameters)),
         ("made with", _pairs(masks.software)),
-        ("shards", f"{summary.shards:,} of {summary.shard_count:,}"),
-        ("images", f"{summary.images:,}"),
+        ("shards", f"{summary['shards']:,} of {summary['shard_count']:,}"),
+        ("images", f"{summary['images']:,}"),
+        *((f"images, {kind}", f"{count:,}") for kind, count in counts.items()),
     ]
-    rows += [(f"images, {kind}", f"{count:,}") for kind, count in summary.counts.items()]
-    if summary.bytes_per_mask is not None and summary.mask_sizes and summary.image_sizes:
+    if summary["sampled"]:
+        of_masks = f"(mean of {summary['sampled']:,} masks)"
         rows += [
-            ("bytes per mask", f"{summary.bytes_per_mask:,.0f}"),
-            ("bytes on disk", f"{summary.file_bytes:,}"),
-            ("long side of images", "{} .. median {} .. {}".format(*summary.image_sizes)),
-            ("long side of masks", "{} .. median {} .. {}".format(*summary.mask_sizes)),
-            ("coverage", f"{summary.coverage:.1%} of an image (mean of {summary.sampled:,} masks)"),
+            ("bytes per mask", f"{summary['stored_bytes'] / (counts['ok'] + counts['flat']):,.0f}"),
+            ("bytes on disk", f"{summary['file_bytes']:,}"),
+            ("long side of images", "{} .. median {} .. {}".format(*summary["image_sizes"])),
+            ("long side of masks", "{} .. median {} .. {}".format(*summary["mask_sizes"])),
+            ("coverage", f"{summary['coverage']:.1%} of an image {of_masks}"),
         ]
     return rows
 

@@ -208,6 +208,8 @@ def _check_row(
         return 0, 0
     if not (0 < height <= canvas and 0 < width <= canvas):
         raise ValueError(f"its mask size {height}x{width} does not fit a canvas of {canvas}")
+    if chunk.size <= 4:  # HDF5 would look for a checksum beyond them, and crash
+        raise ValueError(f"{chunk.size} bytes cannot be a mask")
     _, data = masks.id.read_direct_chunk((row, 0, 0))
     try:
         mask = masks[row]  # through the filters: decompression and Fletcher-32

@@ -1,5 +1,6 @@
 """Killing and stopping real runs at random moments, and going on."""
 
+import contextlib
 import os
 import random
 import signal
@@ -84,8 +85,12 @@ def left_overs(out: Path) -> list[str]:
 
 
 def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if "LokyProcess" in " ".join(child.cmdline())]
+    workers = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a child that has ended meanwhile
+            if "LokyProcess" in " ".join(child.cmdline()):
+                workers.append(child)
+    return workers
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:

@@ -185,7 +185,7 @@ def test_a_damaged_mask_is_a_sentence(tmp_path, write_shards, masks, compression
 
 @pytest.mark.parametrize(
     ("stored", "sentence"),
-    [(zstandard.compress(bytes(10**6)) + b"1234", "1000000 pixels"), (b"123", "3 bytes cannot be")],
+    [(zstandard.compress(bytes(10**6)) + b"1234", "1000000 pixels"), (b"123", "cannot be read")],
 )
 def test_what_cannot_be_a_mask_is_not_unpacked(tmp_path, write_shards, masks, stored, sentence):
     keys = write_shards(tmp_path, masks, size=50, index=False)
@@ -268,7 +268,6 @@ def test_shards_of_different_canvas_and_compression(tmp_path, write_shards):
     shards = MaskShards(tmp_path)
     for _ in range(2):
         check(shards, masks)
-    assert len(shards._decoders) == 4
 
 
 def test_a_run_half_way(tmp_path, write_shards, masks):

@@ -51,6 +51,13 @@ def test_every_flipped_byte_of_a_mask_is_found(tmp_path, write_shards, masks):
             assert f"row {row} (" in problems(tmp_path)
 
 
+def test_a_chunk_without_room_for_a_checksum_is_a_problem(tmp_path, write_shards):
+    write_shards(tmp_path, {"a.jpg": np.ones((5, 5), np.uint8)})
+    with h5py.File(tmp_path / shard_name(0), "r+") as file:
+        file["masks"].id.write_direct_chunk((0, 0, 0), b"123")
+    assert "3 bytes cannot be a mask" in problems(tmp_path)
+
+
 def test_exchanged_masks_are_found(tmp_path, write_shards, masks):
     """Each with a right checksum, in the wrong place."""
     write_shards(tmp_path, {"a.jpg": np.ones((5, 5), np.uint8), "b.jpg": np.eye(5, dtype=np.uint8)})
