@@ -8,6 +8,7 @@ from tabulate import tabulate
 
 from data.backgrounds.make_pool import backgrounds
 from data.errors import ToldGroup
+from data.files import only_writer
 from data.keys import printable
 from data.masks.format import COMPRESSIONS, Status
 from data.masks.index import build_index
@@ -17,7 +18,6 @@ from data.masks.transfer import export_masks, import_masks
 from data.masks.verify import verify
 from data.options import FOLDER, images_option, number_of_jobs, overwrite_option, progress_bar
 from data.pictures_cli import gallery, show
-from data.writer import only_writer
 
 _SHOWN = 10  # how many keys or problems a command names before it only counts them
 
@@ -45,7 +45,6 @@ def info(out: Path, as_json: bool) -> None:
     click.echo(tabulate(as_table(masks, summary), tablefmt="plain", disable_numparse=True))
     if summary["failures"]:
         failed = summary["counts"]["unreadable"] + summary["counts"]["failed"]
-        more = failed - len(summary["failures"])
         click.echo(f"\nno mask for {failed:,} images:")
         for key, status, error in summary["failures"]:
             click.echo(f"  {printable(key)}: {status}, {error}")

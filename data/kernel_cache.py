@@ -1,9 +1,12 @@
-"""A place for numba's compiled kernels where it would find none."""
+"""What numba's kernels need: a folder for their code, and no exception while they run."""
 
 import contextlib
 import os
+import signal
 import stat
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -51,3 +54,30 @@ def _private_temporary_folder() -> Path:
         if stat.S_ISDIR(facts.st_mode) and facts.st_uid == user and not facts.st_mode & 0o077:
             return folder
     return Path(tempfile.mkdtemp(prefix="dilo-kernels-"))
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let SIGINT and SIGTERM take effect only after the block; also a decorator.
+
+    What numba compiles loads the types of its results by Python code, in which a signal's handler
+    may run, and crashes the process where that raises. Outside the main thread, where no handler
+    ever runs, this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    before = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler):  # not one that is ignored, or that ends the process at once
+                before[number] = handler
+                signal.signal(number, lambda number, frame: caught.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in dict.fromkeys(caught):
+            signal.raise_signal(number)

@@ -13,11 +13,11 @@ import click
 from pydantic import AfterValidator, Field
 
 from data.errors import UserError
+from data.files import only_writer
 from data.images.decode import list_images
 from data.keys import Keys
 from data.options import Command, Record, build, option_name, options, setting
 from data.run import stop_on_signals
-from data.writer import only_writer
 from saliency.methods import METHODS, find
 from saliency.methods.protocol import NetworkMethod, NetworkSettings, PixelSettings
 from saliency.rows import MAX_SIDE, MapFunction

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.errors import UserError
-from data.interrupts import uninterrupted
+from data.kernel_cache import uninterrupted
 from saliency.methods import find
 from saliency.methods.protocol import Method, PixelSettings, superpixel_count
 from saliency.regions import slic
@@ -94,8 +94,7 @@ def compute_maps(image: np.ndarray, chosen: Mapping[str, Chosen]) -> dict[str, n
 
     Raises ValueError: the array is no uint8 RGB image.
 
-    Ctrl-C takes effect after the image. What numba compiles loads the types of its results by
-    Python code, in which a signal's handler may run, and crashes the process where that raises.
+    Ctrl-C takes effect after the image, because numba's kernels do not survive it.
     """
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:

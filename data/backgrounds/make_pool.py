@@ -22,13 +22,12 @@ from tqdm import tqdm
 
 from data.backgrounds.pool import POOL_FORMAT, POOL_VERSION
 from data.errors import UserError
-from data.files import replacing
+from data.files import only_writer, replacing
 from data.images.decode import UnreadableImage, decode, key_path, list_images
 from data.keys import encode_key
 from data.masks.format import LIBVER, TEXT_TYPE, software_versions
 from data.masks.read import MaskShards
 from data.options import FOLDER, Record, options, overwrite_option, setting
-from data.writer import only_writer
 
 _SIDES = 0.9  # each side that is tried is so much of the one before
 Share = Annotated[float, Field(ge=0, lt=1)]

@@ -12,7 +12,6 @@ from PIL import Image
 from data.errors import UserError
 from data.files import draft_folder, sync_folder
 from data.images.decode import UnreadableImage, capped_size, key_path, list_images, read_size
-from data.interrupts import uninterrupted
 from data.keys import Keys
 from data.masks.format import (
     INDEX_NAME,
@@ -232,7 +231,6 @@ def _refuse_old(out: str | os.PathLike, overwrite: bool) -> None:
         )
 
 
-@uninterrupted()
 def _replace_shards(draft: Path, out: Path) -> None:
     """Move a whole set of shards and its index from `draft` to `out`; older ones there go."""
     new = shard_paths(draft)

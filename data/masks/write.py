@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -109,7 +109,21 @@ class ShardWriter:
         rows = len(keys)
         self.path = Path(path)
         self._keys, self._canvas, self._compression = keys, canvas, compression
-        self._header = _header(number, count, keys, attributes)
+        given = dict(attributes)
+        self._header = {
+            "format": FORMAT,
+            "format_version": np.uint32(VERSION),
+            "method": str(given.pop("method")),
+            "parameters": json.dumps(given.pop("parameters"), sort_keys=True),
+            "software": json.dumps(given.pop("software"), sort_keys=True),
+            "listing_digest": str(given.pop("listing_digest")),
+            "shard_number": np.uint32(number),
+            "shard_count": np.uint32(count),
+            "image_count": np.uint32(rows),
+            "keys_digest": keys.digest(),
+            "complete": np.uint8(1),
+            **given,
+        }
         self._chunks: list[Chunk | None] = [None] * rows
         self._status = np.full(rows, Status.FAILED, np.uint8)
         self._written = np.zeros(rows, bool)
@@ -172,15 +186,14 @@ class ShardWriter:
                     checks[row] = zlib.crc32(chunk.data)
                     self._chunks[row] = None
             errors = [text.encode("utf-8", "backslashreplace") for text in self._errors]
-            file.create_dataset("keys", data=_texts(self._keys.iter_raw()), dtype=TEXT_TYPE)
-            file.create_dataset("error", data=_texts(errors), dtype=TEXT_TYPE)
+            for name, texts in (("keys", self._keys.array.tolist()), ("error", errors)):
+                file.create_dataset(name, data=np.array(texts, object), dtype=TEXT_TYPE)
             file.create_dataset("status", data=self._status, dtype=STATUS_TYPE)
             file.create_dataset("mask_size", data=self._mask_size, dtype="<u4")
             file.create_dataset("image_size", data=self._image_size, dtype="<u4")
             file.attrs["content_digest"] = content_digest(
                 checks, self._status, self._mask_size, self._image_size
             )
-            file.attrs["complete"] = np.uint8(1)
             file.flush()
             return file.id.get_file_image()
 
@@ -189,30 +202,3 @@ class ShardWriter:
 
     def __exit__(self, *_: object) -> None:
         self._chunks.clear()
-
-
-def _header(number: int, count: int, keys: Keys, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a shard's root attributes, but for those that `commit` adds."""
-    given = dict(attributes)
-    return {
-        "format": FORMAT,
-        "format_version": np.uint32(VERSION),
-        "method": str(given.pop("method")),
-        "parameters": json.dumps(given.pop("parameters"), sort_keys=True),
-        "software": json.dumps(given.pop("software"), sort_keys=True),
-        "listing_digest": str(given.pop("listing_digest")),
-        "shard_number": np.uint32(number),
-        "shard_count": np.uint32(count),
-        "image_count": np.uint32(len(keys)),
-        "keys_digest": keys.digest(),
-        "complete": np.uint8(0),
-        **given,
-    }
-
-
-def _texts(raw: Iterable[bytes]) -> np.ndarray:
-    """Return an array of bytes objects, as h5py wants them for strings of any length."""
-    texts = list(raw)
-    array = np.empty(len(texts), object)
-    array[:] = texts
-    return array

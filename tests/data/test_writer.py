@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from data.errors import UserError
-from data.writer import only_writer
+from data.files import only_writer
 
 HOLD = """
 import sys
-from data.writer import only_writer
+from data.files import only_writer
 with only_writer(sys.argv[1], "OUT", *sys.argv[2:]):
     print("held", flush=True)
     sys.stdin.readline()

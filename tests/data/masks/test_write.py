@@ -269,3 +269,34 @@ def test_further_attributes_are_kept(tmp_path):
         assert file.attrs["command"] == "é"
         assert json.loads(file.attrs["parameters"]) == {"a": None, "b": [1, 2.5]}
         assert file["error"].asstr()[0] == "no pe \\udcff"
+
+
+_INTERRUPTED_WRITER = """
+import signal, sys
+import numpy as np
+from data.keys import Keys
+from data.masks.write import ChunkEncoder, ShardWriter
+signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+keys = Keys(f"{i:05d}" for i in range(100_000))
+attributes = dict(method="rbd", parameters={}, software={}, listing_digest="x")
+chunk = ChunkEncoder(8).encode(np.zeros((8, 8), np.uint8))
+try:
+    with ShardWriter(sys.argv[1], 0, 1, keys, 8, "zstd", attributes) as writer:
+        signal.setitimer(signal.ITIMER_REAL, 0.03 + 0.037 * int(sys.argv[2]))
+        for row in range(len(keys)):
+            writer.write(row, chunk, (8, 8), (8, 8))
+        writer.commit()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("moment", range(3))
+def test_a_writer_that_is_interrupted_ends_clean(tmp_path, moment):
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED_WRITER, tmp_path / "shard-00000.h5", str(moment)],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+    assert not list(tmp_path.iterdir())
