@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.errors import UserError
-from data.files import draft_folder
+from data.files import draft_folder, only_writer
 from data.gallery.lettering import load_font, wrap
 from data.keys import printable
 
@@ -93,13 +93,14 @@ def results_in(
     held = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if RESULTS in held and not overwrite:
         raise UserError(f"--out {folder} holds results; name another folder or add --overwrite.")
-    foreign = {name for name in held - set(own) if not name.startswith(f".{DRAFT}.")}
+    temporary = (f".{DRAFT}.", ".writer.")  # of killed processes; a living one is refused below
+    foreign = {name for name in held - set(own) if not name.startswith(temporary)}
     if RESULTS not in held and foreign:
         raise UserError(
             f"--out {folder} holds files that are no results of probe, such as {min(foreign)}; "
             "name another folder."
         )
-    with draft_folder(folder, DRAFT) as draft:
+    with only_writer(folder, "--out"), draft_folder(folder, DRAFT) as draft:
         yield Results(command, folder, draft)
 
 

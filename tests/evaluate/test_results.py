@@ -89,3 +89,12 @@ def test_a_legend_is_no_wider_than_its_axes():
     drawn = [text.get_text() for text in axes.get_legend().get_texts()]
     assert drawn[0].replace("\n", "").replace(" ", "") == LONG.replace(" ", "")
     assert drawn[1] == "short"
+
+
+def test_a_folder_that_another_process_writes_is_refused(tmp_path):
+    with (
+        results_in(tmp_path / "out", "knn"),
+        pytest.raises(UserError, match=r"--out .* is being written by process"),
+        results_in(tmp_path / "out", "knn"),
+    ):
+        pass
