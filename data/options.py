@@ -93,7 +93,7 @@ def one_of(names: Collection[str]) -> AfterValidator:
     return AfterValidator(_OneOf(names))
 
 
-class _Choice(click.ParamType):
+class Choice(click.ParamType):
     """A name of a registry, shown as it is when `--help` is asked for; checked by the record."""
 
     name = "choice"
@@ -105,7 +105,9 @@ class _Choice(click.ParamType):
         return f"[{'|'.join(self.names)}]"
 
 
-class _Option(click.Option):
+class Option(click.Option):
+    """An option that `Command` lists under a heading."""
+
     def __init__(self, *names: Any, heading: str, **options: Any) -> None:
         super().__init__(*names, **options)
         self.heading = heading
@@ -171,7 +173,7 @@ def option_name(name: str) -> str:
 
 def _parameter(name: str, field: FieldInfo, layered: bool) -> Callable[[Callable], Callable]:
     """Return the click decorator of one field."""
-    extra, inner, many = _extra(field), _plain_type(field), _is_tuple(field)
+    extra, inner, many = _extra(field), _plain_type(field), _tuple_of(field) is not None
     if extra.get("argument"):
         return click.argument(
             name,
@@ -197,7 +199,7 @@ def _parameter(name: str, field: FieldInfo, layered: bool) -> Callable[[Callable
     return click.option(
         *names,
         name,
-        cls=_Option,
+        cls=Option,
         heading=extra.get("heading", "Options"),
         help=text + (f"  [default: {shown}]" if shown is not None else ""),
         required=field.is_required(),
@@ -226,8 +228,9 @@ def _alternatives(field: FieldInfo) -> list[Any]:
     return [_bare(kind) for kind in _kinds(field)]
 
 
-def _is_tuple(field: FieldInfo) -> bool:
-    return any(get_origin(kind) is tuple for kind in _alternatives(field))
+def _tuple_of(field: FieldInfo) -> Any:
+    """Return the tuple that a field takes, as annotated; None for a single value."""
+    return next((kind for kind in _alternatives(field) if get_origin(kind) is tuple), None)
 
 
 def _plain_type(field: FieldInfo) -> Any:
@@ -242,11 +245,11 @@ def _click_type(kind: Any, field: FieldInfo) -> click.ParamType:
     inner = (check for kind in _kinds(field) for check in getattr(kind, "__metadata__", ()))
     for check in (*field.metadata, *inner):
         if isinstance(check, AfterValidator) and isinstance(check.func, _OneOf):
-            return _Choice(check.func.names)
+            return Choice(check.func.names)
     if len(_alternatives(field)) > 1:  # such as a number or "all"
         return click.STRING
     if get_origin(kind) is Literal:
-        return _Choice(get_args(kind)) if isinstance(get_args(kind)[0], str) else click.STRING
+        return Choice(get_args(kind)) if isinstance(get_args(kind)[0], str) else click.STRING
     return {int: click.INT, float: click.FLOAT, Path: click.Path(path_type=Path)}.get(
         kind, click.STRING
     )
@@ -293,14 +296,14 @@ def _sentence(error: ValidationError, record: type[Record], label: Callable[[str
     name, value = ".".join(path), first["input"]
     if first["type"] == "extra_forbidden":
         return f"there is no setting {name!r}; {_nearest(path, value, record)}"
-    if first["type"] == "missing":
+    if first["type"] == "missing" and len(first["loc"]) == 1:
         return f"{label(name)} is missing; give it."
     field = record.model_fields.get(path[0])
     if field is not None and len(path) == 1:
         if first["type"] in _LISTS:
-            default = field.get_default()
-            example = f", as {list(default)}" if default else ""
-            text = f"it should be a list{example}"
+            entries, default = get_args(_tuple_of(field)), field.get_default()
+            text = "it should be a list" + (f" of {len(entries)}" if ... not in entries else "")
+            text += f", as {list(default)}" if default else ""
         elif len(_alternatives(field)) > 1:
             text = _either(field)
     text = text[0].lower() + text[1:]
@@ -391,6 +394,8 @@ def list_settings(record: type[Record], defaults: BaseModel | None = None, table
     lines = []
     for name, field in record.model_fields.items():
         default = field.get_default() if defaults is None else getattr(defaults, name)
+        if isinstance(default, BaseModel):  # a table, listed by itself
+            continue
         shown = "" if default is None or field.is_required() else default
         lines.append(f"{table}{name} = {shown}\n    {field.description}")
     return "\n".join(lines)

@@ -114,7 +114,7 @@ class Run:
         free: Collection[str] = (),
     ) -> None:
         """Refuse to resume with settings that would change the run, but for those in `free`."""
-        was, now = _flat(saved), _flat(now)
+        was, now = flattened(saved), flattened(now)
         for name in now | was:
             if name not in free and was.get(name) != now.get(name):
                 raise UserError(
@@ -153,13 +153,15 @@ class Run:
         )
 
 
-def _flat(settings: BaseModel | Mapping[str, Any], table: str = "") -> dict[str, Any]:
+def flattened(settings: BaseModel | Mapping[str, Any], table: str = "") -> dict[str, Any]:
     """Return settings as {name: value}, those of tables as {table.name: value}."""
     if isinstance(settings, BaseModel):
         settings = settings.model_dump(mode="json", exclude_none=True)
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {table + name: value}
+        flat |= (
+            flattened(value, f"{name}.") if isinstance(value, Mapping) else {table + name: value}
+        )
     return flat
 
 

@@ -1,19 +1,18 @@
-"""From settings to what trains: the method and its optimiser; whether sizes fit together."""
+"""From settings to what trains: fitting sizes, the method, its optimiser; and the run in words."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 
 from data.errors import UserError
-from pretrain.export import load_backbone
-from pretrain.methods.instdisc import InstDisc
-from pretrain.methods.moco import MoCo
+from pretrain.contract import Method, Sizes
+from pretrain.methods import load_method
 from pretrain.parts.batch_norm import group_batch_norm
 from pretrain.parts.distributed import World
-from pretrain.parts.encoder import Encoder
 from pretrain.settings import Settings
-
-MOCO_GROUPS = 8  # the authors' GPUs
+from pretrain.views.loader import Loader
 
 
 def in_bfloat16(settings: Settings, device: torch.device) -> bool:
@@ -22,8 +21,8 @@ def in_bfloat16(settings: Settings, device: torch.device) -> bool:
     return settings.precision == "bfloat16" or automatic
 
 
-def check_sizes(settings: Settings, images: int, processes: int) -> None:
-    """Refuse sizes that do not fit the data or each other, in one sentence each."""
+def check_sizes(settings: Settings, images: int, processes: int) -> Sizes:
+    """Return what a method is built for; UserError: sizes do not fit the data or each other."""
     batch, parts = settings.batch_size, processes * settings.accumulate
     if batch > images:
         raise UserError(
@@ -35,86 +34,31 @@ def check_sizes(settings: Settings, images: int, processes: int) -> None:
             f"batch_size is {batch}, which with processes = {processes} and accumulate = "
             f"{settings.accumulate} has no equal parts; give a multiple of {parts}."
         )
-    if settings.negatives != "all" and settings.negatives > images:
-        remedy = ", or all" if settings.method == "instdisc" else ""
+    own, wanted = batch // parts, settings.bn_groups
+    if wanted and (wanted % processes or own % (wanted // processes)):
         raise UserError(
-            f"negatives is {settings.negatives}, more than the {images} images in "
-            f"{settings.images!r}; give at most {images}{remedy}."
-        )
-    if settings.method == "moco" and settings.negatives % batch:
-        near = max(batch, settings.negatives // batch * batch)
-        raise UserError(
-            f"negatives is {settings.negatives}, and moco's queue must be a multiple of the batch "
-            f"of {batch}; give {near}, say."
-        )
-    if settings.bn_groups == 0:
-        return
-    own = batch // parts
-    if settings.bn_groups % processes or own % (settings.bn_groups // processes):
-        raise UserError(
-            f"bn_groups is {settings.bn_groups}, which does not divide the {own} images of each "
+            f"bn_groups is {wanted}, which does not divide the {own} images of each "
             f"part of the batch (processes = {processes}, accumulate = {settings.accumulate}) "
             f"equally; give {processes}, say."
         )
+    method = load_method(settings.method.name)
+    groups = wanted // processes or _usual_groups(method.groups // processes, own)
+    sizes = Sizes(images, processes, groups, own // groups)
+    method.check(settings, sizes)
+    return sizes
 
 
-def check_network(settings: Settings, processes: int) -> None:
-    """Refuse views too small for the network, and batch norms of one value, by a run on shapes."""
-    s = settings
-    own = s.batch_size // (processes * s.accumulate) // bn_groups(s, processes)
-    size = s.image_size
-    try:
-        with torch.device("meta"):  # nothing is allocated or computed
-            Encoder(s.arch, s.dim, s.mlp, s.head_norm).train()(torch.empty(own, 3, size, size))
-    except ValueError:  # a batch norm's, all others are RuntimeErrors
-        raise UserError(
-            f"each batch norm of {s.arch} would see {own} image{'s' * (own > 1)} of {size} px: one "
-            "value a channel has no statistics; give a larger batch_size, or fewer parts of it "
-            "(accumulate, bn_groups, processes)."
-        ) from None
-    except RuntimeError:
-        raise UserError(f"image_size is {size}, too small for {s.arch}; give 64 or more.") from None
+def _usual_groups(most: int, images: int) -> int:
+    """Return the most groups up to a number that divide these images into two or more each."""
+    fitting = [g for g in range(2, most + 1) if images % g == 0 and images >= 2 * g]
+    return max(fitting, default=1)
 
 
-def bn_groups(settings: Settings, processes: int) -> int:
-    """Return a process's batch-norm groups: as set, or for MoCo 8 among all processes."""
-    if settings.bn_groups:
-        return settings.bn_groups // processes
-    if settings.method != "moco":
-        return 1
-    own = settings.batch_size // (processes * settings.accumulate)
-    wanted = max(1, MOCO_GROUPS // processes)
-    return max(g for g in range(1, wanted + 1) if own % g == 0 and (g == 1 or own // g >= 2))
-
-
-def build_method(settings: Settings, images: int, here: World) -> InstDisc | MoCo:
+def build_method(settings: Settings, sizes: Sizes, here: World) -> Method:
     """Return the method on this process's device; its first weights follow from the seed alone."""
     torch.manual_seed(settings.seed)
-    encoder = Encoder(settings.arch, settings.dim, settings.mlp, settings.head_norm)
-    if settings.init is not None:
-        load_backbone(encoder.backbone, settings.arch, settings.init)
-    group_batch_norm(encoder, bn_groups(settings, here.size))
-    if settings.method == "instdisc":
-        method: InstDisc | MoCo = InstDisc(
-            encoder,
-            images,
-            dim=settings.dim,
-            temperature=settings.temperature,
-            negatives=settings.negatives,
-            shared=settings.shared_negatives,
-            loss=settings.loss,
-            bank_momentum=settings.bank_momentum,
-            seed=settings.seed,
-        )
-    else:
-        method = MoCo(
-            encoder,
-            dim=settings.dim,
-            K=settings.negatives,
-            m=settings.key_momentum,
-            T=settings.temperature,
-            seed=settings.seed,
-        )
+    method = load_method(settings.method.name).build(settings, sizes)
+    group_batch_norm(method, sizes.groups)
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     return method.to(here.device, memory_format=layout).train()
 
@@ -127,3 +71,44 @@ def build_optimizer(settings: Settings, method: torch.nn.Module) -> torch.optim.
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
     )
+
+
+# ---- in words ------------------------------------------------------------------------------------
+
+
+def introduction(
+    settings: Settings, sizes: Sizes, here: World, loader: Loader, workers: int, step: int
+) -> list[str]:
+    """Return sentences on what is about to happen, with all that was decided for the user."""
+    s = settings
+    precision = "bfloat16" if in_bfloat16(s, here.device) else "float32"
+    lines = [
+        f"{s.method.name}, {s.arch}, {sizes.images} images of {s.image_size} px: {s.epochs} epochs "
+        f"of {len(loader)} steps of {s.batch_size} on {here.size} x {here.device.type} "
+        f"({precision}), {workers} loading processes."
+    ]
+    if s.lr_batch != "fixed":
+        lines.append(
+            f"Learning rate {s.scaled_lr():g} = {s.lr:g} x {s.batch_size} / {s.lr_batch} "
+            "(linear scaling), weight decay on every parameter."
+        )
+    method = load_method(s.method.name)
+    lines += method.notes(s, sizes)
+    masks = loader.masks
+    if masks is not None:
+        flat = f"; {masks.flat} masks are empty" if masks.flat else ""
+        lines.append(f"Pasting with probability {s.paste_probability:g} on {s.background}{flat}.")
+        if masks.missing:
+            lines.append(f"Used unpasted: {masks.complaint(s.images, s.masks)}.")
+    chance = method.chance_loss(s, sizes.images)
+    if chance is not None:
+        lines.append(f"A loss of {chance:.2f} is that of a network that knows nothing.")
+    if step:
+        lines.append(f"Going on after step {step} of {s.epochs * len(loader)}.")
+    return lines
+
+
+def title(settings: Settings) -> str:
+    """Return method, backbone, pasting and data set in a line."""
+    paste = f"paste {settings.paste_probability:g}" if settings.paste_probability else "no pasting"
+    return f"{settings.method.name}, {settings.arch}, {paste}, {Path(settings.images).name}"

@@ -15,7 +15,7 @@ from benchmarks.miniature.report import Report
 from benchmarks.miniature.steps import Study
 from benchmarks.miniature.supervised import train_supervised
 from benchmarks.miniature.tables import TABLES, Row, choose
-from pretrain.settings import build_settings, read_toml
+from pretrain.settings import build_settings, read_config
 
 COMMANDS = {
     "saliency-compute": "saliency.cli",
@@ -237,7 +237,7 @@ def test_spread_is_over_seeds():
 
 def test_every_row_is_a_run_of_valid_settings():
     for config in (WHOLE, REDUCED):
-        base = read_toml(config)
+        base = read_config(*config)
         for table in TABLES.values():
             for row in table.rows:
                 settings = row.all_settings() | {"images": "x", "masks": "y"}

@@ -16,11 +16,13 @@ from benchmarks.miniature.report import Report
 from benchmarks.miniature.steps import Study
 from benchmarks.miniature.tables import TABLES, choose
 from data.errors import UserError
+from data.options import parse_assignment
 from data.processes import usable_cores
-from pretrain.settings import build_settings, parse_assignment, read_toml
+from data.run import flattened
+from pretrain.settings import Settings, build_settings, read_config
 
-WHOLE = Path(__file__).parent / "whole.toml"
-REDUCED = Path(__file__).parents[2] / "configs" / "imagenette-cpu.toml"
+WHOLE = (Path(__file__).parent / "whole.toml",)
+REDUCED = (Path(__file__).parents[2] / "configs" / "paper.toml", "imagenette-cpu")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -68,11 +70,11 @@ def main(
     reduced = not cuda if reduced is None else reduced
     seeds = list(range(seeds or (1 if reduced else 3)))
     layers = [
-        read_toml(REDUCED if reduced else WHOLE),
-        *(parse_assignment(text) for text in assignments),
+        read_config(*(REDUCED if reduced else WHOLE)),
+        *(parse_assignment(text, Settings) for text in assignments),
     ]
     resolved = build_settings(*layers)  # complain before the first long work
-    settings = {key: value for layer in layers for key, value in layer.items()}
+    settings = {key: value for layer in layers for key, value in flattened(layer).items()}
     given = {"basnet": basnet} if basnet else {}
     tables, left_out = choose(
         only, reduced, {"rbd", "gs", "mc", *given}, textures=textures is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.miniature.steps import Study
 from data.errors import UserError
+from data.run import flattened
 from demo.made_with import note
 from pretrain.settings import FREE_ON_RESUME, Settings
 
@@ -18,7 +19,7 @@ def keep_to(study: Study, settings: Settings) -> None:
     """
     made_with = {
         "--images": str(study.images.resolve()),
-        **settings.model_dump(mode="json", exclude=_FREE),
+        **flattened(settings.model_dump(mode="json", exclude=_FREE)),
         "--judged-train": study.judged_train,
         "--judged-val": study.judged_val,
         "--supervised-epochs": study.epochs_supervised,

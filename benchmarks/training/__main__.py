@@ -29,8 +29,9 @@ from benchmarks.training.start_up import start_up_report
 from benchmarks.training.step import StepCost
 from benchmarks.training.table import Table
 from benchmarks.training.throughput import Subject, Throughput
+from data.options import parse_assignment
 from data.processes import usable_cores
-from pretrain.settings import build_settings, parse_assignment
+from pretrain.settings import Settings, build_settings
 
 ON_CPU = {"arch": "resnet18", "image_size": 64, "batch_size": 64, "precision": "bfloat16"}
 ON_CUDA = {"arch": "resnet50", "image_size": 224, "batch_size": 256, "compile": True}
@@ -65,7 +66,7 @@ def main(
     workers = cores if workers is None else workers
     processes = processes_at_most(processes, name, device)
     layers = [ON_CUDA if cuda else ON_CPU, {"negatives": "all"}]
-    layers += [parse_assignment(text) for text in assignments]
+    layers += [parse_assignment(text, Settings) for text in assignments]
     batch = build_settings(*layers).batch_size
     failures = Failures()
     with tempfile.TemporaryDirectory() as temporary:
@@ -77,7 +78,7 @@ def main(
             compute_masks(images, masks)
         settings = build_settings(*layers, {"images": str(images), "masks": str(masks)})
         print(
-            f"{settings.method}, {settings.arch}, {settings.image_size} px, batch {batch}, "
+            f"{settings.method.name}, {settings.arch}, {settings.image_size} px, batch {batch}, "
             f"{device_name(device)}, {cores} cores, torch {torch.__version__}"
         )
         subject = Subject(settings, device, workers, cores, seconds, folder)
@@ -117,7 +118,7 @@ def _print_losses(subject: Subject, bank: int, step: StepCost | None, failures: 
         table.row("all", "failed", "", reason)
 
     batch, device = subject.batch, subject.device
-    make = partial(loss_rows, batch, subject.settings.dim, bank, device)
+    make = partial(loss_rows, batch, subject.settings.method.dim, bank, device)
     for name, call in (failures.attempt("losses", make, tell) or {}).items():
         table.measure(name, partial(loss_cost, call, device), cells)
 

@@ -61,9 +61,9 @@ def plain_rate(
         drop_last=True,
         pin_memory=device.type == "cuda",
     )
-    model = getattr(torchvision.models, settings.arch)(num_classes=settings.dim)
+    model = getattr(torchvision.models, settings.arch)(num_classes=settings.method.dim)
     model = model.to(device, memory_format=torch.channels_last).train()
-    bank = F.normalize(torch.randn(len(data), settings.dim, device=device), dim=1)
+    bank = F.normalize(torch.randn(len(data), settings.method.dim, device=device), dim=1)
     optimizer = torch.optim.SGD(model.parameters(), 0.03, momentum=0.9, weight_decay=1e-4)
     lowered = in_bfloat16(settings, device)
     warm_up = 3 + 2 * workers  # what was loaded while the first steps chose their algorithms

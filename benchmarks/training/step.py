@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.training.device import PeakMemory, median_seconds
 from data.device import tune_cuda
-from pretrain.build import build_method, build_optimizer, in_bfloat16
+from pretrain.build import build_method, build_optimizer, check_sizes, in_bfloat16
+from pretrain.contract import Views
 from pretrain.parts.distributed import World
 from pretrain.settings import Settings
 from pretrain.views.augment import DeviceAugment
@@ -21,31 +22,32 @@ class SyntheticStep:
     def __init__(self, settings: Settings, images: int, device: torch.device) -> None:
         tune_cuda()
         here = World(0, 1, 0, 1, device)
-        self.settings, self.device, self.images = settings, device, images
-        self.method = build_method(settings, images, here)
+        self.settings, self.device = settings, device
+        self.method = build_method(settings, check_sizes(settings, images, 1), here)
         self.optimizer = build_optimizer(settings, self.method)
         if settings.compile:
-            for name in ("encoder", "encoder_q", "encoder_k"):
-                if hasattr(self.method, name):
-                    getattr(self.method, name).compile()
+            for network in self.method.networks():
+                network.compile()
         size, batch = settings.image_size, settings.batch_size
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.views = [
+        images = [
             torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=layout)
             for _ in range(self.method.views)
         ]
-        self.index = torch.arange(batch, device=device)
+        rows = torch.arange(batch, device=device)
+        crops = torch.tensor([0.0, 0.0, size, size], device=device)
+        self.views = Views(images, rows, rows, crops.expand(batch, len(images), 4))
         self.step = 0
 
     def __call__(self) -> None:
         """Forward, loss, backward, optimiser, and the bank's or queue's update."""
         enabled = in_bfloat16(self.settings, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
-            loss, output = self.method(self.views, self.index, self.step, self.index)
+            loss, _ = self.method(self.views, self.step)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.method.update(self.index, output)
+        self.method.update()
         self.step += 1
 
     def flops(self) -> int:

@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
+from pydantic import model_validator
 from torch import nn
 
+from data.options import setting
+from pretrain.contract import Method, Sizes, Views
 from pretrain.parts import losses
 from pretrain.parts.distributed import mean_over_processes
-from pretrain.parts.encoder import Encoder
+from pretrain.parts.encoder import (
+    Count,
+    EncoderSettings,
+    Share,
+    build_encoder,
+    check_encoder,
+    check_negatives,
+)
 from pretrain.parts.memory_bank import MemoryBank
 from pretrain.parts.negatives import OwnDraws, SharedDraws, WholeMemory, stream_key
+from pretrain.settings import Settings
 
 
-class InstDisc(nn.Module):
+class InstDiscSettings(EncoderSettings):
+    """Its `[method]` table."""
+
+    negatives: Count | Literal["all"] = setting(
+        4096, "K, or 'all': the exact softmax over the whole bank"
+    )
+    shared_negatives: bool = setting(
+        False, "one set of K negatives for the whole batch, not one for each sample"
+    )
+    loss: Literal["softmax", "nce"] = setting("softmax", "softmax NCE or original NCE")
+    bank_momentum: Share = setting(0.5, "share of the old vector in the bank's update")
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> InstDiscSettings:
+        if self.loss == "nce" and self.negatives == "all":
+            raise ValueError("negatives is 'all', which the loss nce cannot use; give a number")
+        return self
+
+
+class InstDisc(Method, nn.Module):
     """Every image is a class of its own; the memory bank holds each class's vector.
 
     Parameters
@@ -34,11 +65,12 @@ class InstDisc(nn.Module):
     seed : of the bank's first vectors and of the negatives.
     """
 
+    Settings = InstDiscSettings
     views = 1
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: nn.Module,
         images: int,
         dim: int = 128,
         temperature: float = 0.07,
@@ -49,46 +81,60 @@ class InstDisc(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if loss == "nce" and negatives == "all":
-            raise ValueError("the original NCE needs a number of negatives, not 'all'")
         self.encoder = encoder
         self.bank = MemoryBank(images, dim, bank_momentum, seed)
         self.tau, self.K, self.shared = temperature, negatives, shared
         self.loss, self.seed = loss, seed
         self.register_buffer("log_z", torch.tensor(torch.nan))  # of "nce", from the first batch
         self._z_frozen = False
+        self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []  # (index, f) since `update`
+
+    @classmethod
+    def check(cls, settings: Settings, sizes: Sizes) -> None:
+        """Refuse more negatives than images, and views too small for the encoder."""
+        if settings.method.negatives != "all":
+            check_negatives(settings, sizes, remedy=", or all")
+        check_encoder(settings, sizes)
+
+    @classmethod
+    def build(cls, settings: Settings, sizes: Sizes) -> InstDisc:
+        s = settings.method
+        return cls(
+            build_encoder(settings), sizes.images, s.dim, s.temperature, s.negatives,
+            s.shared_negatives, s.loss, s.bank_momentum, settings.seed,
+        )  # fmt: skip
+
+    @classmethod
+    def chance_loss(cls, settings: Settings, images: int) -> float | None:
+        """ln(K + 1); ln N for the whole bank."""
+        if settings.method.loss == "nce":
+            return None
+        negatives = settings.method.negatives
+        return math.log(images if negatives == "all" else negatives + 1)
 
     @property
     def backbone(self) -> nn.Module:
-        """The network that is kept after training."""
         return self.encoder.backbone
 
-    def forward(
-        self, views: list[torch.Tensor], index: torch.Tensor, step: int, rows: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the batch's mean loss and what `update` needs.
-
-        Parameters
-        ----------
-        views : one tensor (B, 3, H, W).
-        index : int64 (B,), which images.
-        step : number of the training step; with `rows` it decides the negatives.
-        rows : int64 (B,), places of these samples in the global batch.
-        """
-        (x,) = views
+    def forward(self, views: Views, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the batch's mean loss; `step` and `views.rows` decide the negatives."""
+        (x,) = views.images
         f = self.encoder(x)  # (B, d)
-        v = self.bank.vectors[index]  # (B, d)
-        negatives = self._negatives(step, rows)
+        v = self.bank.vectors[views.index]  # (B, d)
+        negatives = self._negatives(step, views.rows)
         if self.loss == "softmax":
             loss = losses.softmax_nce(f, v, negatives, self.tau, negatives.positive_included)
         else:
             self._estimate_z(f, v, negatives)
             ratio = self.K / len(self.bank)
             loss = losses.nce(f, v, negatives, self.tau, self.log_z, ratio)
-        return loss.mean(), f.detach()
+        self._kept.append((views.index, f.detach()))
+        return loss.mean(), {}
 
-    def update(self, index: torch.Tensor, f: torch.Tensor) -> None:
-        """After the optimiser's step: move the vectors of the images just seen."""
+    def update(self) -> None:
+        """Move the vectors of the batch's images."""
+        index, f = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
+        self._kept.clear()
         self.bank.update(index, f)
 
     def _negatives(self, step: int, rows: torch.Tensor):

@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 import copy
+import math
+from typing import Any
 
 import torch
+from pydantic import field_validator
 from torch import nn
 from torch.nn import functional
 
 from data.device import sent
+from data.errors import UserError
+from data.options import setting
+from pretrain.contract import Method, Sizes, Views
 from pretrain.parts.distributed import all_gather, own_share
-from pretrain.parts.encoder import Encoder
+from pretrain.parts.encoder import (
+    Count,
+    EncoderSettings,
+    Share,
+    build_encoder,
+    check_encoder,
+    check_negatives,
+)
 from pretrain.parts.negatives import stream_key
+from pretrain.settings import Settings
 
 
-class MoCo(nn.Module):
+class MoCoSettings(EncoderSettings):
+    """Its `[method]` table."""
+
+    negatives: Count = setting(65536, "K, the queue's length: a multiple of the batch")
+    key_momentum: Share = setting(0.999, "momentum of the key encoder")
+
+    @field_validator("negatives", mode="before")
+    @classmethod
+    def _a_queue(cls, value: Any) -> Any:
+        if value == "all":
+            raise ValueError("it is for another method; give moco a queue length")
+        return value
+
+
+class MoCo(Method, nn.Module):
     """A query of one view against the key of the other, with a queue of earlier keys as negatives.
 
     v1 has a linear head and tau .07; v2 an MLP head (the encoder's) and tau .2.
@@ -30,11 +58,13 @@ class MoCo(nn.Module):
     seed : of the queue's first keys and of the shuffles.
     """
 
+    Settings = MoCoSettings
     views = 2
+    groups = 8  # the authors' GPUs
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: nn.Module,
         dim: int = 128,
         K: int = 65536,
         m: float = 0.999,
@@ -49,21 +79,44 @@ class MoCo(nn.Module):
         queue = functional.normalize(torch.randn(dim, K, generator=generator), dim=0)
         self.register_buffer("queue", queue)  # (dim, K)
         self.queue_ptr = 0  # on the host: reading it must not wait for the device
+        self._keys: list[torch.Tensor] = []  # since `update`
+
+    @classmethod
+    def check(cls, settings: Settings, sizes: Sizes) -> None:
+        """Refuse a queue that is no multiple of the batch, and views too small for the encoder."""
+        check_negatives(settings, sizes)
+        negatives, batch = settings.method.negatives, settings.batch_size
+        if negatives % batch:
+            near = max(batch, negatives // batch * batch)
+            raise UserError(
+                f"negatives is {negatives}, and moco's queue must be a multiple of the batch "
+                f"of {batch}; give {near}, say."
+            )
+        check_encoder(settings, sizes)
+
+    @classmethod
+    def build(cls, settings: Settings, sizes: Sizes) -> MoCo:
+        s = settings.method
+        encoder = build_encoder(settings)
+        return cls(encoder, s.dim, s.negatives, s.key_momentum, s.temperature, settings.seed)
+
+    @classmethod
+    def chance_loss(cls, settings: Settings, images: int) -> float | None:
+        """ln(K + 1)."""
+        return math.log(settings.method.negatives + 1)
+
+    @classmethod
+    def notes(cls, settings: Settings, sizes: Sizes) -> list[str]:
+        groups = sizes.groups * sizes.processes
+        return [f"Keys are shuffled over {groups} batch-norm groups of {sizes.group} images."]
 
     @property
     def backbone(self) -> nn.Module:
-        """The network that is kept after training."""
         return self.encoder_q.backbone
 
-    def forward(
-        self, views: list[torch.Tensor], index: torch.Tensor, step: int, rows: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the batch's mean loss and what `update` needs.
-
-        views : x_q and x_k, (B, 3, H, W) each. `step` decides the shuffle; `index` and `rows` are
-        for methods that need them.
-        """
-        x_q, x_k = views
+    def forward(self, views: Views, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the batch's mean loss; `step` decides the shuffle."""
+        x_q, x_k = views.images
         q = self.encoder_q(x_q)  # (B, dim)
         with torch.no_grad():
             x_k, order = self._shuffle(x_k, step)
@@ -73,18 +126,20 @@ class MoCo(nn.Module):
             l_neg = q @ self.queue  # (B, K)
             logits = torch.cat([l_pos, l_neg], 1) / self.T  # (B, 1 + K); the positive is column 0
         labels = torch.zeros(len(q), dtype=torch.long, device=q.device)
-        return functional.cross_entropy(logits, labels), k
+        self._keys.append(k)
+        return functional.cross_entropy(logits, labels), {}
 
     @torch.no_grad()
-    def update(self, index: torch.Tensor, k: torch.Tensor) -> None:
-        """After the optimiser's step: move the key encoder, put the keys into the queue.
+    def update(self) -> None:
+        """Move the key encoder, put the batch's keys into the queue.
 
         The authors move the key encoder before the forward pass, which is the same but for the
         first step, where both encoders are equal.
         """
         k_q = [list(encoder.parameters()) for encoder in (self.encoder_k, self.encoder_q)]
         torch._foreach_lerp_(*k_q, 1 - self.m)  # m p_k + (1 - m) p_q, in few kernels
-        keys = all_gather(k)  # (global batch, dim)
+        keys = all_gather(torch.cat(self._keys))  # (global batch, dim)
+        self._keys.clear()
         self.queue[:, self.queue_ptr : self.queue_ptr + len(keys)] = keys.T
         self.queue_ptr = (self.queue_ptr + len(keys)) % self.K
 

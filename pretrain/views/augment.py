@@ -8,11 +8,13 @@ after every operation; here nothing is rounded, so against it a whole chain diff
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from pretrain.contract import Views
 from pretrain.views.copy_paste import composite
 from pretrain.views.draws import COLUMN, JITTER_ORDERS
 from pretrain.views.recipes import ViewRecipe
@@ -115,6 +117,22 @@ def gaussian_blur(images: torch.Tensor, sigma: torch.Tensor, radius: int) -> tor
     return planes.view(count, channels, height, width)
 
 
+def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
+    """Return (top, left, height, width) of what is true in masks (B, H, W), float32 (B, 4).
+
+    A mask without a true pixel has a box of zeros.
+    """
+    sides = []
+    for line in (masks.any(2), masks.any(1)):  # rows, columns
+        number = line.to(torch.uint8)  # argmax takes no bool
+        first = number.argmax(1)
+        last = line.shape[1] - 1 - number.flip(1).argmax(1)
+        size = torch.where(line.any(1), last - first + 1, 0)
+        sides.append((first, size))
+    (top, height), (left, width) = sides
+    return torch.stack([top, left, height, width], 1).float()
+
+
 class DeviceAugment(nn.Module):
     """Turn the loader's uint8 batches, moved to this module's device, into augmented views.
 
@@ -153,6 +171,40 @@ class DeviceAugment(nn.Module):
                 images[row] = ((image - self.mean) / self.std)[0]
             result.append(images)
         return result
+
+    def views(
+        self, batch: dict[str, torch.Tensor], rows: torch.Tensor, wants: Collection[str] = ()
+    ) -> Views:
+        """Return a batch, moved to this device, as a method sees it.
+
+        rows : int64 (B,), rows of these samples in the global batch.
+        wants : the optional parts that are made; see `pretrain.contract.OPTIONAL`.
+        """
+        images = self(batch)
+        flip = batch["parameters"][..., COLUMN["flip"], None, None] > 0
+
+        def planes(pixels: torch.Tensor) -> list[torch.Tensor]:
+            """uint8 (B, V, S, S) -> V x (B, 1, S, S) in [0, 1], flipped with the views."""
+            pixels = torch.where(flip, pixels.flip(-1), pixels) / 255
+            return [plane.unsqueeze(1) for plane in pixels.unbind(1)]
+
+        saliency = alpha = boxes = None
+        if "saliency" in wants or "boxes" in wants:
+            saliency = planes(batch["saliency"])
+        if "boxes" in wants:
+            boxes = torch.stack([tight_boxes(mask[:, 0] > 0.5) for mask in saliency], 1)
+        if "alpha" in wants:
+            pasted = "mask" in batch
+            alpha = planes(batch["mask"]) if pasted else [torch.ones_like(x[:, :1]) for x in images]
+        return Views(
+            images=images,
+            index=batch["index"],
+            rows=rows,
+            crops=batch["crops"],
+            saliency=saliency if "saliency" in wants else None,
+            alpha=alpha,
+            boxes=boxes,
+        )
 
     def _one_by_one(self, images: torch.Tensor) -> bool:
         return images.device.type == "cpu" if self.image_by_image is None else self.image_by_image

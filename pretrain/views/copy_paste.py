@@ -19,8 +19,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from data.backgrounds import BackgroundSource, cover_box, gray_level, open_source, read_chosen
-from data.images.crop import sample_box
-from pretrain.views.recipes import PasteSettings
+from data.images.crop import box_within, sample_box
+from pretrain.views.recipes import PasteSettings, blurs
+
+Box = tuple[int, int, int, int]  # (top, left, height, width), pixels of the image
 
 
 def composite(
@@ -41,33 +43,52 @@ def composite(
     )
 
 
-def blur_mask(mask: np.ndarray, sigma: tuple[float, float]) -> np.ndarray:
+def blur_mask(mask: np.ndarray, sigma: float, image_size: tuple[int, int]) -> np.ndarray:
     """Blur a mask's border by a Gaussian; the mask's border pixels are repeated outside it.
 
     From sigma 3 on, a mask of 64 pixels or more is first halved by averages of 2 x 2 pixels,
     blurred by the rest of the variance and doubled: at a fifth of the time within four levels of an
     exact Gaussian at a hard edge (the plain blur of uint8: within two).
 
-    Parameters
-    ----------
-    mask : uint8 (h, w).
-    sigma : (vertical, horizontal), in pixels of the mask.
-
-    Returns
-    -------
-    uint8 (h, w)
+    mask : uint8 (h, w); so is the result.
+    sigma : in pixels of the image, whose size is (height, width).
     """
-    if min(sigma) < 3 or min(mask.shape) < 64:
-        return cv2.GaussianBlur(
-            mask, (0, 0), sigma[1], sigmaY=sigma[0], borderType=cv2.BORDER_REPLICATE
-        )
     height, width = mask.shape
+    sigmas = (sigma * height / image_size[0], sigma * width / image_size[1])
+    if min(sigmas) < 3 or min(mask.shape) < 64:
+        return cv2.GaussianBlur(
+            mask, (0, 0), sigmas[1], sigmaY=sigmas[0], borderType=cv2.BORDER_REPLICATE
+        )
     even = cv2.copyMakeBorder(mask, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
     half = cv2.resize(even, (even.shape[1] // 2, even.shape[0] // 2), interpolation=cv2.INTER_AREA)
     # Averaging two pixels has variance 1/4, doubling (weights 3/4, 1/4, 2 pixels apart) 3/4.
-    rest_y, rest_x = (np.sqrt(s * s - 1) / 2 for s in sigma)
+    rest_y, rest_x = (np.sqrt(s * s - 1) / 2 for s in sigmas)
     half = cv2.GaussianBlur(half, (0, 0), rest_x, sigmaY=rest_y, borderType=cv2.BORDER_REPLICATE)
     return cv2.resize(half, even.shape[::-1], interpolation=cv2.INTER_LINEAR)[:height, :width]
+
+
+def cut_mask(
+    mask: np.ndarray, box: Box, image_size: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """Return what a mask, uint8 (h, w), has in a box of its image, uint8 of `size`."""
+    return sample_box(mask, box_within((0, 0, *mask.shape), box, image_size), size)
+
+
+def cut_background(
+    source: BackgroundSource,
+    which: float,
+    offset: tuple[float, float],
+    box: Box,
+    image_size: tuple[int, int],
+    size: tuple[int, int],
+) -> tuple[np.ndarray, list[str]]:
+    """Return what lies behind a box of an image, uint8 (*size, 3), and the backgrounds skipped.
+
+    which, offset : uniform in [0, 1): which background, and where (y, x) it is cut.
+    """
+    whole, skipped = read_chosen(source, which)
+    behind = cover_box(whole.shape[:2], image_size, offset)
+    return sample_box(whole, box_within(behind, box, image_size), size), skipped
 
 
 class CopyPaste(v2.Transform):
@@ -117,7 +138,7 @@ class CopyPaste(v2.Transform):
         keep_mask: bool = False,
     ) -> None:
         super().__init__()
-        PasteSettings(probability=probability, blend=blend, sigma=sigma)  # refuses nonsense
+        PasteSettings(probability=probability, blend=blend, sigma=sigma)  # refuses invalid values
         self.background = open_source(background) if isinstance(background, str) else background
         self.probability = probability
         self.blend = blend
@@ -136,25 +157,22 @@ class CopyPaste(v2.Transform):
         return changed if self.keep_mask else _without(changed, mask)
 
     def _paste(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> tv_tensors.Image:
-        height, width = image.shape[-2:]
-        chance, which, offset_y, offset_x = torch.rand(4, dtype=torch.float64).tolist()
+        size = tuple(image.shape[-2:])
+        chance, which, *offset = torch.rand(4, dtype=torch.float64).tolist()
         alpha = mask.detach().cpu().reshape(mask.shape[-2:])
         if mask.dtype != torch.uint8:
             alpha = (alpha.float() * 255).round().to(torch.uint8)
         alpha = alpha.numpy()
-        if self.blend == "gaussian" or (self.blend == "mix" and chance < 0.5):
-            alpha = blur_mask(
-                alpha, (self.sigma * alpha.shape[0] / height, self.sigma * alpha.shape[1] / width)
-            )
-        alpha = sample_box(alpha, (0, 0, *alpha.shape), (height, width))
+        if blurs(self.blend, chance):
+            alpha = blur_mask(alpha, self.sigma, size)
+        alpha = cut_mask(alpha, (0, 0, *size), size, size)
         scale = 1 if image.is_floating_point() else 255
         background: torch.Tensor | float
         if self.background is None:
             background = gray_level(which) / 255
         else:
-            crop, _ = read_chosen(self.background, which)
-            box = cover_box(crop.shape[:2], (height, width), (offset_y, offset_x))
-            behind = torch.from_numpy(sample_box(crop, box, (height, width))).permute(2, 0, 1)
+            pixels, _ = cut_background(self.background, which, offset, (0, 0, *size), size, size)
+            behind = torch.from_numpy(pixels).permute(2, 0, 1)
             if image.shape[-3] == 1:
                 behind = v2.functional.rgb_to_grayscale(behind)
             background = behind.to(image.device) / 255
@@ -205,13 +223,13 @@ def _check_tensors(image: torch.Tensor, mask: torch.Tensor) -> None:
 
 def _find(sample: Any, kind: type) -> Any:
     """Return the only entry of a type in a sample."""
-    found = [entry for entry in tree_leaves(sample) if isinstance(entry, kind)]
-    if len(found) != 1:
+    entries = [entry for entry in tree_leaves(sample) if isinstance(entry, kind)]
+    if len(entries) != 1:
         raise TypeError(
             "CopyPaste takes a tuple, list or dict with one tv_tensors.Image and one "
-            f"tv_tensors.Mask; there are {len(found)} of {kind.__name__}"
+            f"tv_tensors.Mask; there are {len(entries)} of {kind.__name__}"
         )
-    return found[0]
+    return entries[0]
 
 
 def _without(sample: Any, mask: Any) -> Any:

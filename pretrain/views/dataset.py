@@ -15,14 +15,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data.backgrounds import BackgroundSource, cover_box, read_chosen
+from data.backgrounds import BackgroundSource
 from data.errors import UserError
-from data.images.crop import box_within, crop_resize, reduction_for, sample_box, snap_box
+from data.images.crop import crop_resize, reduction_for, snap_box
 from data.images.decode import UnreadableImage, key_path, open_image
 from data.keys import Keys, printable
 from data.loading import Request, as_tensor, new_tensor
 from data.masks.read import MaskShards
-from pretrain.views.copy_paste import blur_mask
+from pretrain.views.copy_paste import blur_mask, cut_background, cut_mask
 from pretrain.views.draws import COLUMN, PARAMETERS, Draw, draw_view, uniforms
 from pretrain.views.mask_rows import MISSING, MaskRows
 from pretrain.views.recipes import PasteSettings, ViewRecipe
@@ -56,11 +56,12 @@ class ViewDataset:
     ----------
     images : the image folder.
     keys : its images.
-    recipe, paste : how views are made; paste None: nothing is pasted, and masks are not read.
+    recipe, paste : how views are made; paste None: nothing is pasted.
     masks, rows : the mask shards and each image's row in them.
     source : of backgrounds; None for gray ones.
     labels : int64 (N,), or None.
     keep_jpegs : hand over plain JPEGs as they are, for `pretrain.views.device_decode`.
+    saliency : load each view's mask, pasted or not.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class ViewDataset:
         source: BackgroundSource | None = None,
         labels: np.ndarray | None = None,
         keep_jpegs: bool = False,
+        saliency: bool = False,
     ) -> None:
         self.images = Path(images)
         self.keys = keys
@@ -86,50 +88,39 @@ class ViewDataset:
         self.source = source
         self.labels = labels
         self.keep_jpegs = keep_jpegs
+        self.saliency = saliency
 
     def __getitem__(self, request: Request) -> Batch:
         """Return a batch (`pretrain.views.loader.Loader`)."""
         epoch, indices = request
-        count, views, size = len(indices), self.recipe.views, self.recipe.image_size
+        count, views = len(indices), self.recipe.views
+        batch: Batch = self._new_pixels(count)
+        pixels = {name: tensor.numpy() for name, tensor in batch.items()}
         shown = np.empty(count, np.int64)
-        # What is large is written where the training process reads it.
-        batch: Batch = {"image": new_tensor((count, views, size, size, 3), torch.uint8)}
-        image = batch["image"].numpy()
         parameters = np.empty((count, views, len(PARAMETERS)), np.float32)
-        mask = background = None
-        if self.paste is not None:
-            batch["mask"] = new_tensor((count, views, size, size), torch.uint8)
-            mask = batch["mask"].numpy()
-            if self.source is not None:
-                batch["background"] = new_tensor(image.shape, torch.uint8)
-                background = batch["background"].numpy()
+        crops = np.empty((count, views, 4), np.float32)
         replaced: list[tuple[int, str]] = []
         skipped: list[str] = []  # backgrounds
         kept: dict[int, np.ndarray] = {}  # JPEGs by their row in the batch
         for row, index in enumerate(indices):
             read = self._read(epoch, int(index), replaced)
             shown[row] = read.index
-            pasted_mask = _MaskOnce(self, read.index, read.size)
-            image_row = row - len(kept)  # of `image`, which has no rows for kept JPEGs
             if read.jpeg is not None:
                 kept[row] = read.jpeg
+            mask = _MaskOnce(self, read.index, read.size)
             for view, draw in enumerate(read.draws):
-                if read.pixels is not None:
+                if read.pixels is not None:  # `image` has no rows for kept JPEGs
                     box = tuple(side // read.reduction for side in draw.box)
-                    image[image_row, view] = crop_resize(read.pixels, box, size)
-                parameters[row, view] = draw.parameters
-                if mask is None:
-                    continue
-                pasted = draw.paste and pasted_mask.usable
-                parameters[row, view, COLUMN["paste"]] = pasted
-                mask[row, view] = pasted_mask.crop(draw) if pasted else 255
-                if background is not None:
-                    behind = self._background(draw, read.size, skipped) if pasted else 0
-                    background[row, view] = behind
+                    cut = crop_resize(read.pixels, box, self.recipe.image_size)
+                    pixels["image"][row - len(kept), view] = cut
+                parameters[row, view], crops[row, view] = draw.parameters, draw.box
+                parameters[row, view, COLUMN["paste"]] = draw.paste and mask.usable
+                skipped += self._cut(pixels, (row, view), draw, mask)
         batch["image"] = batch["image"][: count - len(kept)]
         arrays = {
             "index": shown,
             "parameters": parameters,
+            "crops": crops,
             "replaced": np.array([index for index, _ in replaced], np.int64),
             "missing": self.missing(shown),
         }
@@ -138,6 +129,7 @@ class ViewDataset:
             arrays["jpeg_bytes"] = np.array([len(file) for file in kept.values()], np.int64)
             arrays["jpeg_row"] = np.array(list(kept), np.int64)
             arrays["requested"] = np.asarray(indices, np.int64)
+            batch["epoch"] = epoch
         if self.labels is not None:
             arrays["label"] = self.labels[shown]
         batch |= {name: as_tensor(array) for name, array in arrays.items()}
@@ -145,9 +137,40 @@ class ViewDataset:
             f"{printable(self.keys[index])}: {reason}" for index, reason in replaced
         ]
         batch["backgrounds_skipped"] = [f"background {name}" for name in skipped]
-        if self.keep_jpegs:
-            batch["epoch"] = epoch
         return batch
+
+    def _new_pixels(self, count: int) -> dict[str, torch.Tensor]:
+        """Return what is large of a batch, still empty, where the training process reads it."""
+        size = self.recipe.image_size
+        shape = (count, self.recipe.views, size, size)
+        shapes = {"image": (*shape, 3)}
+        if self.paste is not None:
+            shapes["mask"] = shape
+            if self.source is not None:
+                shapes["background"] = (*shape, 3)
+        if self.saliency:
+            shapes["saliency"] = shape
+        return {name: new_tensor(shape, torch.uint8) for name, shape in shapes.items()}
+
+    def _cut(
+        self, pixels: dict[str, np.ndarray], row: tuple[int, int], draw: Draw, mask: _MaskOnce
+    ) -> list[str]:
+        """Write a view's mask, background and saliency; return the backgrounds skipped."""
+        skipped: list[str] = []
+        pasted = draw.paste and mask.usable
+        if "mask" in pixels:
+            pixels["mask"][row] = mask.crop(draw, draw.blur_mask) if pasted else 255
+        if "background" in pixels:
+            behind: np.ndarray | int = 0
+            if pasted:
+                behind, skipped = cut_background(
+                    self.source, draw.background, draw.offset, draw.box, mask.image_size,
+                    (self.recipe.image_size,) * 2,
+                )  # fmt: skip
+            pixels["background"][row] = behind
+        if "saliency" in pixels:
+            pixels["saliency"][row] = mask.crop(draw) if mask.usable else 0
+        return skipped
 
     def _draw(self, epoch: int, index: int, image_size: tuple[int, int]) -> list[Draw]:
         """Return how each view is made of an image of this size."""
@@ -197,16 +220,6 @@ class ViewDataset:
             return np.empty(0, np.int64)
         return indices[self.rows.rows[indices] == MISSING]
 
-    def _background(
-        self, draw: Draw, image_size: tuple[int, int], skipped: list[str]
-    ) -> np.ndarray:
-        """Return what lies behind a view's crop, uint8 (S, S, 3)."""
-        whole, unreadable = read_chosen(self.source, draw.background)
-        skipped += unreadable
-        behind = cover_box(whole.shape[:2], image_size, draw.offset)
-        side = self.recipe.image_size
-        return sample_box(whole, box_within(behind, draw.box, image_size), (side, side))
-
 
 class _MaskOnce:
     """An image's mask, read and blurred only when a view asks for it, and then once."""
@@ -214,7 +227,7 @@ class _MaskOnce:
     def __init__(self, dataset: ViewDataset, index: int, image_size: tuple[int, int]) -> None:
         self._dataset = dataset
         self._index = index
-        self._image_size = image_size
+        self.image_size = image_size
         self._row = -1 if dataset.rows is None else int(dataset.rows.rows[index])
         self._masks: dict[bool, np.ndarray] = {}
 
@@ -223,31 +236,21 @@ class _MaskOnce:
         """Whether there is a mask with something in it."""
         return self._row >= 0
 
-    def crop(self, draw: Draw) -> np.ndarray:
+    def crop(self, draw: Draw, blurred: bool = False) -> np.ndarray:
         """Return the mask of a view, uint8 (S, S)."""
-        mask = self._mask(draw.blur_mask)
-        box = box_within((0, 0, *mask.shape), draw.box, self._image_size)
-        side = self._dataset.recipe.image_size
-        return sample_box(mask, box, (side, side))
-
-    def _mask(self, blurred: bool) -> np.ndarray:
+        if False not in self._masks:
+            self._masks[False] = self._read()
         if blurred not in self._masks:
-            if blurred:
-                mask = self._mask(False)
-                sigma = self._dataset.paste.sigma
-                height, width = self._image_size
-                self._masks[True] = blur_mask(
-                    mask, (sigma * mask.shape[0] / height, sigma * mask.shape[1] / width)
-                )
-            else:
-                self._masks[False] = self._read()
-        return self._masks[blurred]
+            sigma = self._dataset.paste.sigma
+            self._masks[True] = blur_mask(self._masks[False], sigma, self.image_size)
+        side = self._dataset.recipe.image_size
+        return cut_mask(self._masks[blurred], draw.box, self.image_size, (side, side))
 
     def _read(self) -> np.ndarray:
         masks = self._dataset.masks
         of = masks.image_size(self._row)
-        if of not in ((0, 0), self._image_size):
-            height, width = self._image_size
+        if of not in ((0, 0), self.image_size):
+            height, width = self.image_size
             raise UserError(
                 f"the mask of {self._dataset.keys[self._index]!r} in {str(masks.folder)!r} is of "
                 f"an image of {of[0]}x{of[1]} pixels (height x width), but the image has "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pretrain.views.recipes import PasteSettings, ViewRecipe
+from pretrain.views.recipes import PasteSettings, ViewRecipe, blurs
 
 # Columns of a view's float32 parameter vector, in the order in which a batch carries them.
 PARAMETERS = (
@@ -43,7 +43,7 @@ JITTER_ORDERS = np.array(
     dtype=np.int64,
 )
 
-# One view takes exactly this many uniform numbers, each with a place of its own. So turning a
+# One view takes exactly this many uniform numbers, each with an index of its own. So turning a
 # switch of the recipe changes no other draw: a view's crop stays put whatever else is set.
 _ATTEMPTS = 10  # torchvision's RandomResizedCrop gives up after ten
 _AREA = slice(0, _ATTEMPTS)
@@ -99,9 +99,7 @@ def draw_view(
     numbers = numbers.tolist()  # Python's floats: numpy's cost ten times as much one by one
     box = _box(recipe, numbers, image_size)
     pasted = paste is not None and numbers[_PASTE] < paste.probability
-    blur_mask = paste is not None and (
-        paste.blend == "gaussian" or (paste.blend == "mix" and numbers[_BLEND] < 0.5)
-    )
+    blur_mask = paste is not None and blurs(paste.blend, numbers[_BLEND])
     values = np.zeros(len(PARAMETERS), np.float32)
     values[:6] = (*image_size, *box)
     values[COLUMN["paste"]] = pasted
@@ -109,14 +107,14 @@ def draw_view(
     values[COLUMN["flip"]] = numbers[_FLIP] < recipe.flip
     values[COLUMN["gray"]] = numbers[_GRAY] < recipe.gray
     values[COLUMN["jitter"]] = numbers[_JITTER] < recipe.jitter
-    for name, place in (
+    for name, number in (
         ("brightness", _BRIGHTNESS),
         ("contrast", _CONTRAST),
         ("saturation", _SATURATION),
     ):
         strength = getattr(recipe, name)
         low = max(0.0, 1 - strength)
-        values[COLUMN[name]] = low + (1 + strength - low) * numbers[place]
+        values[COLUMN[name]] = low + (1 + strength - low) * numbers[number]
     values[COLUMN["hue"]] = recipe.hue * (2 * numbers[_HUE] - 1)
     values[COLUMN["order"]] = math.floor(len(JITTER_ORDERS) * numbers[_ORDER])
     if numbers[_BLUR] < recipe.blur:

@@ -17,7 +17,7 @@ from data.loading import Loader as BatchLoader
 from data.masks.read import MaskShards
 from pretrain.views.dataset import Batch, ViewDataset
 from pretrain.views.device_decode import DeviceDecoder
-from pretrain.views.mask_rows import match_masks
+from pretrain.views.mask_rows import MaskRows, match_masks
 from pretrain.views.recipes import PasteSettings, ViewRecipe
 
 _ORDER_STREAM = 1  # of the seed; 0 is the views', 2 the replacements'
@@ -39,7 +39,9 @@ class Loader:
     image        uint8 (B, V, S, S, 3)  the crops, RGB; lies on `decode_on`'s device, if given
     mask         uint8 (B, V, S, S)     soft alpha, 255 where nothing is pasted; only with `paste`
     background   uint8 (B, V, S, S, 3)  only for backgrounds that are pictures
+    saliency     uint8 (B, V, S, S)     each view's own mask; only with `saliency`
     parameters   float32 (B, V, P)      of the augmentation; columns: draws.PARAMETERS
+    crops        float32 (B, V, 4)      what was cut: top, left, height, width, image's pixels
     missing      int64 (M,)             images of this batch that have no mask and are used unpasted
     replaced     int64 (R,)             images that could not be read, and were replaced by others
     replaced_reasons                    list of R str, "key: reason"
@@ -104,6 +106,7 @@ def build_loader(
     *,
     recipe: ViewRecipe,
     paste: PasteSettings | None = None,
+    saliency: bool = False,
     batch_size: int,
     seed: int = 0,
     epoch: int = 0,
@@ -128,7 +131,9 @@ def build_loader(
     ----------
     images, masks : the image folder, and the folder of its mask shards (None without pasting).
     recipe, paste : the views, and the copy-paste augmentation. `paste` None or of probability 0:
-        nothing is pasted and no masks are read.
+        nothing is pasted.
+    saliency : load the true mask of each view, pasted or not; without it and `paste` no masks are
+        read.
     batch_size : images a step in this process.
     seed : >= 0.
     epoch, start_step : where to begin; `Loader.set_epoch` goes on from there.
@@ -161,33 +166,23 @@ def build_loader(
         raise UserError(f"the seed {seed} is negative; give 0 or more.")
     if labels is not None and len(labels) != len(keys):
         raise ValueError(f"{len(labels)} labels for {len(keys)} images")
-    pasting = paste is not None and paste.probability > 0
-    shards = rows = source = None
-    if pasting:
-        if masks is None:
-            raise UserError(
-                f"copy-paste with probability {paste.probability} needs masks; give the folder of "
-                "the mask shards, or the probability 0."
-            )
-        source = open_source(paste.background, paste.pool)
-        shards = MaskShards(masks)
-        rows = match_masks(keys, shards, images)
-        if rows.missing and not allow_missing_masks:
-            raise UserError(
-                f"{rows.complaint(images, masks)}; compute them, or allow missing masks to use "
-                "these images unpasted."
-            )
+    if paste is not None and paste.probability == 0:
+        paste = None
+    shards = rows = None
+    if paste is not None or saliency:
+        shards, rows = _open_masks(images, masks, keys, paste, allow_missing_masks)
     dataset = ViewDataset(
         images,
         keys,
         recipe,
         seed,
-        paste if pasting else None,
+        paste,
         shards,
         rows,
-        source,
+        None if paste is None else open_source(paste.background, paste.pool),
         None if labels is None else np.asarray(labels, np.int64),
         keep_jpegs=decode_on is not None,
+        saliency=saliency,
     )
     requests = EpochBatches(
         lambda epoch: epoch_order(seed, epoch, len(keys)),
@@ -200,3 +195,28 @@ def build_loader(
     loader = Loader(dataset, requests, workers, pin_memory, decoder)
     loader.set_epoch(epoch, start_step)
     return loader
+
+
+def _open_masks(
+    images: str | os.PathLike,
+    masks: str | os.PathLike | None,
+    keys: Keys,
+    paste: PasteSettings | None,
+    allow_missing: bool,
+) -> tuple[MaskShards, MaskRows]:
+    """Open the mask shards and find every image's row in them."""
+    if masks is None:
+        what = "a method that looks at the saliency needs masks"
+        remedy = "give the folder of the mask shards"
+        if paste is not None:
+            what = f"copy-paste with probability {paste.probability} needs masks"
+            remedy += ", or the probability 0"
+        raise UserError(f"{what}; {remedy}.")
+    shards = MaskShards(masks)
+    rows = match_masks(keys, shards, images)
+    if rows.missing and not allow_missing:
+        raise UserError(
+            f"{rows.complaint(images, masks)}; compute them, or allow missing masks to use "
+            "these images unpasted."
+        )
+    return shards, rows

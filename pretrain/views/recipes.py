@@ -14,7 +14,7 @@ from data.backgrounds import check_background
 from data.errors import UserError
 from data.images import IMAGENET_MEAN, IMAGENET_STD
 
-BLEND_SIGMA_MOST = 1000.0  # pixels; wider blurs of a mask's border cannot be meant
+BLEND_SIGMA_MOST = 1000.0  # pixels; no blur needs to be wider
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ViewRecipe:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant (UserError)."""
+        """Refuse invalid values (UserError)."""
         if self.views < 1 or self.image_size < 1:
             name = "views" if self.views < 1 else "image_size"
             raise UserError(f"{name} is {getattr(self, name)}; give 1 or more.")
@@ -71,7 +71,7 @@ class ViewRecipe:
                 raise UserError(f"{name} is {getattr(self, name)}; give 0 or more.")
         if not 0 <= self.hue <= 0.5:
             raise UserError(f"hue is {self.hue}; give a part of a full turn, from 0 to 0.5.")
-        for name, most in (("scale", 1.0), ("ratio", math.inf), ("blur_sigma", math.inf)):
+        for name, most in (("scale", 1.0), ("ratio", math.inf), ("blur_sigma", BLEND_SIGMA_MOST)):
             low, high = getattr(self, name)
             if not 0 < low <= high <= most:
                 limit = f" and at most {most:g}" if most < math.inf else ""
@@ -105,6 +105,15 @@ def moco_v2(image_size: int = 224) -> ViewRecipe:
         views=2, image_size=image_size, jitter=0.8, hue=0.1, blur=0.5, gray_first=False
     )
 
+
+RECIPES = {"instdisc": instdisc, "moco-v2": moco_v2}
+"""Published augmentations by name; the first one is also MoCo v1's."""
+
+SWITCHES = (
+    "crop", "scale", "flip", "gray", "jitter", "brightness", "contrast", "saturation", "hue",
+    "blur", "blur_sigma", "gray_first",
+)  # fmt: skip
+"""What can be set of a recipe by itself."""
 
 TABLE1 = ("center_crop", "flip", "spatial_crop", "scale_crop", "jitter", "gray")
 
@@ -146,7 +155,7 @@ class PasteSettings:
     sigma: float = 5.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant (UserError)."""
+        """Refuse invalid values (UserError)."""
         _check_probability("paste probability", self.probability)
         check_background(self.background, self.pool)
         _check_choice("blend", self.blend, ("none", "gaussian", "mix"))
@@ -155,3 +164,8 @@ class PasteSettings:
                 f"sigma is {self.sigma}; give a positive number up to {BLEND_SIGMA_MOST:g}, or the "
                 "blend 'none'."
             )
+
+
+def blurs(blend: str, uniform: float) -> bool:
+    """Return whether a mask is blurred, by a uniform number in [0, 1)."""
+    return blend == "gaussian" or (blend == "mix" and uniform < 0.5)

@@ -109,7 +109,7 @@ def test_layers_and_tables():
     [
         ({"sizes": 3}, "there is no setting 'sizes'; did you mean 'size'?"),
         ({"size": 0}, "the setting size is 0; it should be greater than or equal to 1."),
-        ({"scale": 3}, "the setting scale is 3; it should be a list, as [0.2, 1.0]."),
+        ({"scale": 3}, "the setting scale is 3; it should be a list of 2, as [0.2, 1.0]."),
         ({"inner": {"rate": 0}}, "the setting inner.rate is 0; it should be greater than 0."),
         ({"size": float("nan")}, "the setting size is nan"),
     ],

@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from data.run import Run, failures_told
 from pretrain.cli import main
+from pretrain.methods import METHODS, load_method
 from pretrain.settings import Settings
 
 SMALL = ("--batch-size", "4", "--negatives", "8", "--arch", "resnet18", "--image-size", "32")
@@ -30,8 +31,12 @@ def test_help_is_grouped_and_names_the_issues_options():
 
 def test_settings_lists_all():
     text = run("--settings").output
-    for name in Settings.model_fields:
+    for name in Settings.model_fields.keys() - {"method"}:
         assert f"\n{name} = " in "\n" + text
+    for method in METHODS:
+        _, _, table = text.partition(f"with method = {method}\n")
+        for name in load_method(method).Settings.model_fields:
+            assert f"\nmethod.{name} = " in "\n" + table
 
 
 @pytest.mark.parametrize(
@@ -39,7 +44,7 @@ def test_settings_lists_all():
     [
         (("--set", "imagesize=64"), "did you mean 'image_size'"),
         (("--arch", "resnet51"), "resnet51"),
-        (("--config", "nothing.toml"), "'nothing.toml' cannot be read"),
+        (("--config", "nothing.toml"), "'nothing.toml' cannot be used"),
         (("--negatives", "some"), "negatives is 'some'"),
         (("--negatives", "0"), "negatives is 0"),
         (("--epochs", "-1"), "epochs is -1"),
@@ -131,5 +136,5 @@ def test_config_then_options_then_set(photographs, tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     settings = seen["settings"]
     assert (settings.arch, settings.epochs, settings.lr) == ("resnet18", 4, 0.25)
-    assert (settings.negatives, settings.batch_size) == (7, 5)
+    assert (settings.method.negatives, settings.batch_size) == (7, 5)
     assert not settings.allow_missing_masks

@@ -337,12 +337,11 @@ def test_knn_images_of_other_classes(photographs, labelled, tmp_path):
 def test_knn_images_without_classes_to_go_by(photographs, labelled, tmp_path):
     root = tmp_path / "flat"
     shutil.copytree(photographs.images / next(photographs.images.iterdir()).name, root)
-    settings = tiny(photographs, paste_probability=0, knn_every=1).model_copy(
+    settings = tiny(photographs, negatives=1, paste_probability=0, knn_every=1).model_copy(
         update={
             "images": str(root),
             "knn_images": str(labelled.images),
             "batch_size": 2,
-            "negatives": 1,
         }
     )
     with pytest.raises(UserError, match="lie in no class folders to classify it by"):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from pretrain.contract import Views
 from pretrain.methods.moco import MoCo
 from pretrain.parts.batch_norm import group_batch_norm
 
@@ -24,15 +25,23 @@ def build(K=6, **options):
 
 
 def views(batch=2):
-    return [torch.randn(batch, 3, 4, 4), torch.randn(batch, 3, 4, 4)]
+    images = [torch.randn(batch, 3, 4, 4), torch.randn(batch, 3, 4, 4)]
+    return Views(images, torch.arange(batch), torch.arange(batch), torch.zeros(batch, 2, 4))
+
+
+def update(method, keys):
+    """Do what follows a step with these keys."""
+    method._keys.append(keys)
+    method.update()
 
 
 def test_loss_against_the_equation():
     method = build(T=0.2)
     x = views()
-    loss, k = method(x, None, 0, None)
-    q = method.encoder_q(x[0]).detach().double()
-    torch.testing.assert_close(k, method.encoder_k(x[1]))
+    loss, _ = method(x, 0)
+    k = method._keys[-1]
+    q = method.encoder_q(x.images[0]).detach().double()
+    torch.testing.assert_close(k, method.encoder_k(x.images[1]))
     expected = 0.0
     for i in range(2):
         scores = (
@@ -50,13 +59,13 @@ def test_queue_goes_round():
     assert torch.allclose(method.queue.norm(dim=0), torch.ones(6))
     first = method.queue.clone()
     keys = [torch.full((2, 2), float(n)) for n in range(4)]
-    method.update(None, keys[0])
+    update(method, keys[0])
     assert torch.equal(method.queue[:, :2], keys[0].T)
     assert torch.equal(method.queue[:, 2:], first[:, 2:])
-    method.update(None, keys[1])
-    method.update(None, keys[2])
+    update(method, keys[1])
+    update(method, keys[2])
     assert method.queue_ptr == 0
-    method.update(None, keys[3])
+    update(method, keys[3])
     assert torch.equal(method.queue[0], torch.tensor([3.0, 3, 1, 1, 2, 2]))
 
 
@@ -66,15 +75,15 @@ def test_key_encoder_follows_with_momentum():
     with torch.no_grad():
         method.encoder_q.head.weight.fill_(1.0)
         method.encoder_k.head.weight.fill_(0.0)
-    method.update(None, torch.zeros(2, 2))
+    update(method, torch.zeros(2, 2))
     torch.testing.assert_close(method.encoder_k.head.weight, torch.full((2, 3), 0.1))
-    method.update(None, torch.zeros(2, 2))
+    update(method, torch.zeros(2, 2))
     torch.testing.assert_close(method.encoder_k.head.weight, torch.full((2, 3), 0.19))
 
 
 def test_state_holds_queue_and_place():
     method = build()
-    method.update(None, torch.ones(2, 2))
+    update(method, torch.ones(2, 2))
     other = build(seed=5)
     other.load_state_dict(method.state_dict())
     assert other.queue_ptr == 2
@@ -96,12 +105,13 @@ def test_keys_are_normalised_in_other_company_than_queries():
     method = build(batch_norm=True)
     group_batch_norm(method, 2)
     x = views(8)
-    _, k = method(x, None, 1, None)
-    _, order = method._shuffle(x[1], 1)
+    method(x, 1)
+    k = method._keys[-1]
+    _, order = method._shuffle(x.images[1], 1)
     expected = torch.empty(8, 2)
     plain = build(batch_norm=True)
     for rows in order.chunk(2):
-        expected[rows] = plain.encoder_k(x[1][rows]).detach()
+        expected[rows] = plain.encoder_k(x.images[1][rows]).detach()
     torch.testing.assert_close(k, expected)
 
 
@@ -109,5 +119,6 @@ def test_keys_are_normalised_in_other_company_than_queries():
 def test_without_batch_norm_the_shuffle_changes_nothing(step):
     method = build()
     x = views(8)
-    _, k = method(x, None, step, None)
-    torch.testing.assert_close(k, method.encoder_k(x[1]))
+    method(x, step)
+    k = method._keys[-1]
+    torch.testing.assert_close(k, method.encoder_k(x.images[1]))
