@@ -8,7 +8,7 @@ weight exp(s / T).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -40,10 +40,7 @@ def nearest(
     a time, and only the k best so far are kept. Beyond the inputs and the result the memory is
     `test_chunk * bank_chunk * 4` bytes, whatever the number of features.
 
-    Parameters
-    ----------
-    train_features : (N, D) floating point; need not be normalised
-    test_features : (M, D) floating point
+    train_features, test_features : (N, D) and (M, D) floating point; need not be normalised
     k : at most N, or N - 1 with `leave_one_out`
     leave_one_out : test row i is training row i, and is not its own neighbour
     device : where to compute; None takes the test features' device
@@ -52,8 +49,6 @@ def nearest(
     available = len(train_features) - int(leave_one_out)
     if not 1 <= k <= available:
         raise ValueError(f"k is {k}, and there are {available} training images to choose from")
-    if leave_one_out and len(train_features) != len(test_features):
-        raise ValueError("leave_one_out needs the same images as training and test features")
     similarity = torch.full((len(test_features), k), -torch.inf, device=device)
     index = torch.zeros((len(test_features), k), dtype=torch.int64, device=device)
     for bank, first in _chunks(train_features, bank_chunk, device):
@@ -108,41 +103,21 @@ def weighted_knn(
     k: int = 200,
     temperature: float = 0.07,
     num_classes: int | None = None,
-    *,
-    leave_one_out: bool = False,
-    device: torch.device | str | None = None,
-    test_chunk: int = TEST_CHUNK,
-    bank_chunk: int = BANK_CHUNK,
+    **options: Any,
 ) -> torch.Tensor:
     """Class scores of test features by weighted k-nearest neighbours; `argmax` is the prediction.
 
-    Parameters
-    ----------
-    train_features, test_features : (N, D) and (M, D) floating point; need not be normalised
-    train_labels : (N,) int64 in [0, num_classes)
+    train_labels : (N,) int64 in [0, num_classes); None takes the largest label + 1
     k, temperature : InstDisc's defaults are 200 and .07
-    num_classes : None takes the largest label + 1
-    leave_one_out : the test images are the training images, and none votes for itself
+    train_features, test_features, options : as of `nearest`
 
-    Returns
-    -------
-    (M, num_classes) float32 on the device, >= 0; rows are comparable up to a factor
+    Returns (M, num_classes) float32 on the device, >= 0; rows are comparable up to a factor.
 
-    Examples
-    --------
     >>> bank = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     >>> weighted_knn(bank, torch.tensor([0, 1]), torch.tensor([[0.9, 0.1]]), k=2).argmax(1)
     tensor([0])
     """
     if num_classes is None:
         num_classes = int(train_labels.max()) + 1
-    neighbours = nearest(
-        train_features,
-        test_features,
-        k,
-        leave_one_out=leave_one_out,
-        device=device,
-        test_chunk=test_chunk,
-        bank_chunk=bank_chunk,
-    )
+    neighbours = nearest(train_features, test_features, k, **options)
     return votes(neighbours, train_labels, temperature, num_classes)

@@ -24,7 +24,16 @@ from evaluate.gradient_maps import (
 from evaluate.labelled import Labelled, open_split, stratified_subset
 from evaluate.masks import MaskFinder, open_masks
 from evaluate.options import ComparisonOptions, Count, MaskOptions, Seed
-from evaluate.results import Report, Results, add_legend, image_bar, percent, plot, unreadable_notes
+from evaluate.results import (
+    Report,
+    Results,
+    add_legend,
+    image_bar,
+    left_out_notes,
+    percent,
+    plot,
+    unreadable_notes,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,11 +142,9 @@ def run(options: Options, results: Results) -> Report:
         "left_out": {each.title: each.left_out for each in sets},
         "unreadable": unreadable,
     }
-    notes = unreadable_notes(unreadable) + [
-        f"without {each.title}: {len(each.left_out)} images; the first: {key} {reason}"
-        for each in sets
-        for key, reason in list(each.left_out.items())[:1]
-    ]
+    notes = unreadable_notes(unreadable)
+    for each in sets:
+        notes += left_out_notes(each.title, each.left_out)
     return Report(content, table, comparisons, notes, gallery, options.rows)
 
 
@@ -181,8 +188,10 @@ def _measure(
     """Train a classifier, and measure where its gradients fall."""
     from evaluate.classifiers import fit
 
-    features, labels = model.features(train, "train")
-    regression = fit(features.features, labels, len(images.classes), seed=seed, device=model.device)
+    train = model.features(train, "train")
+    regression = fit(
+        train.features, train.labels, len(images.classes), seed=seed, device=model.device
+    )
     right = np.zeros(len(images), bool)
     shares = {each.title: np.full(len(images), np.nan) for each in sets}
     pointing = {each.title: np.full(len(images), np.nan) for each in sets}

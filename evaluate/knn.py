@@ -73,7 +73,7 @@ def _score(model: Model, split: Split, options: Options) -> list[dict]:
     from data.knn import Neighbours, nearest, votes
     from evaluate.classifiers import top_k
 
-    train, labels, test, truth = model.split_features(split)
+    train, test = model.split_features(split)
     alone = split.leave_one_out
     available = len(train.features) - int(alone)
     if available < 1:
@@ -86,13 +86,13 @@ def _score(model: Model, split: Split, options: Options) -> list[dict]:
     rows = []
     for k in sizes:
         first = Neighbours(similarity[:, :k], index[:, :k])
-        scores = votes(first, labels, options.temperature, len(split.train.classes)).cpu()
+        scores = votes(first, train.labels, options.temperature, len(split.train.classes)).cpu()
         rows.append(
             {
                 "k": k,
                 "temperature": options.temperature,
-                "top1": top_k(scores, truth, 1),
-                "top5": top_k(scores, truth, 5),
+                "top1": top_k(scores, test.labels, 1),
+                "top5": top_k(scores, test.labels, 5),
                 "train_images": len(bank),
                 "test_images": len(queries),
                 "unreadable": train.unreadable | test.unreadable,

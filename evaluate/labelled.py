@@ -39,12 +39,8 @@ class Labelled:
 
     def take(self, rows: np.ndarray) -> Labelled:
         """Some of the images, with the same classes; rows are sorted."""
-        return Labelled(
-            self.root,
-            self.keys[np.asarray(rows, np.int64)],
-            self.labels[rows],
-            self.classes,
-        )
+        keys = self.keys[np.asarray(rows, np.int64)]
+        return Labelled(self.root, keys, self.labels[rows], self.classes)
 
 
 @dataclass(frozen=True)
@@ -69,10 +65,6 @@ class Split:
 def open_labelled(root: str | Path, argument: str = "IMAGES") -> Labelled:
     """List a folder of class folders; `argument` names it in errors."""
     root = Path(root)
-    if not root.is_dir():
-        raise UserError(
-            f"{argument} {root} is not a folder; name one that holds a folder for each class."
-        )
     folders = sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
     if not folders:
         raise UserError(

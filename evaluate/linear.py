@@ -186,9 +186,9 @@ def _run_fast(options: Options, results: Results) -> dict:
     split = open_split(options.images)
     (model,) = load_models((options.checkpoint,), options)
     before = digest(model.backbone)
-    train, train_labels, val, val_labels = model.split_features(split)
+    train, val = model.split_features(split)
     classes, device = len(split.train.classes), model.device
-    regression = fit(train.features, train_labels, classes, seed=options.seed, device=device)
+    regression = fit(train.features, train.labels, classes, seed=options.seed, device=device)
     if digest(model.backbone) != before:
         raise RuntimeError("the backbone changed while features were taken")
     _save_classifier({"weight": regression.weight, "bias": regression.bias}, split, results)
@@ -202,8 +202,8 @@ def _run_fast(options: Options, results: Results) -> dict:
             "c_chosen_on": f"{HOLDOUT:.0%} of the training images",
             "seed": options.seed,
         },
-        "top1": top_k(logits, val_labels, 1),
-        "top5": top_k(logits, val_labels, 5),
+        "top1": top_k(logits, val.labels, 1),
+        "top5": top_k(logits, val.labels, 5),
         "backbone_sha256": before,
         "unreadable": train.unreadable | val.unreadable,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -34,7 +35,7 @@ from data.run import Run, checkpoints
 from evaluate.checkpoints import digest
 from evaluate.classifiers import top_k
 from evaluate.labelled import Labelled, Split
-from evaluate.models import Model, workers_of
+from evaluate.models import Model
 from evaluate.protocols import Protocol
 from evaluate.results import none_readable, say
 from pretrain.parts.distributed import World
@@ -82,20 +83,13 @@ class TrainingImages(PlainDataset):
             return self.load(request.indices, read)
 
 
-class Head(nn.Module):
+def new_head(dim: int, classes: int, settings: Protocol) -> nn.Sequential:
     """The classifier: (B, D) -> (B, C). Weights N(0, .01), bias 0."""
-
-    def __init__(self, dim: int, classes: int, settings: Protocol):
-        super().__init__()
-        self.norm = nn.BatchNorm1d(dim, affine=False) if settings.batch_norm else nn.Identity()
-        self.fc = nn.Linear(dim, classes)
-        generator = torch.Generator().manual_seed(settings.seed)
-        nn.init.normal_(self.fc.weight, std=0.01, generator=generator)
-        nn.init.zeros_(self.fc.bias)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits."""
-        return self.fc(self.norm(features))
+    norm = nn.BatchNorm1d(dim, affine=False) if settings.batch_norm else nn.Identity()
+    fc = nn.Linear(dim, classes)
+    nn.init.normal_(fc.weight, std=0.01, generator=torch.Generator().manual_seed(settings.seed))
+    nn.init.zeros_(fc.bias)
+    return nn.Sequential(OrderedDict(norm=norm, fc=fc))
 
 
 @dataclass
@@ -138,10 +132,10 @@ class LinearProbe:
             world_size=world.size,
             whole=False,
         )
-        workers, pin = workers_of(model.options), world.device.type == "cuda"
+        workers, pin = model.options.loading_workers, world.device.type == "cuda"
         self.train_loader = Loader(images, self.batches, workers, pin_memory=pin, keep_workers=True)
         self.val_loader = model.batches(split.val, most=share)
-        self.head = Head(self.backbone.dim(model.size), len(split.train.classes), settings).to(
+        self.head = new_head(self.backbone.dim(model.size), len(split.train.classes), settings).to(
             world.device
         )
         self.optimizer = torch.optim.SGD(

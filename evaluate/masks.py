@@ -93,10 +93,6 @@ class ShardedMasks(Masks):
 def open_masks(folder: str | Path, argument: str = "MASKS") -> Masks:
     """Open a shard folder or a folder of pictures; `argument` names it in errors."""
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(
-            f"{argument} {folder} is not a folder; name one of mask shards or of pictures."
-        )
     if next(folder.glob("shard-*.h5"), None) is not None:
         return ShardedMasks(folder)
     return PictureMasks(folder, argument)

@@ -14,7 +14,6 @@ from data.device import pick_device, to_host
 from data.errors import UserError
 from data.images.crop import centre_crop
 from data.loading import Crop, Loader, build_plain_loader, normalise, unreadable_of
-from data.processes import usable_cores
 from evaluate.checkpoints import Checkpoint, load_checkpoint
 from evaluate.labelled import Labelled, Split
 from evaluate.masks import names_of
@@ -22,16 +21,13 @@ from evaluate.options import PENULTIMATE, NetworkOptions
 from evaluate.results import image_bar, none_readable, say
 
 DEFAULT_SIZE = 224
-MOST_WORKERS = 16  # where the user does not say
 
 
 class Backbone(nn.Module):
     """Images (B, 3, S, S), normalised, to features (B, D) of one layer.
 
-    Parameters
-    ----------
-    checkpoint : the network; it is put into eval mode, and stays there whatever `train` is called
-        with, so that batch norm uses its running statistics and does not change them
+    checkpoint : the network; it is in eval mode, so that batch norm uses its running statistics and
+        does not change them
     layer : "penultimate", what the classifier reads, or a module's name such as `layer4` or
         `features.8`; maps (B, D, H, W) are averaged over positions, tokens (B, T, D) over tokens
     """
@@ -53,10 +49,6 @@ class Backbone(nn.Module):
 
     def _keep(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
         self._output = output
-
-    def train(self, mode: bool = True) -> Backbone:
-        """Stay in eval mode."""
-        return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) float32 -> (B, D)."""
@@ -89,14 +81,15 @@ class Backbone(nn.Module):
 
 @dataclass
 class Features:
-    """Features of the images that could be read; `rows` says which those are.
+    """Features of the images that could be read.
 
-    features: (N, D) float32 in host memory; rows: (N,) int64, positions in the list of keys;
-    unreadable: key -> reason.
+    features : (N, D) float32 in host memory; labels : (N,) int64
+    images : those N; unreadable : the others, key -> reason
     """
 
     features: Tensor
-    rows: np.ndarray
+    labels: Tensor
+    images: Labelled
     unreadable: dict[str, str]
 
 
@@ -114,13 +107,8 @@ class Model:
     device: torch.device
 
     @torch.no_grad()
-    def features(
-        self, images: Labelled, part: str, crop: Crop = centre_crop
-    ) -> tuple[Features, Tensor]:
-        """Features of the images that can be read, and their labels, int64 (N,).
-
-        `part` names the images in the progress bar, such as "train".
-        """
+    def features(self, images: Labelled, part: str, crop: Crop = centre_crop) -> Features:
+        """Take features; `part` names the images in the progress bar, such as "train"."""
         self.backbone.to(self.device, memory_format=torch.channels_last)
         rows, unreadable = [], {}
 
@@ -137,13 +125,13 @@ class Model:
             features = list(to_host(computed()))
         if not features:
             raise none_readable(unreadable)
-        extracted = Features(torch.cat(features), np.concatenate(rows), unreadable)
-        return extracted, torch.from_numpy(images.labels[extracted.rows])
+        read = images.take(np.concatenate(rows)) if unreadable else images
+        return Features(torch.cat(features), torch.from_numpy(read.labels), read, unreadable)
 
-    def split_features(self, split: Split) -> tuple[Features, Tensor, Features, Tensor]:
-        """Features and labels of the training and the validation images, as `features` gives."""
+    def split_features(self, split: Split) -> tuple[Features, Features]:
+        """Take features of the training and of the validation images."""
         train = self.features(split.train, "train")
-        return *train, *(train if split.leave_one_out else self.features(split.val, "val"))
+        return train, train if split.leave_one_out else self.features(split.val, "val")
 
     def batches(
         self, images: Labelled, most: int | None = None, crop: Crop = centre_crop
@@ -156,7 +144,7 @@ class Model:
             labels=images.labels,
             image_size=self.size,
             batch_size=size if most is None else min(size, most),
-            workers=workers_of(self.options),
+            workers=self.options.loading_workers,
             pin_memory=self.device.type == "cuda",
             crop=crop,
         )
@@ -173,9 +161,12 @@ class Model:
 
 def readable(images: Labelled, options: NetworkOptions) -> tuple[Labelled, dict[str, str]]:
     """The images that can be decoded, and why the others cannot: key -> reason."""
-    workers = workers_of(options)
     loader = build_plain_loader(
-        images.root, keys=images.keys, image_size=1, batch_size=64, workers=workers
+        images.root,
+        keys=images.keys,
+        image_size=1,
+        batch_size=64,
+        workers=options.loading_workers,
     )
     rows, unreadable = [], {}
     with image_bar(len(images), "reading") as bar:
@@ -186,11 +177,6 @@ def readable(images: Labelled, options: NetworkOptions) -> tuple[Labelled, dict[
     if len(unreadable) == len(images):
         raise none_readable(unreadable)
     return images.take(np.concatenate(rows)), unreadable
-
-
-def workers_of(options: NetworkOptions) -> int:
-    """How many processes load images."""
-    return min(usable_cores(), MOST_WORKERS) if options.workers is None else options.workers
 
 
 def load_models(

@@ -119,21 +119,18 @@ def _find(model: Model, split: Split, count: int) -> tuple[Neighbourhood, Split,
     """Neighbours of the queries that can be read; what of the split can be, and what cannot."""
     from data.knn import nearest
 
-    train, _, test, _ = model.split_features(split)
-    bank = split.train.take(train.rows)
-    queries = bank if split.leave_one_out else split.val.take(test.rows)
+    train, test = model.split_features(split)
+    bank, queries = train.images, test.images
     read = Split(bank, queries, split.how)
     _check_count(count, read)
-    similarity, index = (
-        values.cpu().numpy()
-        for values in nearest(
-            train.features,
-            test.features,
-            count,
-            leave_one_out=split.leave_one_out,
-            device=model.device,
-        )
+    neighbours = nearest(
+        train.features,
+        test.features,
+        count,
+        leave_one_out=split.leave_one_out,
+        device=model.device,
     )
+    similarity, index = (values.cpu().numpy() for values in neighbours)
     right = bank.labels[index] == queries.labels[:, None]
     neighbourhood = Neighbourhood(model, index, right, similarity)
     return neighbourhood, read, train.unreadable | test.unreadable

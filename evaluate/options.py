@@ -9,8 +9,10 @@ from typing import Annotated
 from pydantic import Field
 
 from data.options import Record, setting
+from data.processes import usable_cores
 
 PENULTIMATE = "penultimate"  # the layer that a network's classifier reads
+MOST_WORKERS = 16  # that load images, where the user does not say
 MASK_THRESHOLD = 128  # a mask is foreground from this level on
 
 FLOAT32_MAX = 3.4e38
@@ -54,6 +56,11 @@ class NetworkOptions(Record):
         None, "processes that load images", shown_default="one for each core, at most 16"
     )
     device: str = _network("auto", "where to compute: cpu, cuda, cuda:1, mps")
+
+    @property
+    def loading_workers(self) -> int:
+        """How many processes load images."""
+        return min(usable_cores(), MOST_WORKERS) if self.workers is None else self.workers
 
 
 class ComparisonOptions(NetworkOptions, ResultOptions):

@@ -29,6 +29,8 @@ RESULTS = "results.json"
 DRAFT = "results"  # name of the hidden folder
 SOFTWARE = ("dilo", "numpy", "torch", "torchvision", "pysodmetrics")  # figures depend on it
 
+NAMED = 5  # images that are named on the terminal
+
 
 @dataclass
 class Report:
@@ -161,6 +163,20 @@ def image_bar(total: int, description: str) -> tqdm:
 def unreadable_notes(unreadable: dict[str, str]) -> list[str]:
     """Sentences that name the images that were left out: key -> reason."""
     return [f"left out, cannot be read: {key}: {reason}" for key, reason in unreadable.items()]
+
+
+def left_out_notes(label: str, left_out: dict[str, str]) -> list[str]:
+    """Sentences on images without masks that can be used, by reason: key -> reason."""
+    kinds: dict[str, list[str]] = {}
+    for key, reason in left_out.items():
+        kinds.setdefault(reason.split(":")[0], []).append(key)
+    return [f"{label}: left out, {reason}: {some(keys)}" for reason, keys in kinds.items()]
+
+
+def some(keys: list[str]) -> str:
+    """The first few keys, and how many more there are; the JSON has all."""
+    more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
+    return ", ".join(keys[:NAMED]) + more
 
 
 def none_readable(unreadable: dict[str, str]) -> UserError:

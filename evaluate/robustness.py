@@ -17,7 +17,16 @@ from data.options import one_of, setting
 from evaluate.labelled import Labelled, check_classes, open_labelled, open_split
 from evaluate.masks import MaskFinder, open_masks, stem
 from evaluate.options import ComparisonOptions, MaskOptions, Seed
-from evaluate.results import Report, Results, add_legend, image_bar, percent, plot, say
+from evaluate.results import (
+    Report,
+    Results,
+    add_legend,
+    image_bar,
+    left_out_notes,
+    percent,
+    plot,
+    say,
+)
 from evaluate.variants import VARIANTS, VariantImages, with_backgrounds
 
 if TYPE_CHECKING:
@@ -82,9 +91,9 @@ def run(options: Options, results: Results) -> Report:
     classes = trial.train.classes
     rows = []
     for model in models:
-        features, labels = model.features(trial.train, "train")
+        train = model.features(trial.train, "train")
         classify, description = train_classifier(
-            options.classifier, features.features, labels, len(classes), model.device
+            options.classifier, train.features, train.labels, len(classes), model.device
         )
         accuracy = trial.score(model, classify)
         rows.append({**model.describe(), "classifier": description, **_gap(accuracy)})
@@ -105,10 +114,7 @@ def run(options: Options, results: Results) -> Report:
         "rows": rows,
         "left_out": trial.left_out,
     }
-    notes = [
-        f"left out {len(trial.left_out)} of the test images; the first: {key} {reason}"
-        for key, reason in list(trial.left_out.items())[:1]
-    ]
+    notes = left_out_notes("test images", trial.left_out)
     return Report(content, [_table_row(row) for row in rows], notes=[*notes, trial.how])
 
 
@@ -181,8 +187,8 @@ def _given(options: Options, variants: tuple[str, ...]) -> Trial:
     def score(model: Model, classify: Classify) -> dict[str, float]:
         accuracy = {}
         for name, images in tested.items():
-            features, labels = model.features(images, name, whole_image)
-            accuracy[name] = top_k(classify(features.features), labels, 1)
+            test = model.features(images, name, whole_image)
+            accuracy[name] = top_k(classify(test.features), test.labels, 1)
         return accuracy
 
     return Trial(train, f"trained on {source}", score)
@@ -220,11 +226,10 @@ def _batches(images: VariantImages, batch_size: int, model: Model):
     from torch.utils.data import default_collate
 
     from data.loading import Loader
-    from evaluate.models import workers_of
 
     rows = range(len(images))
     batches = [rows[start : start + batch_size] for start in rows[::batch_size]]
-    workers, pin = workers_of(model.options), model.device.type == "cuda"
+    workers, pin = model.options.loading_workers, model.device.type == "cuda"
     return Loader(images, batches, workers, collate=default_collate, pin_memory=pin)
 
 

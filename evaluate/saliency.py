@@ -20,7 +20,7 @@ from data.masks.precision_recall import BETA2, Curve, normalise, precision_recal
 from data.options import setting
 from evaluate.masks import Masks, NoMask, names_of, open_masks, stem
 from evaluate.options import Count, ResultOptions
-from evaluate.results import Report, Results, add_legend, image_bar, plot
+from evaluate.results import Report, Results, add_legend, image_bar, left_out_notes, plot, some
 
 COLUMNS = {
     "images": "images",
@@ -35,7 +35,6 @@ COLUMNS = {
 GROUND_TRUTH_LEVEL = 128  # ground truth is foreground above this level
 RUN = 8  # images that a worker takes at a time
 TILE = 200  # pixels of an example's longer side
-NAMED = 5  # how many images of one complaint are named on the terminal; the JSON has all
 
 
 def _not_zero(jobs: int) -> int:
@@ -91,7 +90,11 @@ def run(options: Options, results: Results) -> Report:
     if photographs is not None:
         examples = _examples(options, photographs, truths, scores)
         examples.save_png(results.path("examples.png"), side=TILE)
-    notes = [note for each in scores for note in _notes(each)]
+    notes = []
+    for each in scores:
+        notes += left_out_notes(each.label, each.left_out)
+        if each.constant:
+            notes.append(f"{each.label}: constant mask, scored as empty: {some(each.constant)}")
     if len({tuple(each.images) for each in scores}) > 1:
         notes.append(
             "The rows are over different images, so they do not compare; see left_out in the JSON."
@@ -287,24 +290,6 @@ def _entry(each: Scores) -> dict:
         "constant_masks": each.constant,
         "left_out": each.left_out,
     }
-
-
-def _notes(each: Scores) -> list[str]:
-    """Name the images that were left out, by reason, and those whose mask is constant."""
-    kinds: dict[str, list[str]] = {}
-    for name, reason in each.left_out.items():
-        kinds.setdefault(reason.split(":")[0], []).append(name)
-    notes = [
-        f"{each.label}: left out, {reason}: {_names(names)}" for reason, names in kinds.items()
-    ]
-    if each.constant:
-        notes.append(f"{each.label}: constant mask, scored as empty: {_names(each.constant)}")
-    return notes
-
-
-def _names(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
 
 
 def _plot_curves(scores: list[Scores], path: Path) -> None:

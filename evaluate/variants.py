@@ -2,17 +2,7 @@
 
 Xiao, Engstrom, Ilyas, Madry: Noise or Signal: The Role of Image Backgrounds in Object Recognition,
 ICLR 2021 (ImageNet-9). Its masks come from GrabCut in annotated boxes; here they are anybody's.
-
-| variant      | foreground            | background                                             |
-|--------------|-----------------------|--------------------------------------------------------|
-| original     | its own               | its own                                                |
-| only_fg      | its own               | black                                                  |
-| no_fg        | black silhouette      | its own                                                |
-| only_bg_b    | black bounding box    | its own                                                |
-| only_bg_t    | none: box tiled over  | its own                                                |
-| mixed_same   | its own               | another image's of the same class, tiled as only_bg_t  |
-| mixed_rand   | its own               | another image's of a random class (its own may come up)|
-| mixed_next   | its own               | another image's of the next class                      |
+`alone` and `mixed` make the variants; docs/probe.md has a table of them.
 """
 
 from __future__ import annotations

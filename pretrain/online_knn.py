@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,10 +35,6 @@ class OnlineKnn:
 
     The images of `knn_images` are classified by those of `images`; without `knn_images`, a tenth of
     `images` by the rest. Of either at most `knn_limit` are taken, chosen by the seed.
-
-    Parameters
-    ----------
-    classify : the classifier; see `Classify`.
     """
 
     def __init__(
@@ -99,41 +94,36 @@ def build_online_knn(
     settings: Settings, keys: Keys, classify: Classify | None, workers: int
 ) -> OnlineKnn | None:
     """Return the online kNN, or None where the images have no labels, or it is not wanted."""
-    found = labels_from_folders(keys)
-    if settings.knn_images is not None and settings.knn_every and found is None:
+    labels = labels_from_folders(keys)
+    if settings.knn_images is not None and settings.knn_every and labels is None:
         raise UserError(
             f"knn_images is {settings.knn_images!r}, and the images in {settings.images!r} lie in "
             "no class folders to classify it by; leave it out."
         )
-    if classify is None or not settings.knn_every or found is None or len(keys) < 20:
+    if classify is None or not settings.knn_every or labels is None or len(keys) < 20:
         return None
     rng = np.random.default_rng(settings.seed)
     order = rng.permutation(len(keys))
+    limit = settings.knn_limit
     if settings.knn_images is None:
         queries, order = np.split(order, [len(keys) // 10])
-        test = _Side(settings.images, keys, found.labels, _some(queries, settings))
+        test = _Side(settings.images, keys, labels.labels, np.sort(queries[:limit]))
     else:
-        test = _labelled_by(settings.knn_images, found.class_names, rng, settings)
-    train = _Side(settings.images, keys, found.labels, _some(order, settings))
+        test = _labelled_by(settings.knn_images, labels.class_names, rng, limit)
+    train = _Side(settings.images, keys, labels.labels, np.sort(order[:limit]))
     return OnlineKnn(settings, train, test, classify, workers)
 
 
-def _some(rows: np.ndarray, settings: Settings) -> np.ndarray:
-    return np.sort(rows[: settings.knn_limit])
-
-
-def _labelled_by(
-    root: str | os.PathLike, class_names: list[str], rng: np.random.Generator, settings: Settings
-) -> _Side:
+def _labelled_by(root: str, class_names: list[str], rng: np.random.Generator, limit: int) -> _Side:
     """List a labelled folder; its classes must be among `class_names`."""
     keys = list_images(root)
-    found = labels_from_folders(keys)
+    labels = labels_from_folders(keys)
     numbers = {name: number for number, name in enumerate(class_names)}
-    if found is None or not set(found.class_names) <= set(numbers):
+    if labels is None or not set(labels.class_names) <= set(numbers):
         raise UserError(
-            f"knn_images {os.fspath(root)!r} does not have the training images' class folders; "
-            "give a folder that has, or leave it out."
+            f"knn_images {root!r} does not have the training images' class folders; give a folder "
+            "that has, or leave it out."
         )
-    renumber = np.array([numbers[name] for name in found.class_names])
-    rows = _some(rng.permutation(len(keys)), settings)
-    return _Side(os.fspath(root), keys, renumber[found.labels], rows)
+    renumber = np.array([numbers[name] for name in labels.class_names])
+    rows = np.sort(rng.permutation(len(keys))[:limit])
+    return _Side(root, keys, renumber[labels.labels], rows)

@@ -116,7 +116,7 @@ def features_of(model_of):
     """Take the features of labelled images on the CPU."""
 
     def take(backbone: Backbone, images: Labelled, size: int, **options) -> Features:
-        return model_of(backbone, size, **options).features(images, "images")[0]
+        return model_of(backbone, size, **options).features(images, "images")
 
     return take
 

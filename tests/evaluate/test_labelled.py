@@ -40,7 +40,7 @@ def test_stratified_subset(split_folder):
 
 def test_mistakes_are_named(split_folder, write_pictures):
     picture = np.zeros((8, 8, 3), np.uint8)
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(FileNotFoundError):
         open_split(split_folder / "nowhere")
     with pytest.raises(UserError, match="no class folders"):
         open_labelled(split_folder / "train" / "red")

@@ -19,7 +19,7 @@ from data.images.decode import decode
 from data.run import Run
 from evaluate import linear_training
 from evaluate.labelled import open_split
-from evaluate.linear_training import Head, LinearProbe, remove_checkpoints, resume
+from evaluate.linear_training import LinearProbe, new_head, remove_checkpoints, resume
 from evaluate.protocols import PRESETS, Protocol
 from pretrain.parts.distributed import World
 
@@ -39,7 +39,7 @@ def test_presets_are_the_published_protocols():
 
 
 def test_head_starts_as_published():
-    head = Head(512, 100, Protocol())
+    head = new_head(512, 100, Protocol())
     assert head.fc.weight.std().item() == pytest.approx(0.01, rel=0.02)
     assert not head.fc.bias.any()
 
@@ -56,7 +56,7 @@ def test_full_batch_training_reaches_scikit_learns_optimum(monkeypatch, split_fo
     probe.run()
 
     def features(part):
-        part_features, _ = model_of().features(part, "part")
+        part_features = model_of().features(part, "part")
         ones = np.ones((len(part), 1))  # SGD decays the bias too: make it a weight for both
         return np.hstack([part_features.features.numpy(), ones])
 

@@ -151,7 +151,7 @@ def test_knn_classifier(tmp_path, probe, split_folder, with_masks, resnet18_file
 def test_mistakes(tmp_path, probe, split_folder, with_masks, resnet18_file):
     arguments = ("robustness", resnet18_file, split_folder, *ARGUMENTS, "--out", tmp_path / "out")
     assert "--masks is needed" in probe(*arguments, code=2).stderr
-    assert "is not a folder" in probe(*arguments, "--masks", tmp_path / "no", code=2).stderr
+    assert "there is no folder" in probe(*arguments, "--masks", tmp_path / "no", code=2).stderr
     result = probe(*arguments, "--masks", with_masks, "--save-variants", with_masks, code=2)
     assert "name a new folder" in result.stderr
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))

@@ -147,7 +147,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(tmp_path, probe, write_pict
     cases = {
         "no image in common": (a, b),
         "no mask shards": (tmp_path / "nothing", a),
-        "is not a folder": (tmp_path / "missing", a),
+        "there is no folder": (tmp_path / "missing", a),
         "name it once": (a, a, a),
     }
     for sentence, arguments in cases.items():

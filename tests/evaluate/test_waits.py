@@ -65,10 +65,10 @@ def test_features_on_cuda(split_folder, model_of, no_waits, monkeypatch):
     images = open_split(split_folder).train
     batches = list(model_of(batch_size=4, device="cuda").batches(images))  # in pinned memory
     monkeypatch.setattr(Model, "batches", lambda *_, **__: batches)
-    cpu, _ = model_of().features(images, "images")
+    cpu = model_of().features(images, "images")
     model_of(device="cuda").features(images, "images")
     no_waits(True)
-    cuda, _ = model_of(device="cuda").features(images, "images")
+    cuda = model_of(device="cuda").features(images, "images")
     torch.testing.assert_close(cuda.features, cpu.features)
 
 
