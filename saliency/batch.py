@@ -1,4 +1,4 @@
-"""The batch stage: a folder of images in, a folder of mask shards out, over many processes.
+"""The batch stage: a folder of images in, folders of mask shards out, over many processes.
 
 Workers decode, compute and compress a few images at a time; the parent is the only writer, and
 writes shards in order, each whole or not at all. So a shard is the unit of resume, a crash loses at
@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -64,36 +64,49 @@ class Plan:
     part: int = 1
     parts: int = 1
     overwrite: bool = False
+    _canvases: dict[int, int] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def shard_count(self) -> int:
         return math.ceil(len(self.keys) / self.shard_size)
+
+    @property
+    def own_shards(self) -> range:
+        return range(self.part - 1, self.shard_count, self.parts)
 
     @cached_property
     def digest(self) -> str:
         return self.keys.digest()
 
     @property
-    def own_shards(self) -> range:
-        return range(self.part - 1, self.shard_count, self.parts)
-
-    @property
     def root(self) -> str:
         """The image root for workers, which may have another working folder."""
         return os.path.abspath(self.images)
 
-    def rows(self, number: int) -> slice:
-        """The rows of all keys that a shard holds."""
-        return slice(number * self.shard_size, min((number + 1) * self.shard_size, len(self.keys)))
+    def rows(self, number: int) -> range:
+        """Return the rows of all keys that a shard holds."""
+        return range(len(self.keys))[number * self.shard_size : (number + 1) * self.shard_size]
 
-    def blocks(self, number: int) -> Iterator[slice]:
-        """Cut a shard's rows into blocks."""
+    def shard_keys(self, number: int) -> Keys:
         rows = self.rows(number)
-        for start in range(rows.start, rows.stop, _BLOCK):
-            yield slice(start, min(start + _BLOCK, rows.stop))
+        return self.keys[rows.start : rows.stop]
+
+    def blocks(self, number: int) -> "Iterator[Block]":
+        """Cut a shard into blocks."""
+        keys = self.shard_keys(number)
+        for start in range(0, len(keys), _BLOCK):
+            yield Block(keys[start : start + _BLOCK], number)
+
+    def canvas(self, number: int) -> int:
+        """Return the side of a shard's raster: the cap, or else its images' longest side."""
+        if self.max_side:
+            return self.max_side
+        if number not in self._canvases:
+            self._canvases[number] = longest_side(self.root, self.shard_keys(number))
+        return self._canvases[number]
 
     def attributes(self, method: str) -> dict[str, Any]:
-        """What each of a method's shards says of the set."""
+        """Return what each of a method's shards says of the set."""
         return {
             "method": method,
             "parameters": self.parameters[method],
@@ -103,14 +116,9 @@ class Plan:
 
 
 class Block(NamedTuple):
-    """Images of one shard that are done in one go.
-
-    canvas : side of the shard's raster, for its masks' `ChunkEncoder`.
-    shard : its number.
-    """
+    """Images of a shard, by its number, that are done in one go."""
 
     keys: Keys
-    canvas: int
     shard: int
 
 
@@ -195,47 +203,26 @@ def make_shards(
     compute_blocks : where and how maps are computed; by default `compute_on_workers`.
     stop : looked at after every block.
 
-    Raises UserError: an output folder holds something else, or cannot be written.
+    Raises UserError: an output folder holds something else. OSError: it cannot be written.
     KeyboardInterrupt: stopped; its argument is the signal's number.
     """
-    stop = StopRequest() if stop is None else stop
     for method, folder in plan.folders.items():
         _prepare(plan, method, folder)
     summary = Summary()
-    missing: dict[int, list[str]] = {}
-    for number in plan.own_shards:
-        name = shard_name(number)
-        methods = [m for m, folder in plan.folders.items() if not (folder / name).exists()]
-        if methods:
-            missing[number] = methods
-        else:
-            _count_kept(plan, number, summary)
-    bar = partial(
-        tqdm,
-        total=sum(plan.rows(number).stop - plan.rows(number).start for number in missing),
+    missing = _missing(plan, summary)
+    blocks = (block for number in missing for block in plan.blocks(number))
+    results = (compute_blocks or compute_on_workers)(plan, blocks, run_tasks)
+    progress = tqdm(
+        total=sum(len(plan.rows(number)) for number in missing),
         unit=" images",
         smoothing=0.05,
         disable=None if show_progress is None else not show_progress,
     )
-    canvases = _canvases(plan, list(missing), run_tasks, bar, stop)
-    blocks = (
-        Block(plan.keys[rows], canvases[number], number)
-        for number in missing
-        for rows in plan.blocks(number)
-    )
-    results = (compute_blocks or compute_on_workers)(plan, blocks, run_tasks)
-    with closing(results), bar() as progress:
-        rows = _rows(results, stop, progress)
+    with closing(results), progress:
+        rows = _rows(results, StopRequest() if stop is None else stop, progress)
         for number, methods in missing.items():
-            _write_shard(plan, number, methods, canvases[number], rows, summary)
-    for method, folder in plan.folders.items():
-        there = shard_paths(folder)
-        if plan.overwrite:  # other parts may not have overwritten theirs yet
-            there = [path for path in there if not _difference(plan, method, path)]
-        absent = plan.shard_count - len(there)
-        summary.shards_missing = max(summary.shards_missing, absent)
-        if not absent:
-            build_index(folder)
+            _write_shard(plan, number, methods, rows, summary)
+    _build_indices(plan, summary)
     return summary
 
 
@@ -251,7 +238,7 @@ def compute_on_workers(
             plan.map_function,
             tuple(plan.folders),
             plan.max_side,
-            block.canvas,
+            plan.canvas(block.shard),
             plan.compression,
         )
         for block in blocks
@@ -296,10 +283,22 @@ def _difference(plan: Plan, method: str, path: Path) -> str | None:
         there, wanted = header.parameters.get(name), recorded.get(name)
         if there != wanted:
             return f"made with {name} {there!r}, not {wanted!r}"
-    rows = plan.rows(header.number)
-    if header.count != plan.shard_count or header.images != rows.stop - rows.start:
+    if header.count != plan.shard_count or header.images != len(plan.rows(header.number)):
         return f"of another --shard-size ({header.count} shards, not {plan.shard_count})"
     return None
+
+
+def _missing(plan: Plan, summary: Summary) -> dict[int, list[str]]:
+    """Return the shards to make, each with the methods that lack it; count those that are there."""
+    missing: dict[int, list[str]] = {}
+    for number in plan.own_shards:
+        name = shard_name(number)
+        methods = [m for m, folder in plan.folders.items() if not (folder / name).exists()]
+        if methods:
+            missing[number] = methods
+        else:
+            _count_kept(plan, number, summary)
+    return missing
 
 
 def _count_kept(plan: Plan, number: int, summary: Summary) -> None:
@@ -309,85 +308,62 @@ def _count_kept(plan: Plan, number: int, summary: Summary) -> None:
         with open_shard(folder / shard_name(number)) as file:
             statuses.append(file["status"][:])
             errors = file["error"].asstr()[:]  # alike in all
-    keys = plan.keys[plan.rows(number)]
+    keys = plan.shard_keys(number)
     for key, status, error in zip(keys, np.min(statuses, axis=0), errors, strict=True):
         summary.count(key, Status(status), error)
     summary.shards_kept += 1
 
 
-def _canvases(
-    plan: Plan, numbers: list[int], run_tasks: RunTasks, bar: Callable[..., tqdm], stop: StopRequest
-) -> dict[int, int]:
-    """Choose each shard's raster side: the cap, or else the longest side among its images."""
-    if plan.max_side:
-        return dict.fromkeys(numbers, plan.max_side)
-    canvases = dict.fromkeys(numbers, 1)
-    tasks = (
-        partial(_longest_side, plan.root, number, list(plan.keys[rows]))
-        for number in numbers
-        for rows in plan.blocks(number)
-    )
-    with closing(run_tasks(tasks)) as results, bar(desc="image sizes") as progress:
-        for number, longest, images in results:
-            _check(stop)
-            canvases[number] = max(canvases[number], longest)
-            progress.update(images)
-    return canvases
-
-
-def _longest_side(images: str, number: int, keys: list[str]) -> tuple[int, int, int]:
-    return number, longest_side(images, keys), len(keys)
-
-
-def _check(stop: StopRequest) -> None:
-    if stop:
-        raise KeyboardInterrupt(stop.number)
-
-
 def _rows(results: Iterator[list[Row]], stop: StopRequest, progress: tqdm) -> Iterator[Row]:
-    """Yield the rows one by one, until there is a request to stop."""
+    """Yield the rows, until there is a request to stop."""
     for rows in results:
-        _check(stop)
+        if stop:
+            raise KeyboardInterrupt(stop.number)
         for row in rows:
             progress.update()
             yield row
 
 
 def _write_shard(
-    plan: Plan,
-    number: int,
-    methods: list[str],
-    canvas: int,
-    rows: Iterator[Row],
-    summary: Summary,
+    plan: Plan, number: int, methods: list[str], rows: Iterator[Row], summary: Summary
 ) -> None:
     """Write a shard of each of these methods from the next rows."""
-    keys = plan.keys[plan.rows(number)]
-    with ExitStack() as writing:
-        writers = {
-            method: writing.enter_context(
-                ShardWriter(
-                    plan.folders[method] / shard_name(number),
-                    number,
-                    plan.shard_count,
-                    keys,
-                    canvas,
-                    plan.compression,
-                    plan.attributes(method),
-                )
-            )
-            for method in methods
-        }
-        for i, row in zip(range(len(keys)), rows, strict=False):
-            for method, writer in writers.items():
-                chunk = row.chunks.get(method)
-                status = row.statuses[method]
-                writer.write(i, chunk, row.mask_size, row.image_size, status, row.error)
-                if chunk is not None:
-                    summary.masks += 1
-                    summary.mask_bytes += len(chunk.data)
-            summary.count(keys[i], min(row.statuses.values()), row.error)
-            summary.images += 1
-        for writer in writers.values():
-            writer.commit()
+    keys, canvas = plan.shard_keys(number), plan.canvas(number)
+    writers = {
+        method: ShardWriter(
+            plan.folders[method] / shard_name(number),
+            number,
+            plan.shard_count,
+            keys,
+            canvas,
+            plan.compression,
+            plan.attributes(method),
+        )
+        for method in methods
+    }
+    for i, key in enumerate(keys):
+        row = next(rows)
+        for method, writer in writers.items():
+            chunk = row.chunks.get(method)
+            status = row.statuses[method]
+            writer.write(i, chunk, row.mask_size, row.image_size, status, row.error)
+            if chunk is not None:
+                summary.masks += 1
+                summary.mask_bytes += len(chunk.data)
+        summary.count(key, min(row.statuses.values()), row.error)
+        summary.images += 1
+    for writer in writers.values():
+        writer.commit()
     summary.shards_written += 1
+
+
+def _build_indices(plan: Plan, summary: Summary) -> None:
+    """Write the index of each method whose shards are all there, and count those that are not."""
+    for method, folder in plan.folders.items():
+        there = shard_paths(folder)
+        if plan.overwrite:  # other parts may not have overwritten theirs yet
+            there = [path for path in there if not _difference(plan, method, path)]
+        absent = plan.shard_count - len(there)
+        summary.shards_missing = max(summary.shards_missing, absent)
+        if not absent:
+            build_index(folder)

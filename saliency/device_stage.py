@@ -29,7 +29,7 @@ from saliency.rows import Row, reason_of, to_uint8, too_long, without_mask
 class Image(NamedTuple):
     """What is known of an image besides its pixels.
 
-    block : with its shard, and the side of the shard's raster.
+    block : with its shard's number.
     image_size, mask_size : (height, width), upright; that of the mask has its long side capped.
     error, status : why it has no mask; "" where it may get one.
     """
@@ -193,9 +193,12 @@ class DeviceStage:
             sent, computed = running.events
             self._count(sent.elapsed_time(computed) / 1000)
         maps = [None if row is None else next(arrays) for _, row in running.batch]
-        return pool.map(partial(self._row, plan), running.batch, maps)
+        canvas = plan.canvas(running.batch[0][0].block.shard) if running.batch else 1
+        return pool.map(partial(self._row, plan, canvas), running.batch, maps)
 
-    def _row(self, plan: Plan, item: tuple[Image, Tensor | None], result: np.ndarray | None) -> Row:
+    def _row(
+        self, plan: Plan, canvas: int, item: tuple[Image, Tensor | None], result: np.ndarray | None
+    ) -> Row:
         """Make a row of an image, its input, and the network's result for it."""
         methods = tuple(plan.folders)
         image, inputs = item
@@ -205,7 +208,7 @@ class DeviceStage:
             if not np.isfinite(result).all():
                 raise ValueError("the network's output is not finite")
             mask = to_uint8(self.method.finish(result, inputs.numpy(), image.mask_size))
-            chunk = self._encoder(image.block.canvas, plan.compression).encode(mask)
+            chunk = self._encoder(canvas, plan.compression).encode(mask)
         except Exception as error:  # one odd image must not end hours of work
             return without_mask(methods, Status.FAILED, reason_of(error), image.image_size)
         chunks = dict.fromkeys(methods, chunk)

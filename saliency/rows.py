@@ -1,7 +1,8 @@
 """What a worker does: a few images in, a row of results each out."""
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -88,20 +89,19 @@ def reason_of(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def longest_side(images: str, keys: list[str]) -> int:
-    """The longest side among some images, from their headers.
+def longest_side(images: str, keys: Iterable[str]) -> int:
+    """Return the longest side among some images, at least 1, from their headers."""
+    with ThreadPoolExecutor(8) as pool:  # a file system far away answers several at a time
+        return max(pool.map(partial(_long_side, images), keys))
 
-    Those that get no mask, because they are unreadable or too long, count as 1.
-    """
-    longest = 1
-    for key in keys:
-        try:
-            size = read_size(key_path(images, key))
-        except UnreadableImage:
-            continue
-        if not too_long(size):
-            longest = max(longest, *size)
-    return longest
+
+def _long_side(images: str, key: str) -> int:
+    """Return an image's longer side; 1 where it gets no mask, unreadable or too long."""
+    try:
+        size = read_size(key_path(images, key))
+    except UnreadableImage:
+        return 1
+    return 1 if too_long(size) else max(1, *size)
 
 
 def too_long(size: tuple[int, int]) -> str:

@@ -302,7 +302,7 @@ def test_maps_may_be_computed_in_other_ways(photographs, tmp_path):
 
     def compute_blocks(plan, blocks, run_tasks):
         for block in blocks:
-            encoder = ChunkEncoder(block.canvas)
+            encoder = ChunkEncoder(plan.canvas(block.shard))
             mask = np.full((4, 5), 7, np.uint8)
             chunks = {"net": encoder.encode(mask)}
             yield [Row(chunks, (4, 5), (8, 10), {"net": Status.OK}) for _ in block.keys]
