@@ -7,6 +7,7 @@ and `draft_folder` a temporary folder for a set. Failures are plain `OSError`s t
 
 import contextlib
 import errno
+import fcntl
 import glob
 import os
 import platform
@@ -18,11 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 
 def write_whole(path: str | os.PathLike, data: bytes | memoryview | str) -> None:
@@ -167,13 +163,10 @@ def only_writer(
 @contextlib.contextmanager
 def _lock_file(path: Path, shared: bool) -> Iterator[str | None]:
     """Lock a file for the block; yield None, or who has it."""
-    if fcntl is None:
-        yield None
-        return
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     while True:
         try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EROFS):
                 raise

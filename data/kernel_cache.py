@@ -46,7 +46,7 @@ def _can_write(folder: Path) -> bool:
 
 def _private_temporary_folder() -> Path:
     """A folder that is only this user's, because what is loaded from it is run."""
-    user = os.getuid() if hasattr(os, "getuid") else 0
+    user = os.getuid()
     folder = Path(tempfile.gettempdir()) / f"dilo-kernels-{user}"
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Container, Mapping
 from pathlib import Path
+
+from data.files import write_whole
 
 
 def note(file: Path, made_with: Mapping[str, object], may_come: Container[str] = ()) -> str | None:
@@ -28,8 +29,5 @@ def note(file: Path, made_with: Mapping[str, object], may_come: Container[str] =
                 return f"{name} = {json.dumps(noted.get(name))}, not {json.dumps(now.get(name))}"
     whole = (noted or {}) | now
     if whole != noted:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f".{file.name}.tmp")
-        draft.write_text(json.dumps(whole, indent=2) + "\n", "utf-8")
-        os.replace(draft, file)
+        write_whole(file, json.dumps(whole, indent=2) + "\n")
     return None

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from benchmarks.training.device import current_device
 from data.device import tune_cuda
 from data.errors import UserError
+from data.files import replacing
 from data.images.decode import list_images
 from data.images.labels import labels_from_folders
 from data.processes import usable_cores
@@ -87,6 +88,5 @@ def train_supervised(
     finally:
         loader.close()
     weights.parent.mkdir(parents=True, exist_ok=True)
-    draft = weights.with_suffix(".tmp")
-    torch.save({name: value.cpu() for name, value in backbone.state_dict().items()}, draft)
-    draft.rename(weights)
+    with replacing(weights) as draft:
+        torch.save({name: value.cpu() for name, value in backbone.state_dict().items()}, draft)

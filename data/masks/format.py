@@ -150,10 +150,15 @@ def open_shard(path: str | os.PathLike) -> h5py.File:
     except OSError as error:
         if error.errno:  # the system's, which says nothing of what is in the file
             raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from None
-        raise UserError(
-            f"{os.fspath(path)!r} cannot be opened as HDF5 ({' '.join(str(error).split())}); "
-            "delete it and run the command that wrote it again."
-        ) from None
+        raise damaged(path, f"cannot be opened as HDF5: {error}") from None
+
+
+def damaged(path: str | os.PathLike, reason: object) -> UserError:
+    """Return the error that says that a shard is damaged, and what to do."""
+    return UserError(
+        f"{os.fspath(path)!r} is damaged ({' '.join(str(reason).split())}); "
+        "delete it and run the command that wrote it again."
+    )
 
 
 def read_header(file: h5py.File | str | os.PathLike) -> ShardHeader:
@@ -172,9 +177,7 @@ def read_header(file: h5py.File | str | os.PathLike) -> ShardHeader:
             "use the version of DiLo that wrote it."
         )
     if not attributes.get("complete", 0):
-        raise UserError(
-            f"{name!r} is not complete; delete it and run the command that wrote it again."
-        )
+        raise damaged(name, "it is not complete")
     try:
         return ShardHeader(
             path=Path(name),
@@ -190,10 +193,7 @@ def read_header(file: h5py.File | str | os.PathLike) -> ShardHeader:
             content_digest=str(attributes["content_digest"]),
         )
     except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise UserError(
-            f"{name!r} is damaged: its header cannot be read ({error}); "
-            "delete it and run the command that wrote it again."
-        ) from None
+        raise damaged(name, f"its header cannot be read: {error}") from None
 
 
 def software_versions() -> dict[str, str]:

@@ -24,6 +24,7 @@ from data.masks.format import (
     TEXT_TYPE,
     VERSION,
     ShardHeader,
+    damaged,
     file_in_memory,
     open_shard,
     read_header,
@@ -149,7 +150,6 @@ def read_keys(shard: h5py.File) -> Keys:
 
 def _read_columns(header: ShardHeader) -> dict[str, Any]:
     """Read a shard's keys, and the other columns of the table."""
-    damage = None
     with open_shard(header.path) as file:
         try:
             chunks = _chunks(file["masks"])
@@ -160,15 +160,10 @@ def _read_columns(header: ShardHeader) -> dict[str, Any]:
                 "image_size": file["image_size"][:].astype("<u4"),
                 **{name: chunks[name] for name in chunks.dtype.names},
             }
-            if {len(column) for column in columns.values()} != {header.images}:
-                damage = f"its datasets do not all have {header.images} rows"
         except (OSError, KeyError, RuntimeError) as error:
-            damage = " ".join(str(error).split())
-    if damage:
-        raise UserError(
-            f"{str(header.path)!r} is damaged ({damage}); delete it and run the command that wrote "
-            "it again."
-        )
+            raise damaged(header.path, error) from None
+    if {len(column) for column in columns.values()} != {header.images}:
+        raise damaged(header.path, f"its datasets do not all have {header.images} rows")
     return columns
 
 

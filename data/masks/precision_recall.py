@@ -15,15 +15,9 @@ THRESHOLDS = 256
 
 
 def normalise(saliency: np.ndarray) -> np.ndarray:
-    """Stretch a saliency map so that its smallest value is 0 and its largest 255.
+    """Stretch a saliency map, (h, w) uint8, so that its smallest value is 0 and its largest 255.
 
-    Parameters
-    ----------
-    saliency : (h, w) uint8 array
-
-    Returns
-    -------
-    (h, w) uint8 array, rounded half up as MATLAB does; a constant map becomes all 0.
+    Returns (h, w) uint8, rounded half up as MATLAB does; a constant map becomes all 0.
     """
     low, high = int(saliency.min()), int(saliency.max())
     if (low, high) == (0, 255):
@@ -39,14 +33,10 @@ def precision_recall(saliency: np.ndarray, truth: np.ndarray) -> tuple[np.ndarra
 
     One joint histogram and its cumulative sums give all 256 thresholds at once.
 
-    Parameters
-    ----------
-    saliency : (h, w) uint8 array, normalised
-    truth : (h, w) bool array with at least one True
+    saliency : (h, w) uint8, normalised;  truth : (h, w) bool with at least one True
 
-    Returns
-    -------
-    precision, recall : (256,) float64 arrays in [0, 1]; precision is 0 where nothing is predicted.
+    Returns precision and recall, (256,) float64 in [0, 1]; precision is 0 where nothing is
+    predicted.
     """
     joint = saliency + np.left_shift(truth, 8, dtype=np.uint16)
     counts = np.bincount(joint.ravel(), minlength=2 * THRESHOLDS).reshape(2, THRESHOLDS)

@@ -166,8 +166,7 @@ class MaskShards:
             self._check(number)
         while len(self._open_shards) >= self.max_open:
             os.close(self._open_shards.pop(next(iter(self._open_shards))))
-        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
-        descriptor = self._open_shards[number] = os.open(self.shards[number], flags)
+        descriptor = self._open_shards[number] = os.open(self.shards[number], os.O_RDONLY)
         return descriptor
 
     def _check(self, number: int) -> None:

@@ -55,7 +55,7 @@ def test_foreign_and_incomplete_files(tmp_path, write_shards, masks, attribute, 
 
 def test_a_file_that_is_no_hdf5(tmp_path):
     (tmp_path / "a.h5").write_text("hello")
-    with pytest.raises(UserError, match=r"a.h5' cannot be opened as HDF5 .*; delete it and run"):
+    with pytest.raises(UserError, match=r"a.h5' is damaged \(cannot be opened as HDF5.*; delete"):
         open_shard(tmp_path / "a.h5")
     with pytest.raises(FileNotFoundError) as caught:
         open_shard(tmp_path / "b.h5")
