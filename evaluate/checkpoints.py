@@ -72,13 +72,11 @@ class Checkpoint:
 def load_checkpoint(checkpoint: str | Path, arch: str | None = None) -> Checkpoint:
     """Load a backbone.
 
-    Parameters
-    ----------
     checkpoint : a RUN folder of `pretrain`, its `backbone.pt`, a file with a state_dict of one of
         torchvision's networks (`.pt`, `.pth`, `.safetensors`, ...), `torchvision:NAME` for weights
         that torch.hub has on disk, or `random:NAME` for the untrained network as a baseline;
-        `FILE#teacher` takes that one of a file's networks
-    arch : the network's name, where its keys do not tell
+        `FILE#teacher` takes the network of that name among a file's.
+    arch : the network's name, where its keys do not tell.
 
     Nothing is unpickled but tensors and plain containers, and nothing is downloaded.
     """
@@ -94,35 +92,39 @@ def load_checkpoint(checkpoint: str | Path, arch: str | None = None) -> Checkpoi
         path, arch = _torchvision_file(name), name
     else:
         path = find_file(file)
-    content = read_weights(path, "CHECKPOINT")
-    source = Source(checkpoint, str(path), sha256_of(path), config=_config(content, path))
+    source = Source(checkpoint, str(path), sha256_of(path))
+    return Checkpoint(_read(path, choice, source, arch), source)
+
+
+def _read(path: Path, choice: str, source: Source, arch: str | None) -> nn.Module:
+    """Build the backbone that a file holds, and note in `source` what is read of it."""
+    content, name = read_weights(path, "CHECKPOINT"), f"CHECKPOINT {source.checkpoint}"
+    source.config = _config(content, path)
     if content.get("format") == FORMAT and isinstance(content.get("arch"), str):
         arch = arch or networks.DILO_NAMES.get(content["arch"], content["arch"])
-    state = state_dict_of(content, f"CHECKPOINT {path}")
+    tensors = state_dict_of(content, f"CHECKPOINT {path}")
     try:
         anchors = [next(iter(networks.backbone_tensors(arch)))] if arch else networks.ANCHORS
-        tensors, (state, prefix) = state, network_in(state, anchors, choice, "it")
+        state, prefix = network_in(tensors, anchors, choice, "it")
         source.stripped_prefix = prefix.rpartition("/")[2]
         source.others = other_networks(tensors, anchors, prefix)
         source.arch = arch or networks.recognise(state)
     except UserError as error:
         told = error.message.startswith("CHECKPOINT")
-        raise UserError(
-            error.message if told else f"CHECKPOINT {checkpoint}: {error.message}"
-        ) from None
+        raise UserError(error.message if told else f"{name}: {error.message}") from None
     if difference := networks.differences(state, source.arch):
-        raise UserError(f"CHECKPOINT {checkpoint} does not fit {source.arch}: {difference}.")
+        raise UserError(f"{name} does not fit {source.arch}: {difference}.")
     model = networks.build(source.arch).eval()
     own = model.state_dict().keys()
-    source.left_out = [name for name in state if name not in own]
-    lost = next((n for n in own if n in state and not state[n].isfinite().all()), None)
+    source.left_out = [key for key in state if key not in own]
+    lost = next((key for key in own if key in state and not state[key].isfinite().all()), None)
     if lost is not None:
         raise UserError(
-            f"CHECKPOINT {checkpoint}: {lost} has values that are not finite, as after a "
-            "training that diverged; name an earlier checkpoint, or train again."
+            f"{name}: {lost} has values that are not finite, as after a training that diverged; "
+            "name an earlier checkpoint, or train again."
         )
     fill(model, state)
-    return Checkpoint(model, source)
+    return model
 
 
 def find_file(path: Path) -> Path:

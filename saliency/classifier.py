@@ -32,7 +32,7 @@ _USUAL = ("resnet50", "resnet18", "resnet34", "resnet101", "vgg16", "vgg16_bn", 
 def preprocess(image: np.ndarray, size: int = SIZE) -> np.ndarray:
     """uint8 RGB (h, w, 3) to the classifier's input, float32 (3, size, size).
 
-    The whole image is made square, antialiased, so that every pixel of it has a place in the map;
+    The whole image is made square, antialiased, so that the map covers every pixel of it;
     then ImageNet's mean and standard deviation.
     """
     smaller = image.shape[0] >= size and image.shape[1] >= size

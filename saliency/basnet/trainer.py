@@ -222,10 +222,10 @@ class Trainer:
         state = self.network.state_dict()
         weights = {key: value.cpu().contiguous() for key, value in state.items()}
         if self.validation:
-            result = validate(predictor, self.validation, size, self.workers)
-            scores = {"max_f": float(result.max_f), "mae": result.mae}
-            if result.max_f > self.best:
-                self.best = float(result.max_f)
+            curve, error = validate(predictor, self.validation, size, self.workers)
+            scores = {"max_f": curve.max_f, "mae": error}
+            if curve.max_f > self.best:
+                self.best = curve.max_f
                 write_torch(self.run.path("best.pth"), weights)
         write_torch(self.run.path("last.pth"), weights)
         return scores

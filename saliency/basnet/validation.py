@@ -1,7 +1,6 @@
 """Max F and MAE of a network on photographs with ground truth, at the photographs' own size."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -36,21 +35,12 @@ class ValidationPairs(Dataset):
         return preprocess(image, self.size), truth
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Of a set of images: the averaged precision-recall curve and the mean absolute error."""
+def validate(
+    predictor: Predictor, pairs: list[Pair], size: int, workers: int = 0
+) -> tuple[Curve, float]:
+    """Return a network's averaged precision-recall curve and its mean absolute error.
 
-    curve: Curve
-    mae: float
-
-    @property
-    def max_f(self) -> float:
-        """The largest F (beta^2 = .3) over 256 thresholds, of averaged precision and recall."""
-        return self.curve.max_f
-
-
-def validate(predictor: Predictor, pairs: list[Pair], size: int, workers: int = 0) -> Scores:
-    """Score a network as the benchmark does (`data.masks.precision_recall`).
+    They are the benchmark's (`data.masks.precision_recall`).
 
     pairs : each with a ground truth that is not empty.
     size : side of the square that the network is given.
@@ -64,7 +54,7 @@ def validate(predictor: Predictor, pairs: list[Pair], size: int, workers: int = 
         recall += r
         error += np.abs(levels / 255 - truth).mean()
     n = len(pairs)
-    return Scores(Curve(precision / n, recall / n), float(error / n))
+    return Curve(precision / n, recall / n), float(error / n)
 
 
 def _maps(

@@ -15,7 +15,7 @@ from saliency.basnet import BASNet, load_basnet
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     """A checkpoint with the published keys, shapes and types; small, one number per tensor."""
-    lines = Path(__file__).with_name("basnet_keys.txt").read_text().splitlines()
+    lines = Path(__file__).with_name("keys.txt").read_text().splitlines()
     weights = {}
     for number, line in enumerate(lines):
         key, shape = line.split(maxsplit=1)

@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 
 def load_oracle():
-    spec = importlib.util.spec_from_file_location("basnet_oracle", HERE / "basnet_oracle.py")
+    spec = importlib.util.spec_from_file_location("basnet_oracle", HERE / "oracle.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -23,7 +23,7 @@ def load_oracle():
 oracle = load_oracle()
 
 
-def published_layout(name=HERE / "basnet_keys.txt") -> dict[str, tuple[int, ...]]:
+def published_layout(name=HERE / "keys.txt") -> dict[str, tuple[int, ...]]:
     """{key: shape} of the published checkpoint as PyTorch writes it today."""
     layout = {}
     for line in Path(name).read_text().splitlines():
