@@ -109,7 +109,10 @@ def _fill(network: nn.Module, tensors: Mapping[str, Tensor], choice: str) -> str
     if name is None:
         return "it has no linear head"
     head = network.get_submodule(name)
-    state, _ = network_in(tensors, [next(iter(network.state_dict()))], choice, "--weights")
+    try:
+        state, _ = network_in(tensors, [next(iter(network.state_dict()))], choice, "it")
+    except UserError as several:  # blocks of another network may begin as this network does
+        return several.message.rstrip(".")
     weight = state.get(f"{name}.weight")
     if weight is not None and weight.ndim == 2 and weight.shape[0] != head.out_features:
         head = nn.Linear(head.in_features, weight.shape[0], head.bias is not None, device="meta")
