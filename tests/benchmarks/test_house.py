@@ -16,6 +16,10 @@ def test_imports_run_one_way(graph):
     assert house.against_the_rules(graph) == []
 
 
+def test_no_modules_import_each_other(graph):
+    assert house.circles(graph) == []
+
+
 def test_an_import_against_the_rules_is_told():
     graph = {
         "data.files": {"pretrain.cli"},
