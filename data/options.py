@@ -56,8 +56,6 @@ def setting(
 ) -> Any:
     """Return a field of a `Record`.
 
-    Parameters
-    ----------
     default : its value where none is given; `...` where one must be.
     help : one line for `--help` and `--settings`.
     names : of the option, such as ("-o", "--out"); by default the field's name with dashes.
@@ -66,35 +64,13 @@ def setting(
     metavar : what `--help` shows for the value.
     shown_default : the default in words, where it is decided later.
     """
-    extra = {
-        "names": names,
-        "argument": argument,
-        "heading": heading,
-        "metavar": metavar,
-        "shown_default": shown_default,
-    }
+    extra = {"names": names, "argument": argument, "heading": heading, "metavar": metavar}
+    extra["shown_default"] = shown_default
     return Field(default, description=help, json_schema_extra=extra)
 
 
-class _OneOf:
-    """A check that a name is in a registry, as it is when the check is made."""
-
-    def __init__(self, names: Collection[str]) -> None:
-        self.names = names
-
-    def __call__(self, name: str) -> str:
-        if name not in self.names:
-            raise ValueError(f"choose one of {', '.join(self.names)}")
-        return name
-
-
-def one_of(names: Collection[str]) -> AfterValidator:
-    """Return what `Annotated[str, one_of(REGISTRY)]` needs: the name must be in the registry."""
-    return AfterValidator(_OneOf(names))
-
-
 class Choice(click.ParamType):
-    """A name of a registry, shown as it is when `--help` is asked for; checked by the record."""
+    """A name of a registry, as the registry is when `--help` is asked for or a value is checked."""
 
     name = "choice"
 
@@ -103,6 +79,16 @@ class Choice(click.ParamType):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return f"[{'|'.join(self.names)}]"
+
+    def check(self, name: str) -> str:
+        if name not in self.names:
+            raise ValueError(f"choose one of {', '.join(self.names)}")
+        return name
+
+
+def one_of(names: Collection[str]) -> AfterValidator:
+    """Return what `Annotated[str, one_of(REGISTRY)]` needs: the name must be in the registry."""
+    return AfterValidator(Choice(names).check)
 
 
 class Option(click.Option):
@@ -136,17 +122,12 @@ def options(
 ) -> Callable[[Callable], Callable]:
     """Return a decorator that adds a record's fields to a click command.
 
-    Parameters
-    ----------
     record : whose fields become options and arguments.
     into : the command's parameter that gets the record, checked.
     only : these fields; by default all.
     layered : the command gets the dict of what was given, unchecked, to put it upon other layers.
 
-    Raises
-    ------
-    UserError
-        From the decorated command: a value that the record refuses.
+    UserError: From the decorated command: a value that the record refuses.
     """
     chosen = [name for name in record.model_fields if only is None or name in only]
 
@@ -244,8 +225,9 @@ def _plain_type(field: FieldInfo) -> Any:
 def _click_type(kind: Any, field: FieldInfo) -> click.ParamType:
     inner = (check for kind in _kinds(field) for check in getattr(kind, "__metadata__", ()))
     for check in (*field.metadata, *inner):
-        if isinstance(check, AfterValidator) and isinstance(check.func, _OneOf):
-            return Choice(check.func.names)
+        choice = getattr(getattr(check, "func", None), "__self__", None)
+        if isinstance(choice, Choice):
+            return choice
     if len(_alternatives(field)) > 1:  # such as a number or "all"
         return click.STRING
     if get_origin(kind) is Literal:
@@ -270,10 +252,7 @@ def build(
 
     label : turns a field's name into what a sentence calls it; see `option_name`.
 
-    Raises
-    ------
-    UserError
-        An unknown name (with the nearest known one), a wrong type or value; one sentence.
+    UserError: An unknown name (with the nearest known one), a wrong type or value; one sentence.
     """
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -333,12 +312,8 @@ def _nearest(path: list[str], value: Any, record: type[Record]) -> str:
 def read_toml(path: str | Path) -> dict[str, Any]:
     """Return a TOML file's content, not yet checked; a byte order mark is skipped.
 
-    Raises
-    ------
-    UserError
-        It is no TOML in UTF-8.
-    OSError
-        It cannot be read.
+    UserError: It is no TOML in UTF-8.
+    OSError: It cannot be read.
     """
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))

@@ -104,10 +104,8 @@ def main(images: str, line: _CommandLine, given: dict[str, Any], **method: Any) 
     layers += [parse_assignment(text, Settings) for text in line.assignments]
     settings = build_settings(*layers)
 
-    # Only now what takes seconds to import.
-    from data.knn import weighted_knn
-    from pretrain.trainer import train
+    from pretrain.trainer import train  # only now: it takes seconds
 
-    outcome = train(settings, line.out, resume=line.resume, classify=weighted_knn)
+    outcome = train(settings, line.out, resume=line.resume)
     if outcome.interrupted:
         sys.exit(130)  # as a shell reports Ctrl-C; SIGTERM's 0 tells a cluster that all is well

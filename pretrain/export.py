@@ -37,10 +37,7 @@ def load_backbone(backbone: nn.Module, arch: str, path: str | Path) -> None:
 
     The state_dict may be an entry of a trainer's checkpoint, and its names may have a prefix.
 
-    Raises
-    ------
-    UserError
-        No such file, damaged, another architecture, names that do not fit.
+    UserError: No such file, damaged, another architecture, names that do not fit.
     """
     file, choice = split_choice(path)
     contents, name = read_weights(file, "init"), f"init {str(file)!r}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +12,9 @@ from data.errors import UserError
 from data.images.decode import list_images
 from data.images.labels import labels_from_folders
 from data.keys import Keys
+from data.knn import weighted_knn
 from data.loading import build_plain_loader, normalise
 from pretrain.settings import Settings
-
-Classify = Callable[..., torch.Tensor]
-"""(train features, train labels, test features, k, temperature) -> class scores (M, C)."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +34,8 @@ class OnlineKnn:
     `images` by the rest. Of either at most `knn_limit` are taken, chosen by the seed.
     """
 
-    def __init__(
-        self, settings: Settings, train: _Side, test: _Side, classify: Classify, workers: int
-    ) -> None:
-        self.settings, self.train, self.test = settings, train, test
-        self.classify, self.workers = classify, workers
+    def __init__(self, settings: Settings, train: _Side, test: _Side, workers: int) -> None:
+        self.settings, self.train, self.test, self.workers = settings, train, test, workers
         self.k = min(settings.knn_k, len(train.rows))
 
     def describe(self) -> str:
@@ -62,7 +56,7 @@ class OnlineKnn:
         finally:
             backbone.train(training)
         k = min(self.k, len(train))  # of those that could be read
-        scores = self.classify(train, train_labels, test, k, self.settings.knn_temperature)
+        scores = weighted_knn(train, train_labels, test, k, self.settings.knn_temperature)
         return float((scores.argmax(1) == test_labels).float().mean())
 
     def _features(
@@ -90,9 +84,7 @@ class OnlineKnn:
         return torch.cat(features), torch.cat(labels)
 
 
-def build_online_knn(
-    settings: Settings, keys: Keys, classify: Classify | None, workers: int
-) -> OnlineKnn | None:
+def build_online_knn(settings: Settings, keys: Keys, workers: int) -> OnlineKnn | None:
     """Return the online kNN, or None where the images have no labels, or it is not wanted."""
     labels = labels_from_folders(keys)
     if settings.knn_images is not None and settings.knn_every and labels is None:
@@ -100,7 +92,7 @@ def build_online_knn(
             f"knn_images is {settings.knn_images!r}, and the images in {settings.images!r} lie in "
             "no class folders to classify it by; leave it out."
         )
-    if classify is None or not settings.knn_every or labels is None or len(keys) < 20:
+    if not settings.knn_every or labels is None or len(keys) < 20:
         return None
     rng = np.random.default_rng(settings.seed)
     order = rng.permutation(len(keys))
@@ -111,7 +103,7 @@ def build_online_knn(
     else:
         test = _labelled_by(settings.knn_images, labels.class_names, rng, limit)
     train = _Side(settings.images, keys, labels.labels, np.sort(order[:limit]))
-    return OnlineKnn(settings, train, test, classify, workers)
+    return OnlineKnn(settings, train, test, workers)
 
 
 def _labelled_by(root: str, class_names: list[str], rng: np.random.Generator, limit: int) -> _Side:

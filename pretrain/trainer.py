@@ -34,7 +34,7 @@ from pretrain.build import (
 )
 from pretrain.curve import draw_curve
 from pretrain.export import export_backbone
-from pretrain.online_knn import Classify, build_online_knn
+from pretrain.online_knn import build_online_knn
 from pretrain.parts.distributed import World, mean_over_processes, world
 from pretrain.parts.negatives import stream_key
 from pretrain.parts.schedule import learning_rate
@@ -55,19 +55,12 @@ class Outcome:
     interrupted: bool = False
 
 
-def train(
-    settings: Settings,
-    out: str | os.PathLike,
-    *,
-    resume: bool = False,
-    classify: Classify | None = None,
-) -> Outcome:
+def train(settings: Settings, out: str | os.PathLike, *, resume: bool = False) -> Outcome:
     """Train, from the start or from the newest sound checkpoint in `out`.
 
     settings : of the run.
     out : the run's folder; see `data.run.Run`.
     resume : go on where `out` stopped, if there is anything.
-    classify : kNN classifier of the online figure; None: no figure.
     """
     run = Run(out)
     run.check(resume, inputs=[settings.images])
@@ -82,7 +75,7 @@ def train(
             "accumulate = 2",
         ),
     ):
-        training = _Training(settings, run, here, classify)
+        training = _Training(settings, run, here)
         try:
             training.begin(resume)
             return training.loop(stop)
@@ -93,7 +86,7 @@ def train(
 class _Training:
     """This process's part of a run. step : how many are done. steps : of an epoch."""
 
-    def __init__(self, s: Settings, run: Run, here: World, classify: Classify | None) -> None:
+    def __init__(self, s: Settings, run: Run, here: World) -> None:
         self.settings, self.run, self.here = s, run, here
         self.keys = list_images(s.images)
         self.sizes = check_sizes(s, len(self.keys), here.size)
@@ -119,7 +112,7 @@ class _Training:
             decode_on=here.device if s.decode == "device" else None,
         )
         self.augment = DeviceAugment(s.view_recipe()).to(here.device)
-        self.knn = build_online_knn(s, self.keys, classify, self.workers)
+        self.knn = build_online_knn(s, self.keys, self.workers)
         self.optimizer = build_optimizer(s, self.method)
         self.model: torch.nn.Module = self.method
         self.groups = self.sizes.groups * here.size * s.accumulate  # of a batch

@@ -48,8 +48,6 @@ class InstDiscSettings(EncoderSettings):
 class InstDisc(Method, nn.Module):
     """Every image is a class of its own; the memory bank holds each class's vector.
 
-    Parameters
-    ----------
     encoder : images -> unit vectors (B, d).
     images : N, images in the data set.
     dim : d.

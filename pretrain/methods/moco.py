@@ -47,8 +47,6 @@ class MoCo(Method, nn.Module):
 
     v1 has a linear head and tau .07; v2 an MLP head (the encoder's) and tau .2.
 
-    Parameters
-    ----------
     encoder : images -> unit vectors (B, dim); the query encoder. The key encoder starts as its
         copy.
     dim : dimensions of q and k.

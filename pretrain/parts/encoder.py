@@ -39,8 +39,6 @@ class EncoderSettings(MethodSettings):
 class Encoder(nn.Module):
     """Images to points on the unit sphere.
 
-    Parameters
-    ----------
     arch : a name of `pretrain.parts.backbones.ARCHITECTURES`.
     dim : dimensions of the embedding.
     mlp : a hidden layer of the backbone's width and a ReLU before the last layer (MoCo v2).

@@ -66,17 +66,13 @@ def softmax_nce(
     With the whole memory as negatives and `positive_included` it is the exact non-parametric
     softmax, Wu et al. 2018 (arXiv 1805.01978), eq. 2.
 
-    Parameters
-    ----------
     features : (B, d), L2-normalised; gets the gradient.
     positives : (B, d), each sample's vector in the memory; a constant.
     negatives : chunks (C, d) or (B, C, d); constants.
     temperature : > 0.
     positive_included : the positive is among the negatives already.
 
-    Returns
-    -------
-    (B,) float32 (float64 for float64 features): each sample's loss, in nats.
+    Returns (B,) float32 (float64 for float64 features): each sample's loss, in nats.
     """
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
         f = _working(features) / temperature  # of the small factor: no pass over the logits
@@ -115,15 +111,11 @@ def nce(
     in logarithms throughout. (The authors' code adds 1e-7 to both denominators; here nothing can
     divide by zero.)
 
-    Parameters
-    ----------
     features, positives, negatives, temperature : as for `softmax_nce`.
     log_z : scalar, from `log_normaliser`.
     noise_ratio : K / N, negatives of a sample over images in the memory.
 
-    Returns
-    -------
-    (B,) each sample's loss, in nats.
+    Returns (B,) each sample's loss, in nats.
     """
     log_c = math.log(noise_ratio)
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):

@@ -18,8 +18,6 @@ class MemoryBank(nn.Module):
     normalised. After an image was used its vector becomes
     v <- normalise(momentum v + (1 - momentum) f).
 
-    Parameters
-    ----------
     images : N.
     dim : d.
     momentum : share of the old vector, .5 as published.

@@ -22,8 +22,6 @@ def learning_rate(
     It changes from epoch to epoch, as in the authors' codes (InstDisc, MoCo), and within the
     warm-up from step to step.
 
-    Parameters
-    ----------
     base : the rate after warm-up and before any decay.
     schedule : "step": times `decay` at each milestone. "cosine": times (1 + cos(pi epoch /
         epochs)) / 2.

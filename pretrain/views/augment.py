@@ -82,8 +82,6 @@ def jitter_batch(images: torch.Tensor, factors: torch.Tensor, orders: torch.Tens
     saturation are one blend, with another partner each; so a step costs one blend and one hue, and
     no shape depends on data: nothing waits for the host and the whole fuses under torch.compile.
 
-    Parameters
-    ----------
     factors : (B, 4): brightness, contrast, saturation, hue.
     orders : int64 (B, 4), rows of JITTER_ORDERS.
     """
@@ -136,8 +134,6 @@ def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
 class DeviceAugment(nn.Module):
     """Turn the loader's uint8 batches, moved to this module's device, into augmented views.
 
-    Parameters
-    ----------
     recipe : the same as the loader's.
     image_by_image : augment one image after the other, as is best on a CPU, where an image fits its
         cache. Default: on a CPU. Otherwise the whole batch at once. The result is the same.

@@ -30,8 +30,6 @@ def composite(
 ) -> torch.Tensor:
     """Return alpha * image + (1 - alpha) * background.
 
-    Parameters
-    ----------
     image : float (..., 3, H, W).
     alpha : float (..., 1, H, W) in [0, 1]; 1 shows the image.
     background : float, broadcastable to `image`, in the image's range.
@@ -99,8 +97,6 @@ class CopyPaste(v2.Transform):
     pipeline. The mask may be smaller than the image; it is scaled to it bilinearly. Random numbers
     are torch's.
 
-    Parameters
-    ----------
     background : "grayscale", one random level floor(255 U) on all channels; or a source with `len`
         and `read(i) -> uint8 (h, w, 3)`, such as `data.backgrounds.open_source("texture", FOLDER)`.
     probability : of pasting; otherwise the image stays as it is.
@@ -112,8 +108,6 @@ class CopyPaste(v2.Transform):
     In `v2.Compose` give image and mask as one tuple, as a dataset yields them: given two arguments,
     Compose expects two of every transform, and the mask would have to stay (`keep_mask`).
 
-    Shapes
-    ------
     Image uint8 or float in [0, 1], (3, H, W) or (1, H, W); Mask (h, w) or (1, h, w): uint8, 0
     background .. 255 foreground; or bool; or float in [0, 1]. The image keeps its type, shape and
     device. Anything else is a TypeError.

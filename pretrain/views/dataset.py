@@ -52,8 +52,6 @@ class ViewDataset:
 
     A batch depends on the seed and the request alone, whichever process loads it.
 
-    Parameters
-    ----------
     images : the image folder.
     keys : its images.
     recipe, paste : how views are made; paste None: nothing is pasted.

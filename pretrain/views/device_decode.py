@@ -32,15 +32,10 @@ class DeviceDecoder:
     A JPEG that the device cannot decode is loaded as a worker would have: decoded on the CPU, or
     else replaced and reported.
 
-    Parameters
-    ----------
     dataset : that made the batches.
     device : CUDA (nvJPEG), or the CPU (libjpeg-turbo, in this process).
 
-    Raises
-    ------
-    UserError
-        torchvision cannot decode on this device.
+    UserError: torchvision cannot decode on this device.
     """
 
     def __init__(self, dataset: ViewDataset, device: torch.device) -> None:
@@ -135,14 +130,10 @@ def cut_views(image: torch.Tensor, boxes: Sequence[Sequence[int]], size: int) ->
     That kernel computes in integers, which CUDA has none for; this one rounds at the end, and a
     pixel differs by one level at most.
 
-    Parameters
-    ----------
     image : uint8 (3, H, W).
     boxes : V of (top, left, height, width) within the image.
 
-    Returns
-    -------
-    uint8 (V, size, size, 3)
+    Returns uint8 (V, size, size, 3)
     """
     views = [
         functional.interpolate(

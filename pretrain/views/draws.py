@@ -91,8 +91,6 @@ def draw_view(
 ) -> Draw:
     """Turn a view's uniform numbers into its parameters.
 
-    Parameters
-    ----------
     numbers : float64 (UNIFORMS,) from `uniforms`.
     image_size : (height, width) of the whole image, pixels.
     """

@@ -29,7 +29,7 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.Generator(philox).permutation(count)
 
 
-class Loader:
+class Loader(BatchLoader):
     """Iterates over the batches of an epoch, from its start step on; made by `build_loader`.
 
     A batch is a dict (B images, V views, S pixels a side, P = len(draws.PARAMETERS)):
@@ -62,25 +62,12 @@ class Loader:
         pin_memory: bool = False,
         decoder: DeviceDecoder | None = None,
     ) -> None:
-        self.dataset, self.keys, self.masks = dataset, dataset.keys, dataset.rows
+        super().__init__(dataset, requests, workers, pin_memory=pin_memory, keep_workers=True)
+        self.keys, self.masks = dataset.keys, dataset.rows
         self.requests, self.decoder = requests, decoder
-        self._loader = BatchLoader(
-            dataset, requests, workers, pin_memory=pin_memory, keep_workers=True
-        )
-        self.close = self._loader.close
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that `iter` yields."""
-        return self.requests.epoch
-
-    @property
-    def start_step(self) -> int:
-        """The step of the epoch that `iter` begins with."""
-        return self.requests.start
 
     def __len__(self) -> int:
-        """Return the steps of a whole epoch; `iter` yields len - start_step of them."""
+        """Return the steps of a whole epoch; `iter` yields those from its start step on."""
         return self.requests.steps
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
@@ -96,7 +83,7 @@ class Loader:
         self.requests.epoch, self.requests.start = epoch, start_step
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
+        for batch in super().__iter__():
             yield batch if self.decoder is None else self.decoder(batch)
 
 
@@ -127,8 +114,6 @@ def build_loader(
     permutation, of which rank r gets the r-th run; so several ranks together see what one process
     sees at the same global batch. An incomplete last step is dropped.
 
-    Parameters
-    ----------
     images, masks : the image folder, and the folder of its mask shards (None without pasting).
     recipe, paste : the views, and the copy-paste augmentation. `paste` None or of probability 0:
         nothing is pasted.
@@ -145,13 +130,10 @@ def build_loader(
     decode_on : decode plain JPEGs in this process, on this device (`device_decode`), and
         only the others in the workers; None: the workers decode all.
 
-    Raises
-    ------
-    UserError
-        Here: no images; a device that decodes no JPEGs; no masks though something is to be pasted;
-        masks of another folder; images without a mask, unless allowed; a batch larger than the
-        data. While iterating: a mask of another size of image; a damaged shard; a folder in which
-        nothing can be read any more.
+    UserError: Here: no images; a device that decodes no JPEGs; no masks though something is to be
+        pasted; masks of another folder; images without a mask, unless allowed; a batch larger than
+        the data. While iterating: a mask of another size of image; a damaged shard; a folder in
+        which nothing can be read any more.
     """
     keys = list_images(images) if keys is None else keys
     if batch_size < 1:

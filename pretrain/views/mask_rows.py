@@ -45,10 +45,7 @@ class MaskRows:
 def match_masks(keys: Keys, masks: MaskShards, images: str | os.PathLike) -> MaskRows:
     """Find every image's mask by its key.
 
-    Raises
-    ------
-    UserError
-        No image has a mask there: the shards are of another folder.
+    UserError: No image has a mask there: the shards are of another folder.
     """
     rows = masks.keys.rows(keys)
     if len(rows) and rows.max() < 0:

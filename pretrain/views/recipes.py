@@ -1,13 +1,13 @@
 """What views are made of: the published recipes of augmentations, and copy-paste.
 
-Every switch can be turned by itself, so that the rows of the DiLo paper's Table 1 (centre crop, +
-flip, + spatial crop, + scale crop, + colour jitter, + random gray) are `table1(row)`.
+Every switch can be turned by itself, as the rows of the DiLo paper's Table 1 do (centre crop, +
+flip, + spatial crop, + scale crop, + colour jitter, + random gray).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from data.backgrounds import check_background
@@ -24,8 +24,6 @@ class ViewRecipe:
     Order: crop, then gray and colour jitter (`gray_first` says which comes first), blur, flip,
     normalise. Copy-paste comes before all of them.
 
-    Parameters
-    ----------
     views : views of each image, 1 (instance discrimination) or 2 (MoCo); any number >= 1.
     image_size : side of a view in pixels.
     crop : "scale" is torchvision's RandomResizedCrop(scale, ratio); "spatial" a square of 224/256
@@ -115,32 +113,11 @@ SWITCHES = (
 )  # fmt: skip
 """What can be set of a recipe by itself."""
 
-TABLE1 = ("center_crop", "flip", "spatial_crop", "scale_crop", "jitter", "gray")
-
-
-def table1(row: str, image_size: int = 224) -> ViewRecipe:
-    """DiLo's Table 1: each row adds one augmentation to those before; the last is InstDisc."""
-    rows = TABLE1.index(row)
-    recipe = replace(instdisc(image_size), crop="center", flip=0.0, jitter=0.0, gray=0.0)
-    steps = (
-        {},
-        {"flip": 0.5},
-        {"crop": "spatial"},
-        {"crop": "scale"},
-        {"jitter": 1.0},
-        {"gray": 0.2},
-    )
-    for step in steps[: rows + 1]:
-        recipe = replace(recipe, **step)
-    return recipe
-
 
 @dataclass(frozen=True)
 class PasteSettings:
     """Copy-paste augmentation (DiLo, 5.2) as the loader takes it.
 
-    Parameters
-    ----------
     probability : of pasting a view's foreground on another background; otherwise the original.
     background : a name in `data.backgrounds.BACKGROUNDS`.
     pool : what that source is opened with, such as a folder; None where it takes nothing.

@@ -10,7 +10,6 @@ from torch import nn
 
 from data.errors import UserError
 from data.images.decode import list_images
-from data.knn import weighted_knn
 from pretrain.online_knn import build_online_knn
 from pretrain.settings import build_settings
 
@@ -38,9 +37,9 @@ class MeanColour(nn.Module):
         return self.norm(x).mean((2, 3))
 
 
-def knn_of(images, classify=weighted_knn, **settings):
+def knn_of(images, **settings):
     settings = build_settings({"images": images, "image_size": 16, "knn_k": 3}, settings)
-    return build_online_knn(settings, list_images(images), classify, workers=0)
+    return build_online_knn(settings, list_images(images), workers=0)
 
 
 @pytest.fixture
@@ -88,7 +87,6 @@ def test_images_that_cannot_be_read_are_left_out(images):
 
 
 def test_absent_without_labels_or_wish(images, tmp_path):
-    assert knn_of(images, classify=None) is None
     assert knn_of(images, knn_every=0) is None
     flat = tmp_path / "flat"
     colours(flat, ["red"], 25)

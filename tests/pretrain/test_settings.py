@@ -12,7 +12,8 @@ from data.options import parse_assignment, read_toml, to_toml
 from data.run import flattened
 from pretrain.methods import METHODS, load_method
 from pretrain.settings import ROW_NOTES, Settings, build_settings, read_config
-from pretrain.views.recipes import TABLE1, instdisc, moco_v2, table1
+from pretrain.views.recipes import instdisc, moco_v2
+from tests.pretrain.table1 import TABLE1, table1
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = ROOT / "configs" / "paper.toml"

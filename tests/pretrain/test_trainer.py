@@ -15,7 +15,7 @@ from data import run as checkpoint
 from data.errors import RunFailed, UserError
 from data.knn import weighted_knn
 from data.run import stop_on_signals
-from pretrain import trainer
+from pretrain import online_knn, trainer
 from pretrain.parts import encoder
 from pretrain.parts.backbones import build_backbone
 from pretrain.trainer import train
@@ -282,7 +282,7 @@ def test_accumulated_gradients_are_the_batchs(photographs, tmp_path):
 
 def test_knn_where_there_are_labels(labelled, tmp_path):
     settings = tiny(labelled, masks=None, paste_probability=0, knn_every=1)
-    train(settings, tmp_path / "run", classify=weighted_knn)
+    train(settings, tmp_path / "run")
     lines = [line for line in metrics(tmp_path / "run") if "knn" in line]
     assert [(line["epoch"], line["step"]) for line in lines] == [(0, 0), (0, 6), (1, 12)]
     assert all(0 <= line["knn"] <= 1 for line in lines)
@@ -292,7 +292,7 @@ def test_knn_where_there_are_labels(labelled, tmp_path):
 
 
 @pytest.mark.parametrize("call", [2, 3], ids=["first epoch", "last epoch"])
-def test_killed_within_the_knn_loses_no_epoch(labelled, tmp_path, call):
+def test_killed_within_the_knn_loses_no_epoch(labelled, tmp_path, call, monkeypatch):
     """An epoch is saved before its kNN; whoever goes on measures what was missed, once."""
     settings, calls = tiny(labelled, masks=None, paste_probability=0, knn_every=1), 0
 
@@ -304,10 +304,11 @@ def test_killed_within_the_knn_loses_no_epoch(labelled, tmp_path, call):
         return weighted_knn(*arguments)
 
     out = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
-        train(settings, out, classify=killed)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(online_knn, "weighted_knn", killed)
+        train(settings, out)
     assert checkpoint.checkpoints(out / "checkpoints")[-1][0] == 6 * (call - 1)
-    assert train(settings, out, resume=True, classify=weighted_knn).done
+    assert train(settings, out, resume=True).done
     assert [line["step"] for line in metrics(out) if "knn" in line] == [0, 6, 12]
     assert (out / "backbone.pt").exists()
 
@@ -331,7 +332,7 @@ def test_knn_images_of_other_classes(photographs, labelled, tmp_path):
         target.write_bytes(path.read_bytes())
     settings = tiny(labelled, paste_probability=0, knn_every=1, knn_images=str(tmp_path / "other"))
     with pytest.raises(UserError, match="class folders"):
-        train(settings, tmp_path / "run", classify=weighted_knn)
+        train(settings, tmp_path / "run")
 
 
 def test_knn_images_without_classes_to_go_by(photographs, labelled, tmp_path):
@@ -345,7 +346,7 @@ def test_knn_images_without_classes_to_go_by(photographs, labelled, tmp_path):
         }
     )
     with pytest.raises(UserError, match="lie in no class folders to classify it by"):
-        train(settings, tmp_path / "run", classify=weighted_knn)
+        train(settings, tmp_path / "run")
 
 
 def test_no_knn_without_labels(photographs, tmp_path, capsys):
@@ -355,7 +356,7 @@ def test_no_knn_without_labels(photographs, tmp_path, capsys):
         for copy in range(2):
             (root / f"{number}{copy}.jpg").write_bytes(path.read_bytes())
     settings = tiny(photographs, images=str(root), paste_probability=0, epochs=1, knn_every=1)
-    train(settings, tmp_path / "run", classify=weighted_knn)
+    train(settings, tmp_path / "run")
     assert "kNN" not in capsys.readouterr().out
     assert not any("knn" in line for line in metrics(tmp_path / "run"))
 

@@ -13,7 +13,8 @@ from torchvision.transforms import v2
 
 from data.errors import UserError
 from pretrain.views.draws import COLUMN, UNIFORMS, draw_view, uniforms
-from pretrain.views.recipes import TABLE1, PasteSettings, ViewRecipe, instdisc, moco_v2, table1
+from pretrain.views.recipes import PasteSettings, ViewRecipe, instdisc, moco_v2
+from tests.pretrain.table1 import TABLE1, table1
 
 IMAGE_SIZE = (375, 500)
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from pretrain.views.draws import draw_view, uniforms
 from pretrain.views.loader import epoch_order
-from pretrain.views.recipes import PasteSettings, ViewRecipe, instdisc, moco_v2, table1
+from pretrain.views.recipes import PasteSettings, ViewRecipe, instdisc, moco_v2
+from tests.pretrain.table1 import table1
 
 STORED = np.load(Path(__file__).with_name("stored_draws.npz"))
 RECIPES = (
