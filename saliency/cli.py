@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,9 +19,9 @@ from data.images.decode import list_images
 from data.keys import Keys
 from data.options import Command, Record, build, option_name, options, setting
 from data.run import stop_on_signals
-from saliency.methods import METHODS, find
+from saliency.methods import METHODS
 from saliency.methods.protocol import NetworkMethod, NetworkSettings, PixelSettings
-from saliency.rows import MAX_SIDE, MapFunction
+from saliency.rows import MAX_SIDE
 
 if TYPE_CHECKING:
     from saliency.batch import Plan
@@ -45,19 +46,19 @@ def _part(text: str) -> str:
 
 def _jobs(jobs: int) -> int:
     if jobs < 1 and jobs != -1:
-        raise ValueError("give the number of processes, or -1 for one a core")
+        raise ValueError("give a number of processes, or -1 for one on each core")
     return jobs
 
 
 class Settings(Record):
-    """Arguments and options of the command, but for those of methods."""
+    """Arguments and options of the command; each method adds its own."""
 
     images: Path = setting(..., "folder of images", argument=True)
     out: Path = setting(..., "folder of mask shards", argument=True)
     method: Annotated[str, AfterValidator(_methods)] = setting(
-        "rbd",
-        "see below. Several methods per pixel, as in rbd,gs, share superpixels and decoding, and "
-        "the shards of each go into a folder of its name below OUT",
+        next(iter(METHODS)),
+        "see below. Several methods per pixel share superpixels and decoding; the shards of each "
+        "go into a folder of its name below OUT",
         metavar="NAME[,NAME...]",
     )
     max_side: Annotated[int, Field(ge=0, le=MAX_SIDE)] = setting(
@@ -65,7 +66,9 @@ class Settings(Record):
         "working resolution: larger images are scaled down to this long side; 0 scales none, and "
         f"those of a side above {MAX_SIDE:,} get no mask",
     )
-    jobs: Annotated[int, AfterValidator(_jobs)] = setting(-1, "worker processes; -1: one a core")
+    jobs: Annotated[int, AfterValidator(_jobs)] = setting(
+        -1, "worker processes; -1: as many as cores"
+    )
     part: Annotated[str, AfterValidator(_part)] = setting(
         "1/1",
         "make only every N-th shard, from the I-th: for array jobs on a shared file system",
@@ -103,13 +106,14 @@ class Settings(Record):
 
 def _method_options(command: Callable) -> Callable:
     """Add the options of every registered method; the command gets a record of each method."""
-    own: dict[str, list[str]] = {}
     known: set[str] = set()
+    decorators = []
     for name, method in METHODS.items():
-        own[name] = [field for field in method.record.model_fields if field not in known]
-        known.update(own[name])
-    for name in reversed(own):  # the last decorator's options come first
-        command = options(METHODS[name].record, into=name, only=own[name])(command)
+        own = [field for field in method.record.model_fields if field not in known]
+        known.update(own)
+        decorators.append(options(method.record, into=name, only=own))
+    for decorate in reversed(decorators):  # the last decorator's options come first
+        command = decorate(command)
     return command
 
 
@@ -117,20 +121,15 @@ def _epilog() -> str:
     """List the methods, with the options that only they have."""
     lines = ["\b", "Methods:"]
     for name, method in METHODS.items():
-        kind = NetworkSettings if method.by_network else PixelSettings
-        own = [option for option in _options_of(method.record) if option not in _options_of(kind)]
+        common = NetworkSettings if method.by_network else PixelSettings
+        own = [
+            (field.json_schema_extra["names"] or (option_name(option),))[0]
+            for option, field in method.record.model_fields.items()
+            if option not in common.model_fields
+        ]
         also = f"; {', '.join(own)}" if own else ""
         lines.append(f"  {name:9} {method.summary}{also}")
     return "\n".join(lines)
-
-
-def _options_of(record: type[Record]) -> list[str]:
-    return [_shown(name, record) for name in record.model_fields]
-
-
-def _shown(name: str, record: type[Record]) -> str:
-    """A field's option as --help shows it."""
-    return (record.model_fields[name].json_schema_extra["names"] or (option_name(name),))[0]
 
 
 @click.command(
@@ -147,8 +146,8 @@ def main(settings: Settings, **records: Record) -> None:
 
     \b
     Examples:
-      saliency-compute photos masks --method rbd
-      saliency-compute photos masks --method basnet --weights basnet.pth
+      saliency-compute photos masks
+      saliency-compute photos masks --method NAME --weights network.pth
       mask-shards gallery masks --images photos -o gallery.html
     """
     given = {
@@ -171,10 +170,9 @@ def main(settings: Settings, **records: Record) -> None:
 def check_options(settings: Settings, given: dict[str, Any]) -> None:
     """Raise UserError for an option, given here, that the methods do not have."""
     records = [METHODS[name].record for name in settings.methods]
-    of_workers = {"backend", "scheduler"} & settings.model_fields_set
     foreign = [name for name in given if not any(name in r.model_fields for r in records)]
     if METHODS[settings.methods[0]].by_network:
-        foreign += sorted(of_workers)
+        foreign += [name for name in ("backend", "scheduler") if name in settings.model_fields_set]
     if foreign:
         option = option_name(foreign[0])
         raise UserError(f"{option} does not belong to --method {settings.method}; leave it out.")
@@ -184,29 +182,23 @@ def _run(settings: Settings, given: dict[str, Any]) -> None:
     from saliency.batch import make_shards
     from saliency.workers import Workers
 
-    everything = list_images(settings.images)
-    keys = everything[: settings.limit]
-    network, map_function, parameters = _prepare(settings, given, everything)
-    plan = _plan(settings, keys, map_function, parameters)
+    keys = list_images(settings.images)
+    network, plan = _plan(settings, given, keys)
     workers = Workers(settings.jobs, settings.backend, settings.scheduler)
-    stage = None
+    stage, device = None, ""
     if network is not None:
         from saliency.device_stage import DeviceStage
 
-        stage = DeviceStage(network, workers.jobs)
-    device = "" if network is None else f" on {network.device}"
+        stage, device = DeviceStage(network, workers.jobs), f" on {network.device}"
     click.echo(
-        f"{len(keys)} images, method {', '.join(settings.methods)}{device}, {plan.shard_count} "
-        f"shards of up to {settings.shard_size}, {workers.jobs} workers",
+        f"{len(plan.keys)} images, method {', '.join(settings.methods)}{device}, "
+        f"{plan.shard_count} shards of up to {plan.shard_size}, {workers.jobs} workers",
         err=True,
     )
     started = time.monotonic()
-    part = settings.part.replace("/", "-of-")
-    with only_writer(settings.out, "OUT", part), stop_on_signals() as stop:
-        try:
-            summary = make_shards(plan, workers.run, compute_blocks=stage, stop=stop)
-        finally:
-            workers.close()
+    part = f"{plan.part}-of-{plan.parts}"
+    with closing(workers), only_writer(settings.out, "OUT", part), stop_on_signals() as stop:
+        summary = make_shards(plan, workers.run, compute_blocks=stage, stop=stop)
     click.echo(summary.report(settings.out, time.monotonic() - started))
     if stage is not None and summary.images:
         click.echo(f"{network.device} waited for images {stage.waiting_share:.0%} of the time.")
@@ -219,40 +211,30 @@ def _run(settings: Settings, given: dict[str, Any]) -> None:
         sys.exit(1)
 
 
-def _prepare(
-    settings: Settings, given: dict[str, Any], keys: Keys
-) -> tuple[NetworkMethod | None, MapFunction | None, dict[str, dict[str, Any]]]:
-    """Load the network, or compile the kernels; return also what of each method shapes a mask."""
-    name = settings.methods[0]
-    method = find(name)
-    if method.by_network:
-        record = build(method.record, given, label=option_name)
-        network = method.load().build(record, keys)
-        return network, None, {name: network.parameters}
-    from saliency.maps import choose, compile_kernels, compute_maps, kernels_are_compiled
-    from saliency.regions.refine import check_contrib
-
-    chosen = choose(settings.methods, given)
-    if given.get("follow_edges"):
-        check_contrib()
-    if not kernels_are_compiled():
-        click.echo("Compiling the kernels, once after installation (about 15 s) ...", err=True)
-    compile_kernels(chosen)
-    parameters = {name: each.settings.model_dump(mode="json") for name, each in chosen.items()}
-    return None, partial(compute_maps, chosen=chosen), parameters
-
-
 def _plan(
-    settings: Settings, keys: Keys, map_function: MapFunction | None, parameters: dict[str, dict]
-) -> Plan:
+    settings: Settings, given: dict[str, Any], keys: Keys
+) -> tuple[NetworkMethod | None, Plan]:
+    """Load the network, or compile the kernels; plan the shards of the first `--limit` keys."""
     from saliency.batch import Plan
 
     names, out = settings.methods, settings.out
+    method = METHODS[names[0]]
+    network = map_function = None
+    if method.by_network:
+        network = method.load().build(build(method.record, given, label=option_name), keys)
+        parameters = {names[0]: network.parameters}
+    else:
+        from saliency.maps import choose, compile_kernels, compute_maps
+
+        chosen = choose(names, given)
+        compile_kernels(chosen, partial(click.echo, err=True))
+        map_function = partial(compute_maps, chosen=chosen)
+        parameters = {name: each.settings.model_dump(mode="json") for name, each in chosen.items()}
     part, parts = map(int, settings.part.split("/"))
     common = {"max_side": settings.max_side, "orientation": "upright (EXIF applied)"}
-    return Plan(
+    plan = Plan(
         images=settings.images,
-        keys=keys,
+        keys=keys[: settings.limit],
         folders={name: out / name if len(names) > 1 else out for name in names},
         parameters={name: common | parameters[name] for name in names},
         map_function=map_function,
@@ -263,3 +245,4 @@ def _plan(
         parts=parts,
         overwrite=settings.overwrite,
     )
+    return network, plan

@@ -1,6 +1,6 @@
 """Methods per pixel on one image: from pixels to maps."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +13,9 @@ from saliency.methods import find
 from saliency.methods.protocol import Method, PixelSettings, superpixel_count
 from saliency.regions import slic
 from saliency.regions.frame import inside_frame
-from saliency.regions.refine import refine
+from saliency.regions.refine import check_contrib, refine
 from saliency.regions.region_graph import RegionGraph
-from saliency.regions.superpixels import paint
+from saliency.regions.superpixels import Superpixels, paint
 
 
 class Chosen(NamedTuple):
@@ -54,7 +54,7 @@ class Context:
         self._shared = next(iter(chosen.values())).settings
         area = image.shape[0] * image.shape[1]
         self._number, self._pixels_each = superpixel_count(self._shared.superpixels, area)
-        self._superpixels: dict[int, slic.Superpixels] = {}
+        self._superpixels: dict[int, Superpixels] = {}
         self._maps: dict[str, np.ndarray] = {}
 
     @cached_property
@@ -62,14 +62,14 @@ class Context:
         """The superpixels of RBD and GS, with their graph."""
         return RegionGraph.of(self.image, self._pixels_each)
 
-    def superpixels(self, number: int | None = None) -> slic.Superpixels:
+    def superpixels(self, number: int | None = None) -> Superpixels:
         """Return so many superpixels as MC sees them; by default, as many as the user asks for."""
         number = number or self._number
         if number not in self._superpixels:
             self._superpixels[number] = slic.slic_epfl(self.image, number)
         return self._superpixels[number]
 
-    def paint(self, superpixels: slic.Superpixels, values: np.ndarray) -> np.ndarray:
+    def paint(self, superpixels: Superpixels, values: np.ndarray) -> np.ndarray:
         """Return float32 (H, W) that has each superpixel's value, (N,)."""
         return paint(superpixels, values.astype(np.float32))
 
@@ -133,15 +133,19 @@ def saliency_maps(
     return compute_maps(image, choose(methods, values))
 
 
-def kernels_are_compiled() -> bool:
-    """Whether an earlier process has left compiled kernels for this one."""
-    folder = Path(slic._k_means.stats.cache_path)
-    return any(folder.glob("slic._k_means-*.nbi"))
+def compile_kernels(chosen: Mapping[str, Chosen], say: Callable[[str], None] = print) -> None:
+    """Compile what the methods need, or load it, before many processes all do so at once.
 
+    say : is told where compiling takes long.
 
-def compile_kernels(chosen: Mapping[str, Chosen]) -> None:
-    """Compile what the methods need, or load it, before many processes all do so at once."""
+    Raises UserError: `follow_edges` is set, and OpenCV cannot do that.
+    """
+    if any(each.settings.follow_edges for each in chosen.values()):
+        check_contrib()
     sample = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
-    # Compiling takes long and is Python code nearly all the time: Ctrl-C may end it.
-    compute = compute_maps if kernels_are_compiled() else compute_maps.__wrapped__
-    compute(sample, chosen)
+    compiled = any(Path(slic._k_means.stats.cache_path).glob("slic._k_means-*.nbi"))
+    if compiled:
+        compute_maps(sample, chosen)
+    else:  # mostly Python code: Ctrl-C may end it
+        say("Compiling the kernels, once after installation (about 15 s) ...")
+        compute_maps.__wrapped__(sample, chosen)

@@ -68,10 +68,10 @@ class PixelMethod(Protocol):
 def superpixel_count(text: str, area: int) -> tuple[int, float]:
     """Return how many superpixels to ask for in an image, and how many pixels in a superpixel.
 
-    text : "authors": 250 an image for MC, 600 pixels each for RBD and GS. "auto": the same, but
-        for RBD and GS at least 200 and at most 600 an image: the authors' choice was made for
-        photographs of some 400 x 300 pixels, is too coarse for a thumbnail, and beyond, time grows
-        with the number's square and cube. "250": an image. "600px": pixels each.
+    text : "authors": 250 an image (MC), 600 pixels each (RBD, GS). "auto": the same, but for the
+        latter at least 200 and at most 600 an image: the authors' choice was made for photographs
+        of some 400 x 300 pixels, is too coarse for a thumbnail, and beyond, time grows with the
+        number's square and cube. "250": an image. "600px": pixels each.
     area : pixels of the image.
 
     Raises ValueError for another text.
@@ -106,8 +106,8 @@ class PixelSettings(Record):
 
     superpixels: Annotated[str, AfterValidator(_superpixels)] = setting(
         "auto",
-        "superpixels an image (250), or pixels a superpixel (600px). 'authors' is 600px, but 250 "
-        "an image for mc; 'auto' the same, but 200 to 600 an image",
+        "superpixels an image (250), or pixels a superpixel (600px). 'authors': as each method's "
+        "authors have it, 600px or 250; 'auto': the same, but of the former 200 to 600 an image",
         heading="Methods per pixel",
         metavar="N|Npx|auto|authors",
     )
@@ -164,7 +164,7 @@ class NetworkSettings(Record):
 
     weights: Path | None = setting(
         None,
-        "checkpoint of the network: basnet.pth as published or trained here, or a classifier with "
+        "checkpoint of the network, as published or trained here; of a classifier, with "
         "torchvision's names and a linear head",
         heading="Methods by a network",
     )
@@ -186,7 +186,7 @@ class NetworkSettings(Record):
         None,
         "side of the square that the network sees, in pixels",
         heading="Methods by a network",
-        shown_default="256 for basnet, 224 for a classifier",
+        shown_default="the network's own, 224 of a classifier",
     )
 
     def arithmetic(self, name: str) -> tuple[torch.device, torch.dtype | None, int]:
@@ -197,8 +197,7 @@ class NetworkSettings(Record):
         from data.device import default_batch_size, pick_device, pick_precision
 
         if self.weights is None:
-            example = "basnet.pth" if name == "basnet" else "resnet50.pth"
-            raise UserError(f"--method {name} needs --weights, a checkpoint such as {example}.")
+            raise UserError(f"--method {name} needs --weights, a checkpoint of its network.")
         device = pick_device(self.device)
         precision = pick_precision(self.precision, device)
         return device, precision, self.batch_size or default_batch_size(device)

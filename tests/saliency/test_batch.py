@@ -48,14 +48,14 @@ def make(*arguments, compute_blocks=None, **options) -> batch.Summary:
 
 def contents(folder: Path) -> list[tuple]:
     """All that a set of shards says, row by row, the compressed bytes included."""
-    found = []
+    entries = []
     for path in shard_paths(folder):
         header = read_header(path)
         with h5py.File(path, "r") as file:
             masks = file["masks"]
             for row in range(header.images):
                 stored = file["status"][row] < Status.UNREADABLE
-                found.append(
+                entries.append(
                     (
                         header.number,
                         header.content_digest,
@@ -67,7 +67,7 @@ def contents(folder: Path) -> list[tuple]:
                         masks.id.read_direct_chunk((row, 0, 0)) if stored else None,
                     )
                 )
-    return found
+    return entries
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,10 +65,10 @@ def wait_until(condition: Callable[[], object], process: subprocess.Popen) -> No
 
 
 def contents(out: Path) -> list[tuple]:
-    found = []
+    shards = []
     for path in shard_paths(out):
         with h5py.File(path, "r") as file:
-            found.append(
+            shards.append(
                 (
                     path.name,
                     read_header(file).content_digest,
@@ -77,7 +78,7 @@ def contents(out: Path) -> list[tuple]:
                     file["masks"][:].tobytes(),
                 )
             )
-    return found
+    return shards
 
 
 def left_overs(out: Path) -> list[str]:
@@ -98,34 +99,39 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(images, tmp_path_factory) -> list[tuple]:
-    out = tmp_path_factory.mktemp("uninterrupted")
+def finished(images, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("finished")
     code, errors = finish(start(images, out))
     assert code == 0, errors
-    found = contents(out)
-    assert len(found) == SHARDS + 1 and any(any(masks) for *_, masks in found)
-    return found
+    return out
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(finished) -> list[tuple]:
+    shards = contents(finished)
+    assert len(shards) == SHARDS + 1 and any(any(masks) for *_, masks in shards)
+    return shards
 
 
 def test_killed_at_random_moments_and_resumed(images, uninterrupted, tmp_path):
     moments = random.Random(0)
-    out, finished, killed = tmp_path / "out", 0, 0
-    for _ in range(8):
+    out, before, killed = tmp_path / "out", 0, 0
+    for _ in range(5):
         process = start(images, out)
-        wait_until(lambda before=finished: out.exists() and len(shard_paths(out)) > before, process)
+        wait_until(lambda before=before: out.exists() and len(shard_paths(out)) > before, process)
         time.sleep(moments.uniform(0, 0.25))
         killed += process.poll() is None
         process.kill()
         process.wait()
         done = shard_paths(out)
-        assert len(done) >= finished  # what was finished stays
-        finished = len(done)
+        assert len(done) >= before  # what was finished stays
+        before = len(done)
         assert contents(out) == [shard for shard in uninterrupted if (out / shard[0]).exists()]
-        if finished > SHARDS:  # begin again with some of them gone
+        if before > SHARDS:  # begin again with some of them gone
             for path in [*moments.sample(done, 6), out / INDEX_NAME]:
                 path.unlink(missing_ok=True)
-            finished = len(shard_paths(out))
-    assert killed >= 4
+            before = len(shard_paths(out))
+    assert killed >= 2
     code, errors = finish(start(images, out))
     assert code == 0, errors
     assert contents(out) == uninterrupted
@@ -152,8 +158,7 @@ def test_a_killed_worker_is_a_sentence_and_the_next_run_finishes(images, uninter
     ("number", "to_all", "jobs"),
     [
         (signal.SIGINT, True, "2"),  # Ctrl-C in a terminal
-        (signal.SIGINT, False, "1"),
-        (signal.SIGTERM, False, "2"),
+        (signal.SIGTERM, False, "1"),
         (signal.SIGTERM, True, "2"),  # a batch system
     ],
 )
@@ -175,8 +180,8 @@ def test_stopping_takes_seconds_and_tells_how_to_go_on(many_images, tmp_path, nu
     assert shard_paths(tmp_path) and not left_overs(tmp_path)
 
 
-def test_overwriting_that_was_stopped_goes_on(images, uninterrupted, tmp_path):
-    assert finish(start(images, tmp_path))[0] == 0
+def test_overwriting_that_was_stopped_goes_on(images, finished, uninterrupted, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     process = start(images, tmp_path, "--overwrite")
     wait_until(lambda: 0 < len(shard_paths(tmp_path)) < SHARDS, process)
     process.send_signal(signal.SIGINT)

@@ -127,9 +127,9 @@ from saliency.maps import saliency_maps
 
 METHODS = ("rbd", "mc", "gs")
 
-image = np.random.default_rng(0).integers(0, 256, (150, 200, 3)).astype(np.uint8)
+image = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
 saliency_maps(image, METHODS)
-for time in range(40):
+for time in range(25):
     try:
         print(time, flush=True)
         while True:

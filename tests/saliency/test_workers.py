@@ -246,7 +246,7 @@ from functools import partial
 from saliency.workers import Workers
 
 if __name__ == "__main__":
-    for _ in range(8):
+    for _ in range(3):
         workers = Workers(2)
         results = workers.run(partial(time.sleep, 0.02) for _ in range(100_000))
         for _ in range(20):
@@ -260,9 +260,9 @@ if __name__ == "__main__":
 
 
 def test_workers_that_are_given_up_leave_no_thread_behind():
-    """One that the interpreter cuts off leaves semaphores, of which loky would warn."""
+    """A thread that the interpreter cuts off leaves semaphores, of which loky would warn."""
     done = _python("-c", _GIVEN_UP)
-    assert (done.stdout, done.stderr) == (8 * "MainThread\n", "")
+    assert (done.stdout, done.stderr) == (3 * "MainThread\n", "")
 
 
 def _lives(pid: int) -> bool:
