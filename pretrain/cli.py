@@ -30,7 +30,7 @@ class _CommandLine(Record):
 
     out: str = setting(..., "folder of the run", heading="Run", metavar="RUN")
     resume: bool = setting(
-        False, "go on where RUN stopped; start if nothing is there", heading="Run"
+        False, "continue where RUN stopped; start if nothing is there", heading="Run"
     )
     config: str | None = setting(
         None, "settings to start from; see configs/", heading="Run", metavar="TOML"

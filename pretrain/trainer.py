@@ -60,7 +60,7 @@ def train(settings: Settings, out: str | os.PathLike, *, resume: bool = False) -
 
     settings : of the run.
     out : the run's folder; see `data.run.Run`.
-    resume : go on where `out` stopped, if there is anything.
+    resume : continue where `out` stopped, if there is anything.
     """
     run = Run(out)
     run.check(resume, inputs=[settings.images])
@@ -187,7 +187,7 @@ class _Training:
     def _check_unsaved(self) -> None:
         """Say that a run without a checkpoint starts again; refuse where its checkpoints are gone.
 
-        At the end of every epoch there is one.
+        There is a checkpoint at the end of every epoch.
         """
         lines = read_metrics(self.run.path("metrics.jsonl"))
         done = max((line["step"] for line in lines), default=0)
@@ -301,7 +301,7 @@ class _Training:
         """Save, measure, report and draw; return whether to stop."""
         s, here, log = self.settings, self.here, self.log
         step_seconds, waited = log.epoch_speed()
-        replaced = sorted(set(here.gather(replaced)))  # one may be drawn again
+        replaced = sorted(set(here.gather(replaced)))  # an image may be drawn again
         if replaced and here.first:
             line = {"step": self.step, "epoch": epoch, "replaced": len(replaced)}
             log.write(line | {"reasons": replaced[:10]})

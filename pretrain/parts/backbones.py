@@ -66,7 +66,7 @@ class AlexNetBN(nn.Module):
 
     `features` is convolution, batch norm, ReLU five times, with max pooling after the first, the
     second and the last: 0 1 2 3 | 4 5 6 7 | 8 9 10 | 11 12 13 | 14 15 16 17. `classifier` has the
-    places of torchvision's AlexNet: 1 and 4 are its linear layers, 6 would be the last.
+    indices of torchvision's AlexNet: 1 and 4 are its linear layers, 6 would be the last.
     """
 
     def __init__(self) -> None:

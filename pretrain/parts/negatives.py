@@ -87,7 +87,7 @@ class SharedDraws:
 class OwnDraws:
     """K vectors for each sample, drawn uniformly with replacement, as published: chunks (B, C, d).
 
-    rows : int64 (B,), each sample's place in the global batch.
+    rows : int64 (B,), each sample's row of the global batch.
     """
 
     positive_included = False

@@ -60,7 +60,7 @@ def adjust_hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     hue = hue - 6 * torch.floor(hue / 6)  # [0, 6)
     # Of the pure colour at this hue, the channels are three trapezoids (HSV's hexagon).
     pure = ((hue - 3).abs() - 1, 2 - (hue - 2).abs(), 2 - (hue - 4).abs())
-    return torch.stack([torch.addcmul(least, chroma, one.clamp(0, 1)) for one in pure], 1)
+    return torch.stack([torch.addcmul(least, chroma, channel.clamp(0, 1)) for channel in pure], 1)
 
 
 _ADJUST = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
@@ -162,8 +162,8 @@ class DeviceAugment(nn.Module):
             images = torch.empty((count, size, size, 3), device=batch["image"].device)
             images = images.permute(0, 3, 1, 2)
             for row in range(count):  # all of an image's steps while it is in the cache
-                one = {name: batch[name][row : row + 1] for name in _PIXELS if name in batch}
-                image = self.photometric(self.pasted(one, view), one["parameters"][:, view])
+                part = {name: batch[name][row : row + 1] for name in _PIXELS if name in batch}
+                image = self.photometric(self.pasted(part, view), part["parameters"][:, view])
                 images[row] = ((image - self.mean) / self.std)[0]
             result.append(images)
         return result

@@ -55,9 +55,9 @@ def match_masks(keys: Keys, masks: MaskShards, images: str | os.PathLike) -> Mas
             f"there the images are such as {keys[0]!r}; "
             "give the folder that they were computed from."
         )
-    found = rows >= 0
+    matched = rows >= 0
     status = np.full(len(rows), Status.FAILED, np.uint8)
-    status[found] = masks.statuses()[rows[found]]
+    status[matched] = masks.statuses()[rows[matched]]
     rows[status == Status.FLAT] = FLAT
     rows[(status == Status.UNREADABLE) | (status == Status.FAILED)] = MISSING
     absent = np.flatnonzero(rows == MISSING)

@@ -27,7 +27,7 @@ class ViewRecipe:
     views : views of each image, 1 (instance discrimination) or 2 (MoCo); any number >= 1.
     image_size : side of a view in pixels.
     crop : "scale" is torchvision's RandomResizedCrop(scale, ratio); "spatial" a square of 224/256
-        of the shorter side at a random place (Resize(256), RandomCrop(224)); "center" the same
+        of the shorter side at a random position (Resize(256), RandomCrop(224)); "center" the same
         square in the middle.
     scale, ratio : share of the area and aspect ratio of the "scale" crop.
     flip, gray, jitter, blur : probability of the horizontal flip, of graying, of the colour

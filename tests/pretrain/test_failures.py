@@ -83,7 +83,7 @@ def test_a_loading_process_that_is_killed(photographs, tmp_path, monkeypatch):
 
 
 def test_full_shared_memory(photographs, tmp_path, monkeypatch):
-    """PyTorch alone would wait for ever: the thread that sends a batch fails unheard."""
+    """PyTorch alone would wait indefinitely: the thread that sends a batch fails unheard."""
 
     def full(size):
         raise RuntimeError("unable to allocate shared memory(shm) for file </x>: No space left")
