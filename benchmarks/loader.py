@@ -142,7 +142,7 @@ def measure(arguments: argparse.Namespace, masks: Path, folder: Path) -> None:
             crop_resize(image, draw.box, recipe.image_size)
 
     def decode_and_crop_both(probability: float) -> Callable[[int], None]:
-        paste = PasteSettings(probability)
+        paste = PasteSettings(probability=probability)
 
         def one(turn: int) -> None:
             for index in indices(turn, len(keys)):

@@ -23,9 +23,16 @@ from data.keys import is_utf8
 from data.options import Record, build, list_settings, one_of, read_toml, setting
 from pretrain.contract import MethodSettings
 from pretrain.methods import METHODS, load_method
-from pretrain.views.recipes import BLEND_SIGMA_MOST, RECIPES, SWITCHES, PasteSettings, ViewRecipe
+from pretrain.views.recipes import (
+    RECIPES,
+    Blend,
+    BlendSigma,
+    PasteSettings,
+    Probability,
+    Switches,
+    ViewRecipe,
+)
 
-Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -44,7 +51,7 @@ ROW_NOTES = frozenset({"about", "expect", "cost", "command"})
 _RECIPE_NAMES = ", ".join(RECIPES)
 
 
-class Settings(Record):
+class Settings(Switches):
     """Every setting of a run, checked and complete; made by `build_settings`."""
 
     # data
@@ -73,18 +80,6 @@ class Settings(Record):
     image_size: Annotated[int, Field(ge=8)] = setting(
         224, "side of a view in pixels", heading="Method"
     )
-    crop: str | None = setting(None, "kind of crop: scale, spatial or center")
-    scale: tuple[float, float] | None = setting(None, "range of the crop's share of the area")
-    flip: float | None = setting(None, "probability of a horizontal flip")
-    gray: float | None = setting(None, "probability of graying")
-    jitter: float | None = setting(None, "probability of colour jitter")
-    brightness: float | None = setting(None, "strength of the jitter in brightness")
-    contrast: float | None = setting(None, "strength of the jitter in contrast")
-    saturation: float | None = setting(None, "strength of the jitter in saturation")
-    hue: float | None = setting(None, "strength of the jitter in hue")
-    blur: float | None = setting(None, "probability of Gaussian blur")
-    blur_sigma: tuple[float, float] | None = setting(None, "range of its sigma, view's pixels")
-    gray_first: bool | None = setting(None, "graying before the jitter, not after it")
     # copy-paste
     paste_probability: Probability = setting(
         0.5, "probability of pasting a view's foreground; 0 needs no masks", heading="Copy-paste"
@@ -96,12 +91,8 @@ class Settings(Record):
         None, "folder of textures, or pool made by `mask-shards backgrounds`",
         heading="Copy-paste", metavar="PATH",
     )  # fmt: skip
-    blend: Literal["none", "gaussian", "mix"] = setting(
-        "none", "blending of the mask's border", heading="Copy-paste"
-    )
-    blend_sigma: Annotated[float, Field(gt=0, le=BLEND_SIGMA_MOST)] = setting(
-        5.0, "sigma of that blending, pixels of the original image"
-    )
+    blend: Blend = setting("none", "blending of the mask's border", heading="Copy-paste")
+    blend_sigma: BlendSigma = setting(5.0, "sigma of that blending, pixels of the original image")
     # optimisation
     epochs: Annotated[int, Field(ge=1, le=10**6)] = setting(
         200, "passes over the images", heading="Method"
@@ -165,18 +156,17 @@ class Settings(Record):
         recipe = values.get("recipe", next(iter(RECIPES)))
         if isinstance(recipe, str) and recipe in RECIPES:
             switches = RECIPES[recipe]()
-            values = {name: getattr(switches, name) for name in SWITCHES} | values
+            values = switches.model_dump(include=Switches.model_fields.keys()) | values
         return values
 
     @model_validator(mode="after")
     def _fit_together(self) -> Settings:
-        self.view_recipe()  # refuses invalid values
-        self.paste_settings()
+        self.paste_settings()  # refuses a pool that does not fit
         return self
 
     def view_recipe(self) -> ViewRecipe:
         """Return the views' recipe for the loader and the augmentation."""
-        switches = {name: getattr(self, name) for name in SWITCHES}
+        switches = self.model_dump(include=Switches.model_fields.keys())
         views = load_method(self.method.name).views
         return ViewRecipe(views=views, image_size=self.image_size, **switches)
 

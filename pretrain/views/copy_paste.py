@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 
 from data.backgrounds import BackgroundSource, cover_box, gray_level, open_source, read_chosen
 from data.images.crop import box_within, sample_box
+from data.options import build
 from pretrain.views.recipes import PasteSettings, blurs
 
 Box = tuple[int, int, int, int]  # (top, left, height, width), pixels of the image
@@ -132,7 +133,8 @@ class CopyPaste(v2.Transform):
         keep_mask: bool = False,
     ) -> None:
         super().__init__()
-        PasteSettings(probability=probability, blend=blend, sigma=sigma)  # refuses invalid values
+        given = {"probability": probability, "blend": blend, "sigma": sigma}
+        build(PasteSettings, given, label=str)  # refuses invalid values
         self.background = open_source(background) if isinstance(background, str) else background
         self.probability = probability
         self.blend = blend

@@ -2,7 +2,6 @@
 
 import json
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +39,9 @@ def test_defaults_are_the_papers():
 
 
 def test_recipes_and_their_switches():
-    assert build_settings({"method": "moco"}).view_recipe() == replace(instdisc(), views=2)
+    assert build_settings({"method": "moco"}).view_recipe() == instdisc().model_copy(
+        update={"views": 2}
+    )
     v2 = {"method": "moco", "recipe": "moco-v2"}
     assert build_settings(v2).view_recipe() == moco_v2()
     changed = build_settings(v2, {"blur": 0.0, "image_size": 64}).view_recipe()

@@ -254,7 +254,7 @@ def test_cropping_first_equals_pasting_first(tmp_path, textures, image_size, ble
     write_masks(tmp_path / "masks", {f"{n}.png": (mask, (400, 600)) for n in range(6)}, canvas=320)
     recipe = ViewRecipe(image_size=image_size)
     pool = str(textures.root) if background == "texture" else None
-    paste = PasteSettings(1.0, background, pool, blend)
+    paste = PasteSettings(probability=1.0, background=background, pool=pool, blend=blend)
     loader = build_loader(images, tmp_path / "masks", recipe=recipe, paste=paste, batch_size=6)
     (batch,) = list(loader)
     ours = DeviceAugment(recipe).pasted(batch, 0).permute(0, 2, 3, 1).numpy() * 255

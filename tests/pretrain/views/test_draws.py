@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -12,6 +11,7 @@ from scipy.stats import kstest
 from torchvision.transforms import v2
 
 from data.errors import UserError
+from data.options import build
 from pretrain.views.draws import COLUMN, UNIFORMS, draw_view, uniforms
 from pretrain.views.recipes import PasteSettings, ViewRecipe, instdisc, moco_v2
 from tests.pretrain.table1 import TABLE1, table1
@@ -108,7 +108,7 @@ def test_table_1_adds_one_augmentation_a_row():
     rows = [table1(row) for row in TABLE1]
     assert rows[-1] == instdisc()
     changed = [
-        [f.name for f in dataclasses.fields(a) if getattr(a, f.name) != getattr(b, f.name)]
+        [name for name in ViewRecipe.model_fields if getattr(a, name) != getattr(b, name)]
         for a, b in itertools.pairwise(rows)
     ]
     assert changed == [["flip"], ["crop"], ["crop"], ["jitter"], ["gray"]]
@@ -121,7 +121,7 @@ def test_table_1_adds_one_augmentation_a_row():
 
 def test_a_switch_changes_no_other_draw():
     full = draws(instdisc(), PasteSettings(), 50)
-    bare = draws(dataclasses.replace(instdisc(), gray=0, jitter=0), None, 50)
+    bare = draws(instdisc().model_copy(update={"gray": 0, "jitter": 0}), None, 50)
     assert [view.box for view in full] == [view.box for view in bare]
     assert (column(full, "flip") == column(bare, "flip")).all()
 
@@ -131,7 +131,7 @@ def test_a_switch_changes_no_other_draw():
     [
         ({"image_size": 0}, "image_size is 0"),
         ({"views": 0}, "views is 0"),
-        ({"crop": "middle"}, "'middle'; choose one of scale, spatial, center"),
+        ({"crop": "middle"}, "'middle'; it should be 'scale', 'spatial' or 'center'"),
         ({"flip": 1.5}, "flip is 1.5"),
         ({"hue": 0.6}, "hue is 0.6"),
         ({"contrast": -1}, "contrast is -1"),
@@ -139,24 +139,24 @@ def test_a_switch_changes_no_other_draw():
         ({"blur_sigma": (0, 1)}, "two positive numbers"),
     ],
 )
-def test_recipes_that_cannot_be_meant_are_refused(changes, message):
+def test_recipes_with_invalid_values_are_refused(changes, message):
     with pytest.raises(UserError) as caught:
-        ViewRecipe(**changes)
+        build(ViewRecipe, changes)
     assert message in caught.value.message
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"probability": 2}, "paste probability is 2"),
+        ({"probability": 2}, "probability is 2"),
         ({"background": "red"}, "'red'; choose one of grayscale, texture, imagenet"),
         ({"background": "texture"}, "give a folder of textures"),
         ({"background": "imagenet"}, "mask-shards backgrounds"),
-        ({"blend": "hard"}, "'hard'; choose one of none, gaussian, mix"),
+        ({"blend": "hard"}, "'hard'; it should be 'none', 'gaussian' or 'mix'"),
         ({"sigma": 0}, "sigma is 0"),
     ],
 )
-def test_paste_settings_that_cannot_be_meant_are_refused(changes, message):
+def test_paste_settings_with_invalid_values_are_refused(changes, message):
     with pytest.raises(UserError) as caught:
-        PasteSettings(**changes)
+        build(PasteSettings, changes)
     assert message in caught.value.message

@@ -303,7 +303,7 @@ def test_an_unreadable_background_is_skipped_and_named(photographs, tmp_path, de
     damaged.write_bytes(damaged.read_bytes()[:-40] + bytes(38) + b"\xff\xd9")
     loader = build_loader(
         images, photographs.masks, recipe=RECIPE, batch_size=12, decode_on=decode_on,
-        paste=PasteSettings(1.0, "texture", str(textures)),
+        paste=PasteSettings(probability=1.0, background="texture", pool=str(textures)),
     )  # fmt: skip
     (batch,) = batches(loader)
     assert set(batch["backgrounds_skipped"]) == {"background a.png: empty file"}
