@@ -50,16 +50,7 @@ class InstDisc(Method, nn.Module):
 
     encoder : images -> unit vectors (B, d).
     images : N, images in the data set.
-    dim : d.
-    temperature : tau, .07 as published.
-    negatives : K draws from the whole bank with replacement, or "all": the exact softmax over the
-        bank.
-    shared : one set of K negatives for the whole batch instead of one for each sample (as
-        published). Each sample's negatives have the same distribution either way, and so has its
-        loss.
-    loss : "softmax", the (K+1)-way cross-entropy, or "nce", the original noise-contrastive
-        estimation (not with "all").
-    bank_momentum : share of the old vector in the bank's update.
+    settings : shared negatives have each sample's distribution too, and so has its loss.
     seed : of the bank's first vectors and of the negatives.
     """
 
@@ -67,22 +58,15 @@ class InstDisc(Method, nn.Module):
     views = 1
 
     def __init__(
-        self,
-        encoder: nn.Module,
-        images: int,
-        dim: int = 128,
-        temperature: float = 0.07,
-        negatives: int | Literal["all"] = 4096,
-        shared: bool = False,
-        loss: Literal["softmax", "nce"] = "softmax",
-        bank_momentum: float = 0.5,
-        seed: int = 0,
+        self, encoder: nn.Module, images: int, settings: InstDiscSettings, seed: int = 0
     ) -> None:
         super().__init__()
+        s, self.seed = settings, seed
         self.encoder = encoder
-        self.bank = MemoryBank(images, dim, bank_momentum, seed)
-        self.tau, self.K, self.shared = temperature, negatives, shared
-        self.loss, self.seed = loss, seed
+        self.bank = MemoryBank(images, s.dim, s.bank_momentum, seed)
+        self.tau, self.K, self.shared, self.loss = (
+            s.temperature, s.negatives, s.shared_negatives, s.loss,
+        )  # fmt: skip
         self.register_buffer("log_z", torch.tensor(torch.nan))  # of "nce", from the first batch
         self._z_frozen = False
         self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []  # (index, f) since `update`
@@ -96,11 +80,7 @@ class InstDisc(Method, nn.Module):
 
     @classmethod
     def build(cls, settings: Settings, sizes: Sizes) -> InstDisc:
-        s = settings.method
-        return cls(
-            build_encoder(settings), sizes.images, s.dim, s.temperature, s.negatives,
-            s.shared_negatives, s.loss, s.bank_momentum, settings.seed,
-        )  # fmt: skip
+        return cls(build_encoder(settings), sizes.images, settings.method, settings.seed)
 
     @classmethod
     def chance_loss(cls, settings: Settings, images: int) -> float | None:

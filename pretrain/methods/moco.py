@@ -47,12 +47,7 @@ class MoCo(Method, nn.Module):
 
     v1 has a linear head and tau .07; v2 an MLP head (the encoder's) and tau .2.
 
-    encoder : images -> unit vectors (B, dim); the query encoder. The key encoder starts as its
-        copy.
-    dim : dimensions of q and k.
-    K : keys in the queue, a multiple of the global batch.
-    m : momentum of the key encoder.
-    T : temperature, tau.
+    encoder : images -> unit vectors (B, dim), of queries; that of the keys starts as its copy.
     seed : of the queue's first keys and of the shuffles.
     """
 
@@ -60,21 +55,14 @@ class MoCo(Method, nn.Module):
     views = 2
     groups = 8  # the authors' GPUs
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        dim: int = 128,
-        K: int = 65536,
-        m: float = 0.999,
-        T: float = 0.07,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, encoder: nn.Module, settings: MoCoSettings, seed: int = 0) -> None:
         super().__init__()
-        self.K, self.m, self.T, self.seed = K, m, T, seed
+        self.K, self.m, self.T = settings.negatives, settings.key_momentum, settings.temperature
+        self.seed = seed
         self.encoder_q = encoder
         self.encoder_k = copy.deepcopy(encoder).requires_grad_(False)
         generator = torch.Generator().manual_seed(seed)
-        queue = functional.normalize(torch.randn(dim, K, generator=generator), dim=0)
+        queue = functional.normalize(torch.randn(settings.dim, self.K, generator=generator), dim=0)
         self.register_buffer("queue", queue)  # (dim, K)
         self.queue_ptr = 0  # on the host: reading it must not wait for the device
         self._keys: list[torch.Tensor] = []  # since `update`
@@ -94,9 +82,7 @@ class MoCo(Method, nn.Module):
 
     @classmethod
     def build(cls, settings: Settings, sizes: Sizes) -> MoCo:
-        s = settings.method
-        encoder = build_encoder(settings)
-        return cls(encoder, s.dim, s.negatives, s.key_momentum, s.temperature, settings.seed)
+        return cls(build_encoder(settings), settings.method, settings.seed)
 
     @classmethod
     def chance_loss(cls, settings: Settings, images: int) -> float | None:

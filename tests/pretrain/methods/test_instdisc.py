@@ -8,7 +8,7 @@ from torch import nn
 
 from data.errors import UserError
 from pretrain.contract import Views
-from pretrain.methods.instdisc import InstDisc
+from pretrain.methods.instdisc import InstDisc, InstDiscSettings
 from pretrain.settings import build_settings
 
 INDEX, ROWS = torch.tensor([3, 0]), torch.arange(2)
@@ -25,12 +25,12 @@ class Pass(nn.Module):
         return nn.functional.normalize(x, dim=1)
 
 
-def build(**options):
-    return InstDisc(Pass(), images=10, dim=4, **options)
+def build(images=10, seed=0, **options):
+    return InstDisc(Pass(), images, InstDiscSettings(**{"dim": 4} | options), seed)
 
 
 @pytest.mark.parametrize(
-    "options", [{"negatives": "all"}, {"negatives": 5}, {"negatives": 5, "shared": True}]
+    "options", [{"negatives": "all"}, {"negatives": 5}, {"negatives": 5, "shared_negatives": True}]
 )
 def test_loss_is_the_cross_entropy_over_its_own_negatives(options):
     method = build(**options)
@@ -106,7 +106,7 @@ def test_update_moves_only_the_images_seen():
 
 
 def test_first_loss_is_near_chance():
-    method = InstDisc(Pass(), images=5000, dim=128, negatives=4096)
+    method = build(images=5000, dim=128)
     x = torch.randn(64, 128)
     loss, _ = method(views(x, torch.arange(64)), 0)
     # logits are about normal with deviation 1 / (.07 sqrt(128)): ln(K+1) + deviation^2 / 2

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pretrain.contract import Views
-from pretrain.methods.moco import MoCo
+from pretrain.methods.moco import MoCo, MoCoSettings
 from pretrain.parts.batch_norm import group_batch_norm
 
 
@@ -19,9 +19,10 @@ class Small(nn.Module):
         return nn.functional.normalize(self.head(self.norm(x).mean((2, 3))), dim=1)
 
 
-def build(K=6, **options):
+def build(batch_norm=False, seed=0, **options):
     torch.manual_seed(0)
-    return MoCo(Small(options.pop("batch_norm", False)), dim=2, K=K, **options)
+    settings = MoCoSettings(**{"dim": 2, "negatives": 6} | options)
+    return MoCo(Small(batch_norm), settings, seed)
 
 
 def views(batch=2):
@@ -36,7 +37,7 @@ def update(method, keys):
 
 
 def test_loss_against_the_equation():
-    method = build(T=0.2)
+    method = build(temperature=0.2)
     x = views()
     loss, _ = method(x, 0)
     k = method._keys[-1]
@@ -55,7 +56,7 @@ def test_loss_against_the_equation():
 
 
 def test_queue_goes_round():
-    method = build(K=6)
+    method = build()
     assert torch.allclose(method.queue.norm(dim=0), torch.ones(6))
     first = method.queue.clone()
     keys = [torch.full((2, 2), float(n)) for n in range(4)]
@@ -70,7 +71,7 @@ def test_queue_goes_round():
 
 
 def test_key_encoder_follows_with_momentum():
-    method = build(m=0.9)
+    method = build(key_momentum=0.9)
     assert torch.equal(method.encoder_q.head.weight, method.encoder_k.head.weight)
     with torch.no_grad():
         method.encoder_q.head.weight.fill_(1.0)
