@@ -51,7 +51,8 @@ def run(options: Options) -> None:
         for key, value in loaded.model.state_dict().items()
     }
     if out.suffix == ".safetensors":
-        data = safetensors.torch.save(state, {"arch": loaded.source.arch, "format": "pt"})
+        # a single entry: the order of several is another each time
+        data = safetensors.torch.save(state, {"format": "pt"})
     else:
         memory = io.BytesIO()
         torch.save(state, memory)

@@ -90,6 +90,9 @@ def results_in(
     own : what the command itself may have left there, unfinished
     """
     folder = next_folder(command) if folder is None else folder
+    if os.environ.get("RANK", "0") != "0":  # torchrun's first process writes for all
+        yield Results(command, folder, folder)
+        return
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; name a folder.")
     held = {path.name for path in folder.iterdir()} if folder.exists() else set()
