@@ -130,24 +130,18 @@ def build_loader(
     decode_on : decode plain JPEGs in this process, on this device (`device_decode`), and
         only the others in the workers; None: the workers decode all.
 
-    UserError: Here: no images; a device that decodes no JPEGs; no masks though something is to be
+    UserError, here: no images; a device that decodes no JPEGs; no masks though something is to be
         pasted; masks of another folder; images without a mask, unless allowed; a batch larger than
         the data. While iterating: a mask of another size of image; a damaged shard; a folder in
         which nothing can be read any more.
     """
     keys = list_images(images) if keys is None else keys
-    if batch_size < 1:
-        raise UserError(f"the batch size {batch_size} is not positive; give 1 or more.")
     if batch_size * world_size > len(keys):
         processes = f" in each of {world_size} processes" if world_size > 1 else ""
         raise UserError(
             f"the batch size {batch_size}{processes} is more than the {len(keys)} images in "
             f"{os.fspath(images)!r}; give a smaller batch size."
         )
-    if seed < 0:
-        raise UserError(f"the seed {seed} is negative; give 0 or more.")
-    if labels is not None and len(labels) != len(keys):
-        raise ValueError(f"{len(labels)} labels for {len(keys)} images")
     if paste is not None and paste.probability == 0:
         paste = None
     shards = rows = None
