@@ -89,7 +89,7 @@ def test_full_shared_memory(photographs, tmp_path, monkeypatch):
         raise RuntimeError("unable to allocate shared memory(shm) for file </x>: No space left")
 
     monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
-    with pytest.raises(UserError, match=r"shared memory .* enlarge it .* fewer workers"):
+    with pytest.raises(UserError, match=r"shared memory is full .* enlarge it"):
         train(tiny(photographs, workers=1), tmp_path / "run")
 
 
