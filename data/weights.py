@@ -15,7 +15,7 @@ import pickle
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,15 @@ def fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         for name, value in wanted.items()
     }
     network.load_state_dict(values, assign=any(value.is_meta for value in wanted.values()))
+
+
+def skeleton(build: Callable[[], nn.Module]) -> nn.Module:
+    """Build a network of shapes without memory, on the device "meta"; with it, where it must be."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except NotImplementedError:  # torchvision's RegNet computes with its weights while it is built
+        return build()
 
 
 def last_linear(network: nn.Module) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import click
@@ -57,8 +58,18 @@ def run(options: Options) -> None:
         memory = io.BytesIO()
         torch.save(state, memory)
         data = memory.getvalue()
-    if out.exists() and not options.overwrite and out.read_bytes() != data:  # what is there stays
+    same = out.exists() and _parts(out.read_bytes()) == _parts(data)
+    if out.exists() and not options.overwrite and not same:  # what is there stays
         raise UserError(f"OUT {out} exists; name another file or add --overwrite.")
     write_whole(out, data)
     name = loaded.source.arch
     click.echo(f"{out}: {len(state)} tensors of {name}, all but {classifier(name)}")
+
+
+def _parts(data: bytes) -> tuple[object, bytes]:
+    """Header and tensors of a .safetensors file, whose metadata have no order; or all the bytes."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    try:
+        return json.loads(data[8:end]), data[end:]
+    except ValueError:
+        return None, data

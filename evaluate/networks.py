@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Mapping
 from functools import cache
 
-import torch
 import torchvision
 from torch import Tensor, nn
 
@@ -47,10 +46,14 @@ def build(arch: str) -> nn.Module:
         )
     if arch in DILO_ONLY:
         return backbones.build_backbone(DILO_ONLY[arch])
-    model = torchvision.models.get_model(arch, weights=None)
+    model = _of_torchvision(arch)
     parent, _, child = weights.last_linear(model).rpartition(".")
     setattr(model.get_submodule(parent), child, nn.Identity())
     return model
+
+
+def _of_torchvision(arch: str) -> nn.Module:
+    return torchvision.models.get_model(arch, weights=None)
 
 
 @cache
@@ -58,15 +61,13 @@ def classifier(arch: str) -> str:
     """The name of the layer that reads classes off the penultimate features, such as `fc`."""
     if arch in DILO_ONLY:
         return backbones.CLASSIFIER[DILO_ONLY[arch]]
-    with torch.device("meta"):
-        return weights.last_linear(torchvision.models.get_model(arch, weights=None))
+    return weights.last_linear(weights.skeleton(lambda: _of_torchvision(arch)))
 
 
 @cache
 def backbone_tensors(arch: str) -> dict[str, Tensor]:
-    """The backbone's state_dict on the device "meta": shapes, and no memory."""
-    with torch.device("meta"):
-        return build(arch).state_dict()
+    """The backbone's state_dict, of shapes without memory where it can be."""
+    return weights.skeleton(lambda: build(arch)).state_dict()
 
 
 def differences(state: Mapping[str, Tensor], arch: str) -> str:

@@ -18,7 +18,15 @@ from data.images.labels import labels_from_folders
 from data.keys import Keys
 from data.loading import of_channels
 from data.unwrap import network_in
-from data.weights import differences, fill, last_linear, read_weights, split_choice, state_dict_of
+from data.weights import (
+    differences,
+    fill,
+    last_linear,
+    read_weights,
+    skeleton,
+    split_choice,
+    state_dict_of,
+)
 from saliency.methods.protocol import ClassifierSettings
 
 SIZE = 224
@@ -72,16 +80,17 @@ def load_classifier(path: str | os.PathLike, arch: str | None = None) -> tuple[n
                 f"--arch {arch} is not a classifier of torchvision {torchvision.__version__}; "
                 "use a name such as resnet50."
             )
-        network = _skeleton(arch) or _build(arch)
+        network = skeleton(partial(_build, arch))
         if difference := _fill(network, state, choice):
             raise UserError(
                 f"--weights {path} is not a {arch} with a linear head ({difference}); "
                 "give another checkpoint or --arch."
             )
         return network.eval(), arch
-    for name in dict.fromkeys((*_USUAL, *known)):
-        network = _skeleton(name) if name in known else None
-        if network is not None and not _fill(network, state, choice):
+    small = [name for name in known if not name.startswith("regnet")]  # they cannot lack memory
+    for name in sorted(small, key=lambda name: name not in _USUAL):
+        network = skeleton(partial(_build, name))
+        if not _fill(network, state, choice):
             return network.eval(), name
     raise UserError(
         f"--weights {path} fits none of torchvision's classifiers; "
@@ -92,15 +101,6 @@ def load_classifier(path: str | os.PathLike, arch: str | None = None) -> tuple[n
 def _build(name: str) -> nn.Module:
     extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     return torchvision.models.get_model(name, weights=None, **extra)
-
-
-def _skeleton(name: str) -> nn.Module | None:
-    """A network's shapes without its memory; None for the few that cannot be built so."""
-    try:
-        with torch.device("meta"):
-            return _build(name)
-    except NotImplementedError:  # RegNet computes with its weights while it is built
-        return None
 
 
 def _fill(network: nn.Module, tensors: Mapping[str, Tensor], choice: str) -> str:

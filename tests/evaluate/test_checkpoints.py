@@ -121,6 +121,15 @@ def test_named_architecture_that_keys_do_not_tell(tmp_path):
     assert loaded.source.left_out == ["classifier.3.weight", "classifier.3.bias"]
 
 
+@pytest.mark.parametrize("arch", ["regnet_y_400mf", "densenet121"])
+def test_networks_whose_first_names_or_shapes_are_unlike_a_resnets(tmp_path, arch):
+    network = torchvision.models.get_model(arch)
+    torch.save(network.state_dict(), tmp_path / "m.pt")
+    loaded = load_checkpoint(tmp_path / "m.pt", arch=arch)
+    state = network.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in loaded.model.state_dict().items())
+
+
 def test_random_network_is_always_the_same():
     one, other = (load_checkpoint("random:resnet18").model for _ in range(2))
     assert digest(one) == digest(other)
