@@ -80,13 +80,12 @@ def print_peak() -> None:
 def plan(images: Path) -> None:
     """Do what the parent does, with tasks that do nothing, and print the peak."""
     from data.images.decode import list_images
-    from data.masks.format import Status
     from saliency.batch import Plan, make_shards
-    from saliency.rows import without_mask
+    from saliency.rows import Row
 
     def do_nothing(plan, blocks, run_tasks):
         for block in blocks:
-            yield [without_mask(("rbd",), Status.FAILED, "not done")] * len(block.keys)
+            yield [Row({}, error="not done")] * len(block.keys)
 
     with tempfile.TemporaryDirectory() as out:
         keys = list_images(images)

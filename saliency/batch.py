@@ -344,13 +344,13 @@ def _write_shard(
     for i, key in enumerate(keys):
         row = next(rows)
         for method, writer in writers.items():
-            chunk = row.chunks.get(method)
-            status = row.statuses[method]
+            chunk, status = row.masks.get(method, (None, row.status))
             writer.write(i, chunk, row.mask_size, row.image_size, status, row.error)
             if chunk is not None:
                 summary.masks += 1
                 summary.mask_bytes += len(chunk.data)
-        summary.count(key, min(row.statuses.values()), row.error)
+        statuses = [status for _, status in row.masks.values()]
+        summary.count(key, min(statuses, default=row.status), row.error)
         summary.images += 1
     for writer in writers.values():
         writer.commit()

@@ -19,23 +19,23 @@ from torch import Tensor
 from data.device import Fetched, as_current, memory_layout
 from data.images.decode import UnreadableImage, capped_size, decode, key_path
 from data.loading import Loader, as_tensor
-from data.masks.format import Status, status_of
+from data.masks.format import Status
 from data.masks.write import ChunkEncoder
 from saliency.batch import Block, Plan, RunTasks
 from saliency.methods.protocol import NetworkMethod
-from saliency.rows import Row, reason_of, to_uint8, too_long, without_mask
+from saliency.rows import Row, compressed, reason_of, too_long
 
 
 class Image(NamedTuple):
     """What is known of an image besides its pixels.
 
-    block : with its shard's number.
+    shard : its number.
     image_size, mask_size : (height, width), upright; that of the mask has its long side capped.
     error, status : why it has no mask; "" where it may get one.
     """
 
     key: str
-    block: Block
+    shard: int
     image_size: tuple[int, int] = (0, 0)
     mask_size: tuple[int, int] = (0, 0)
     error: str = ""
@@ -55,7 +55,7 @@ class _PreparedBlocks:
 
     def __getitem__(self, index: int) -> tuple[list[Image], Tensor]:
         block = self.blocks[index]
-        pairs = [self._prepared(Image(key, block._replace(keys=()))) for key in block.keys]
+        pairs = [self._prepared(Image(key, block.shard)) for key in block.keys]
         images = [image for image, _ in pairs]
         inputs = [array for _, array in pairs if array is not None]
         return images, as_tensor(np.stack(inputs) if inputs else np.zeros((0, 3, 1, 1), np.float32))
@@ -95,7 +95,7 @@ def batches(
         for image in images:
             row = None if image.error else next(rows)
             full = row is not None and count == method.batch_size
-            if batch and (full or image.block.shard != batch[0][0].block.shard):
+            if batch and (full or image.shard != batch[0][0].shard):
                 yield batch
                 batch, count = [], 0
             batch.append((image, row))
@@ -193,27 +193,24 @@ class DeviceStage:
             sent, computed = running.events
             self._count(sent.elapsed_time(computed) / 1000)
         maps = [None if row is None else next(arrays) for _, row in running.batch]
-        canvas = plan.canvas(running.batch[0][0].block.shard) if running.batch else 1
+        canvas = plan.canvas(running.batch[0][0].shard) if running.batch else 1
         return pool.map(partial(self._row, plan, canvas), running.batch, maps)
 
     def _row(
         self, plan: Plan, canvas: int, item: tuple[Image, Tensor | None], result: np.ndarray | None
     ) -> Row:
         """Make a row of an image, its input, and the network's result for it."""
-        methods = tuple(plan.folders)
         image, inputs = item
         if image.error:
-            return without_mask(methods, image.status, image.error, image.image_size)
+            return Row({}, image.image_size, status=image.status, error=image.error)
         try:
             if not np.isfinite(result).all():
                 raise ValueError("the network's output is not finite")
-            mask = to_uint8(self.method.finish(result, inputs.numpy(), image.mask_size))
-            chunk = self._encoder(canvas, plan.compression).encode(mask)
+            saliency = self.method.finish(result, inputs.numpy(), image.mask_size)
+            mask = compressed(saliency, self._encoder(canvas, plan.compression))
         except Exception as error:  # one odd image must not end hours of work
-            return without_mask(methods, Status.FAILED, reason_of(error), image.image_size)
-        chunks = dict.fromkeys(methods, chunk)
-        statuses = dict.fromkeys(methods, status_of(mask))
-        return Row(chunks, image.mask_size, image.image_size, statuses)
+            return Row({}, image.image_size, error=reason_of(error))
+        return Row(dict.fromkeys(plan.folders, mask), image.image_size, image.mask_size)
 
     def _encoder(self, canvas: int, compression: str) -> ChunkEncoder:
         """This thread's encoder; two are kept, for with --max-side 0 each shard has a canvas."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.errors import UserError
 from data.kernel_cache import uninterrupted
-from saliency.methods import find
+from saliency.methods import METHODS
 from saliency.methods.protocol import Method, PixelSettings, superpixel_count
 from saliency.regions import slic
 from saliency.regions.frame import inside_frame
@@ -32,11 +32,14 @@ def choose(names: Iterable[str], values: Mapping[str, Any] | None = None) -> dic
 
     Raises UserError: a name that is not registered or is a network's.
     """
+    pixel_methods = {name: m for name, m in METHODS.items() if not m.by_network}
     chosen = {}
     for name in names:
-        method = find(name)
-        if method.by_network:
-            raise UserError(f"{name!r} is a method by a network: it runs in saliency-compute.")
+        if name not in pixel_methods:
+            raise UserError(
+                f"no method per pixel is {name!r}; choose from {', '.join(pixel_methods)}."
+            )
+        method = pixel_methods[name]
         known = {k: v for k, v in (values or {}).items() if k in method.record.model_fields}
         chosen[name] = Chosen(method, method.record(**known))
     return chosen
@@ -54,7 +57,6 @@ class Context:
         self._shared = next(iter(chosen.values())).settings
         area = image.shape[0] * image.shape[1]
         self._number, self._pixels_each = superpixel_count(self._shared.superpixels, area)
-        self._superpixels: dict[int, Superpixels] = {}
         self._maps: dict[str, np.ndarray] = {}
 
     @cached_property
@@ -62,12 +64,10 @@ class Context:
         """The superpixels of RBD and GS, with their graph."""
         return RegionGraph.of(self.image, self._pixels_each)
 
-    def superpixels(self, number: int | None = None) -> Superpixels:
-        """Return so many superpixels as MC sees them; by default, as many as the user asks for."""
-        number = number or self._number
-        if number not in self._superpixels:
-            self._superpixels[number] = slic.slic_epfl(self.image, number)
-        return self._superpixels[number]
+    @cached_property
+    def superpixels(self) -> Superpixels:
+        """The superpixels of MC."""
+        return slic.slic_epfl(self.image, self._number)
 
     def paint(self, superpixels: Superpixels, values: np.ndarray) -> np.ndarray:
         """Return float32 (H, W) that has each superpixel's value, (N,)."""

@@ -1,4 +1,4 @@
-"""What a worker does: a few images in, a row of results each out."""
+"""What a worker does: a few images in, a row of results for each out."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,24 +15,22 @@ MapFunction = Callable[[np.ndarray], dict[str, np.ndarray]]
 """An image, uint8 (h, w, 3), to float maps (h, w) in [0, 1] by method."""
 
 MAX_SIDE = 16_384
-"""Pixels. All masks of a shard are stored as squares of its longest side. One strip of this length
+"""Pixels. All masks of a shard are stored as squares of its longest side. A strip of this length
 takes each worker 0.5 GB and each mask of its shard 0.2 s, one twice as long 2 GB and a second;
 beyond 65,535 HDF5 does not store it. The longest photographs of today's cameras are this long."""
 
 
 class Row(NamedTuple):
-    """One image's results, as a worker sends them.
+    """An image's results, as a worker sends them; sizes are (height, width).
 
-    chunks : the mask of each method; none where there is an error.
-    mask_size, image_size : height and width.
-    statuses : of each method: a mask may be all zero by one and not by another.
-    error : why there is no mask, or empty.
+    masks : of each method, with its status: a mask may be all zero by one and not by another.
+    status, error : why there is none.
     """
 
-    chunks: dict[str, Chunk]
-    mask_size: tuple[int, int]
-    image_size: tuple[int, int]
-    statuses: dict[str, Status]
+    masks: dict[str, tuple[Chunk, Status]]
+    image_size: tuple[int, int] = (0, 0)
+    mask_size: tuple[int, int] = (0, 0)
+    status: Status = Status.FAILED
     error: str = ""
 
 
@@ -63,30 +61,44 @@ def _compute_row(
     try:
         image, image_size = decode(path, max_side)
     except UnreadableImage as reason:
-        return without_mask(methods, Status.UNREADABLE, str(reason))
-    reason = too_long(image.shape[:2])
-    if reason:
-        return without_mask(methods, Status.FAILED, reason, image_size)
+        return Row({}, status=Status.UNREADABLE, error=str(reason))
+    if reason := too_long(image.shape[:2]):
+        return Row({}, image_size, error=reason)
     try:
         maps = map_function(image)
-        masks = {name: to_uint8(maps[name]) for name in methods}
-        chunks = {name: encoder.encode(mask) for name, mask in masks.items()}
+        masks = {name: compressed(maps[name], encoder) for name in methods}
     except Exception as error:  # one odd image must not end hours of work
-        return without_mask(methods, Status.FAILED, reason_of(error), image_size)
-    statuses = {name: status_of(mask) for name, mask in masks.items()}
-    return Row(chunks, image.shape[:2], image_size, statuses)
+        return Row({}, image_size, error=reason_of(error))
+    return Row(masks, image_size, image.shape[:2])
 
 
-def without_mask(
-    methods: Iterable[str], status: Status, reason: str, image_size: tuple[int, int] = (0, 0)
-) -> Row:
-    """The row of an image that could not be decoded (UNREADABLE) or computed (FAILED)."""
-    return Row({}, (0, 0), image_size, dict.fromkeys(methods, status), reason)
+@lru_cache(maxsize=2)  # not more: with --max-side 0 each shard has a canvas of its own
+def _encoder(canvas: int, compression: str) -> ChunkEncoder:
+    return ChunkEncoder(canvas, compression)
+
+
+def compressed(saliency: np.ndarray, encoder: ChunkEncoder) -> tuple[Chunk, Status]:
+    """Return a map, float in [0, 1], as a shard stores it."""
+    mask = to_uint8(saliency)
+    return encoder.encode(mask), status_of(mask)
+
+
+def to_uint8(saliency: np.ndarray) -> np.ndarray:
+    """Quantise a map, float in [0, 1], to uint8, halves rounded up as MATLAB does."""
+    return np.floor(saliency * 255 + 0.5).astype(np.uint8)
 
 
 def reason_of(error: Exception) -> str:
-    """An exception as the reason in a row: its type and message in one line."""
+    """Return an exception as the reason in a row: its type and message in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def too_long(size: tuple[int, int]) -> str:
+    """Say that a mask of this (height, width) is too long; empty where it is not."""
+    height, width = size
+    if max(height, width) <= MAX_SIDE:
+        return ""
+    return f"{width}x{height} pixels, longer than {MAX_SIDE:,}: give it --max-side"
 
 
 def longest_side(images: str, keys: Iterable[str]) -> int:
@@ -102,21 +114,3 @@ def _long_side(images: str, key: str) -> int:
     except UnreadableImage:
         return 1
     return 1 if too_long(size) else max(1, *size)
-
-
-def too_long(size: tuple[int, int]) -> str:
-    """Say that a mask of this (height, width) is too long; empty where it is not."""
-    height, width = size
-    if max(height, width) <= MAX_SIDE:
-        return ""
-    return f"{width}x{height} pixels, longer than {MAX_SIDE:,}: give it --max-side"
-
-
-def to_uint8(saliency: np.ndarray) -> np.ndarray:
-    """Quantise a map, float in [0, 1], to uint8, halves rounded up as MATLAB does."""
-    return np.floor(saliency * 255 + 0.5).astype(np.uint8)
-
-
-@lru_cache(maxsize=2)  # not more: with --max-side 0 each shard has a canvas of its own
-def _encoder(canvas: int, compression: str) -> ChunkEncoder:
-    return ChunkEncoder(canvas, compression)

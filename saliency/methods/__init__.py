@@ -4,7 +4,6 @@ A method is one module in this folder, as `saliency.methods.protocol` describes 
 below; nothing else names it.
 """
 
-from data.errors import UserError
 from saliency.methods.protocol import Method
 
 METHODS: dict[str, Method] = {
@@ -27,10 +26,3 @@ METHODS: dict[str, Method] = {
         "saliency.methods.protocol:ClassifierSettings",
     ),
 }
-
-
-def find(name: str) -> Method:
-    """Return a method's line; UserError for a name that is not registered."""
-    if name not in METHODS:
-        raise UserError(f"there is no saliency method {name!r}; choose from {', '.join(METHODS)}.")
-    return METHODS[name]

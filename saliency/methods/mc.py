@@ -102,5 +102,5 @@ def _histogram_score(values: np.ndarray) -> float:
 
 def compute(context: Context, settings: PixelSettings) -> np.ndarray:
     """Return MC's map, float32 (H, W) in [0, 1]."""
-    superpixels = context.superpixels()
-    return context.paint(superpixels, superpixel_saliency(superpixels, context.image))
+    saliency = superpixel_saliency(context.superpixels, context.image)
+    return context.paint(context.superpixels, saliency)

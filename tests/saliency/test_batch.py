@@ -304,8 +304,8 @@ def test_maps_may_be_computed_in_other_ways(photographs, tmp_path):
         for block in blocks:
             encoder = ChunkEncoder(plan.canvas(block.shard))
             mask = np.full((4, 5), 7, np.uint8)
-            chunks = {"net": encoder.encode(mask)}
-            yield [Row(chunks, (4, 5), (8, 10), {"net": Status.OK}) for _ in block.keys]
+            masks = {"net": (encoder.encode(mask), Status.OK)}
+            yield [Row(masks, (8, 10), (4, 5)) for _ in block.keys]
 
     make(photographs, tmp_path, ("net",), compute_blocks=compute_blocks)
     shards = MaskShards(tmp_path)
