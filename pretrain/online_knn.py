@@ -27,6 +27,7 @@ class _Side:
     rows: np.ndarray  # which keys take part
 
 
+@dataclass(frozen=True)
 class OnlineKnn:
     """Weighted kNN of centre crops on the backbone's penultimate features.
 
@@ -34,9 +35,14 @@ class OnlineKnn:
     `images` by the rest. Of either at most `knn_limit` are taken, chosen by the seed.
     """
 
-    def __init__(self, settings: Settings, train: _Side, test: _Side, workers: int) -> None:
-        self.settings, self.train, self.test, self.workers = settings, train, test, workers
-        self.k = min(settings.knn_k, len(train.rows))
+    settings: Settings
+    train: _Side
+    test: _Side
+    workers: int
+
+    @property
+    def k(self) -> int:
+        return min(self.settings.knn_k, len(self.train.rows))
 
     def describe(self) -> str:
         """Return in words what is classified by what."""

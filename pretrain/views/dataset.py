@@ -8,8 +8,7 @@ own resolution, because it must see what lies beyond the crop's border.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +46,7 @@ class _Read(NamedTuple):
     jpeg: np.ndarray | None = None
 
 
+@dataclass
 class ViewDataset:
     """Loads whole batches of views; `dataset[Request(epoch, indices)]`.
 
@@ -62,31 +62,17 @@ class ViewDataset:
     saliency : load each view's mask, pasted or not.
     """
 
-    def __init__(
-        self,
-        images: str | os.PathLike,
-        keys: Keys,
-        recipe: ViewRecipe,
-        seed: int,
-        paste: PasteSettings | None = None,
-        masks: MaskShards | None = None,
-        rows: MaskRows | None = None,
-        source: BackgroundSource | None = None,
-        labels: np.ndarray | None = None,
-        keep_jpegs: bool = False,
-        saliency: bool = False,
-    ) -> None:
-        self.images = Path(images)
-        self.keys = keys
-        self.recipe = recipe
-        self.seed = seed
-        self.paste = paste
-        self.masks = masks
-        self.rows = rows
-        self.source = source
-        self.labels = labels
-        self.keep_jpegs = keep_jpegs
-        self.saliency = saliency
+    images: str | os.PathLike
+    keys: Keys
+    recipe: ViewRecipe
+    seed: int
+    paste: PasteSettings | None = None
+    masks: MaskShards | None = None
+    rows: MaskRows | None = None
+    source: BackgroundSource | None = None
+    labels: np.ndarray | None = None
+    keep_jpegs: bool = False
+    saliency: bool = False
 
     def __getitem__(self, request: Request) -> Batch:
         """Return a batch (`pretrain.views.loader.Loader`)."""
@@ -208,8 +194,8 @@ class ViewDataset:
             index = int(others.integers(len(self.keys)))
         key, reason = self.keys[replaced[-1][0]], replaced[-1][1]
         raise UserError(
-            f"{REPLACEMENTS} images in a row in {str(self.images)!r} cannot be read, the last one "
-            f"{key!r} ({reason}); make the folder readable again."
+            f"{REPLACEMENTS} images in a row in {os.fspath(self.images)!r} cannot be read, the "
+            f"last of them {key!r} ({reason}); make the folder readable again."
         )
 
     def missing(self, indices: np.ndarray) -> np.ndarray:

@@ -75,11 +75,6 @@ class Loader(BatchLoader):
 
         The images of the skipped steps are not read.
         """
-        if not 0 <= start_step <= len(self):
-            raise UserError(
-                f"the start step {start_step} is not one of an epoch's {len(self)}; "
-                "resume with the data and the batch size of the run's start."
-            )
         self.requests.epoch, self.requests.start = epoch, start_step
 
     def __iter__(self) -> Iterator[Batch]:
@@ -130,18 +125,11 @@ def build_loader(
     decode_on : decode plain JPEGs in this process, on this device (`device_decode`), and
         only the others in the workers; None: the workers decode all.
 
-    UserError, here: no images; a device that decodes no JPEGs; no masks though something is to be
-        pasted; masks of another folder; images without a mask, unless allowed; a batch larger than
-        the data. While iterating: a mask of another size of image; a damaged shard; a folder in
-        which nothing can be read any more.
+    UserError here: no images; a device that decodes no JPEGs; no masks though they are needed;
+    masks of another folder; images without a mask, unless allowed. While iterating: a mask of
+    another size of image; a damaged shard; a folder in which nothing can be read any more.
     """
     keys = list_images(images) if keys is None else keys
-    if batch_size * world_size > len(keys):
-        processes = f" in each of {world_size} processes" if world_size > 1 else ""
-        raise UserError(
-            f"the batch size {batch_size}{processes} is more than the {len(keys)} images in "
-            f"{os.fspath(images)!r}; give a smaller batch size."
-        )
     if paste is not None and paste.probability == 0:
         paste = None
     shards = rows = None

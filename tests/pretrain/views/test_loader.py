@@ -178,13 +178,6 @@ def test_dataset_travels_to_spawned_workers(photographs):
 # What the user did wrong -----------------------------------------------------------------------
 
 
-def test_batch_larger_than_the_data(photographs):
-    with pytest.raises(UserError, match="batch size 13 is more than the 12 images"):
-        make(photographs, batch_size=13)
-    with pytest.raises(UserError, match="in each of 2 processes"):
-        make(photographs, batch_size=7, world_size=2)
-
-
 def test_pasting_needs_masks(photographs):
     with pytest.raises(UserError, match="needs masks"):
         build_loader(photographs.images, recipe=RECIPE, paste=PasteSettings(), batch_size=2)
@@ -317,11 +310,6 @@ def test_a_folder_that_vanished_ends_the_run_with_a_sentence(photographs, tmp_pa
     shutil.rmtree(images)
     with pytest.raises(UserError, match=r"in a row .* cannot be read"):
         batches(loader)
-
-
-def test_a_start_beyond_the_epoch_is_refused(photographs):
-    with pytest.raises(UserError, match="start step 4"):
-        make(photographs, start_step=4)
 
 
 def test_worker_memory_is_flat(photographs):
