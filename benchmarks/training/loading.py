@@ -99,7 +99,7 @@ def decode_and_crop(settings: Settings, loader: Loader, count: int) -> tuple[flo
     """
     dataset, recipe = loader.dataset, settings.view_recipe()
     decoding, reading = [], []
-    for index in np.random.default_rng(0).permutation(len(dataset))[:count]:
+    for index in np.random.default_rng(0).permutation(len(dataset.keys))[:count]:
         started = time.perf_counter()
         image, size = decode(key_path(dataset.images, dataset.keys[int(index)]))
         draw = draw_view(recipe, None, uniforms(0, 0, int(index), 0), size)
