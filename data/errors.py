@@ -113,7 +113,9 @@ def as_sentence(error: BaseException) -> UserError | RunFailed | None:
 def _fewer() -> str:
     """What the command that runs has to lower, where memory is short."""
     context = click.get_current_context(silent=True)
-    names = set() if context is None else {parameter.name for parameter in context.command.params}
+    if context is None:
+        return "fewer workers"
+    names = {parameter.name for parameter in context.command.params}
     words = {
         "batch_size": "a smaller --batch-size",
         "workers": "fewer --workers",

@@ -4,7 +4,7 @@
     run.check(resume, inputs=[images])                  # refuses a foreign or non-empty folder
     if resume and run.started():
         run.check_same(build(Settings, run.saved()), settings, free={"workers"})
-    with stop_on_signals() as stop, failures_told(run, smaller):
+    with stop_on_signals() as stop, failures_told(run, smaller), run.locked():
         state = run.newest(("network", "optimizer"), say) if resume else None
         run.start(settings)                             # the first process only
         metrics = Metrics(run.path("metrics.jsonl"), run.path("tensorboard"), step)
@@ -35,7 +35,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ import click
 from pydantic import BaseModel
 
 from data.errors import UserError, errors_told, is_exhaustion
-from data.files import write_whole
+from data.files import only_writer, write_whole
 from data.keys import is_utf8
 from data.options import read_toml, to_toml
 
@@ -73,6 +73,7 @@ class Run:
         self.record = self.folder / record
         self.checkpoints = self.folder / checkpoints
         self.name = f"{argument} {str(self.folder)!r}"
+        self.argument = argument
 
     def path(self, name: str) -> Path:
         """Return a path within the folder."""
@@ -102,6 +103,10 @@ class Run:
             raise UserError(f"{self.name} holds files, and no run to resume; give another folder.")
         remedy = "go on with --resume, or " if self.started() else ""
         raise UserError(f"{self.name} is not empty; {remedy}give another folder.")
+
+    def locked(self, first: bool = True) -> AbstractContextManager[None]:
+        """Keep other runs out of the folder; of a run of several processes, the first does so."""
+        return only_writer(self.folder, self.argument) if first else nullcontext()
 
     def saved(self) -> dict[str, Any]:
         """Return the settings that the run was begun with, unchecked."""

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from data.device import all_finite, tune_cuda
 from data.errors import RunFailed, UserError
 from data.images.decode import list_images
+from data.images.labels import splits_of
 from data.metrics import LossNotFinite, Metrics, epoch_bar, read_metrics
 from data.processes import usable_cores
 from data.run import Run, StopRequest, failures_told, stop_on_signals
@@ -74,6 +75,7 @@ def train(settings: Settings, out: str | os.PathLike, *, resume: bool = False) -
             f"batch_size is {settings.batch_size}; give a smaller one, or compute it in parts by "
             "accumulate = 2",
         ),
+        run.locked(here.first),
     ):
         training = _Training(settings, run, here)
         try:
@@ -167,6 +169,11 @@ class _Training:
             self.say(sentence)
         if self.knn is not None:
             self.say(f"Every {s.knn_every} epochs: {self.knn.describe()}.")
+        if splits := splits_of(self.keys):
+            self.say(
+                f"{s.images!r} holds {' and '.join(splits)}, and all of them are trained on; give "
+                "the first of them where the others are to judge by."
+            )
 
     def _load(self, step: int, state: dict) -> None:
         if state["keys"] != self.keys.digest():

@@ -47,9 +47,10 @@ def labels_from_folders(keys: Keys) -> Labels | None:
 
 
 def splits_of(keys: Keys) -> list[str]:
-    """Return the first folders where they are `train` and its like, [] where they are classes."""
+    """Return the first folders where they are `train`, which comes first, and such; else []."""
     folders = {raw.partition(b"/")[0] for raw in keys.iter_raw()}
-    return sorted(folder.decode() for folder in folders) if _are_splits(folders) else []
+    names = sorted(folders, key=lambda folder: (folder.lower() != b"train", folder))
+    return list(map(bytes.decode, names)) if _are_splits(folders) else []
 
 
 def _are_splits(folders: Collection[bytes]) -> bool:

@@ -101,15 +101,16 @@ class Trainer:
         Raises UserError or RunFailed: the loss or the weights are not finite, a pair cannot be
         read, the memory is too small for the batch, a worker was killed.
         """
-        self.run.start(self.settings)
         tune_cuda()
         size = self.settings.batch_size
         with (
             stop_on_signals() as stop,
             failures_told(self.run, f"use a smaller --batch-size than {size}"),
+            self.run.locked(),
             as_current(self.device),  # where batches are pinned for
             closing(Metrics(self.run.path("metrics.jsonl"), None, self.step, size)) as log,
         ):
+            self.run.start(self.settings)
             while not self.done and not stop:
                 self._epoch(log, stop)
                 state = {

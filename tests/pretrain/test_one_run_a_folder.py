@@ -1,0 +1,30 @@
+"""A run's folder has one writer at a time, and says so to the second."""
+
+import os
+import shutil
+
+from tests.pretrain.runs import command, finish, metrics, start
+
+
+def test_two_runs_resumed_at_once(photographs, tmp_path):
+    out = tmp_path / "run"
+    arguments = command(photographs, out, "--resume", epochs=6, checkpoint_every_steps=1)
+    both = [start(arguments), start(arguments)]
+    told = [process.communicate(timeout=240) for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2]
+    (said,) = [err for process, (_, err) in zip(both, told, strict=True) if process.returncode]
+    assert "is being written by process" in said and "Traceback" not in said
+    steps = [line["step"] for line in metrics(out) if "loss" in line]
+    assert steps == list(range(1, 19))
+    assert not any("writer" in name for name in os.listdir(out))
+
+
+def test_a_data_set_with_its_splits_is_told(photographs, tmp_path):
+    for split in ("train", "val"):
+        shutil.copytree(photographs.images, tmp_path / "set" / split)
+    arguments = command(photographs, tmp_path / "run", epochs=1, knn_every=1, paste_probability=0)
+    arguments[0] = str(tmp_path / "set")
+    del arguments[1]  # masks
+    output = finish(start(arguments))
+    assert "holds train and val, and all of them are trained on" in output
+    assert "kNN of" not in output
