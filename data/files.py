@@ -21,6 +21,14 @@ from pathlib import Path
 from data.errors import UserError
 
 
+def refuse_existing(path: str | os.PathLike, overwrite: bool) -> None:
+    """Refuse to replace what is there (UserError), unless `overwrite`."""
+    if not overwrite and os.path.lexists(path):
+        raise UserError(
+            f"{os.fspath(path)!r} is there already; name another, or replace it by --overwrite."
+        )
+
+
 def write_whole(path: str | os.PathLike, data: bytes | memoryview | str) -> None:
     """Write a file, replacing what is there; its folder is made when it is missing.
 

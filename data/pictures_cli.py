@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from data.errors import UserError
+from data.files import refuse_existing
 from data.gallery import Gallery
 from data.gallery.masks import mask_gallery, two_abreast
 from data.gallery.terminal import row_as_text
@@ -115,8 +116,7 @@ def _check_images(images: Path | None) -> None:
 def _check_output(path: Path, kinds: tuple[str, ...], overwrite: bool) -> None:
     if path.suffix.lower() not in kinds:
         raise UserError(f"--output {str(path)!r} does not end in {' or '.join(kinds)}; name it so.")
-    if path.exists() and not overwrite:
-        raise UserError(f"{str(path)!r} is there already; name another, or give --overwrite.")
+    refuse_existing(path, overwrite)
 
 
 def _write(path: Path, content: Gallery, side: int) -> None:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from data.backgrounds.pool import POOL_FORMAT, POOL_VERSION
 from data.errors import UserError
-from data.files import only_writer, replacing
+from data.files import only_writer, refuse_existing, replacing
 from data.images.decode import UnreadableImage, decode, key_path, list_images
 from data.keys import encode_key
 from data.masks.format import LIBVER, TEXT_TYPE, software_versions
@@ -137,10 +137,7 @@ def build_pool(
 
     UserError: the pool exists; masks of another folder or size of image; there is no crop.
     """
-    if Path(pool).exists() and not overwrite:
-        raise UserError(
-            f"{os.fspath(pool)!r} exists; give another name, or --overwrite to make it again."
-        )
+    refuse_existing(pool, overwrite)
     keys = list_images(images)
     sets = [MaskShards(folder) for folder in masks]
     for shards in sets:
@@ -197,12 +194,7 @@ def _crop(
         report.unreadable += 1
         return None
     for shards in sets:
-        if shards.image_size(key) != image_size:
-            raise UserError(
-                f"the mask of {key!r} in {str(shards.folder)!r} is of an image of "
-                f"{'x'.join(map(str, shards.image_size(key)))} pixels (height x width), but the "
-                f"image has {'x'.join(map(str, image_size))}; compute the masks of these images."
-            )
+        shards.check_size(key, image_size)
     side = min(int(square[2] * min(scale)), *image_size)
     if side < settings.min_side:
         return None

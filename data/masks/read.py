@@ -103,6 +103,16 @@ class MaskShards:
         height, width = self._index.image_size[self._row(row)].tolist()
         return height, width
 
+    def check_size(self, row: int | str, size: tuple[int, int]) -> None:
+        """Refuse a mask of an image that had another height and width than `size` (UserError)."""
+        known = self.image_size(row)
+        if known not in ((0, 0), size):
+            raise UserError(
+                f"the mask of {self.keys[self._row(row)]!r} in {str(self.folder)!r} is of an image "
+                f"of {known[0]}x{known[1]} pixels (height x width), but the image has "
+                f"{size[0]}x{size[1]}; compute the masks of these images."
+            )
+
     def error(self, row: int | str) -> str:
         """Return why an image has no mask; empty where it has one."""
         row = self._row(row)

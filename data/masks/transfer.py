@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from data.errors import UserError
-from data.files import draft_folder, sync_folder
+from data.files import draft_folder, refuse_existing, sync_folder
 from data.images.decode import UnreadableImage, capped_size, key_path, list_images, read_size
 from data.keys import Keys
 from data.masks.format import (
@@ -53,11 +53,7 @@ def export_masks(
     """
     rows = np.flatnonzero(masks.statuses() <= Status.FLAT).tolist()
     for row in rows:
-        path = _png_path(folder, masks.keys[row])
-        if not overwrite and os.path.lexists(path):
-            raise UserError(
-                f"{path!r} is there already; choose another folder, or replace it by --overwrite."
-            )
+        refuse_existing(_png_path(folder, masks.keys[row]), overwrite)
     for row in progress(rows, len(rows)):
         mask = masks.read(row)
         if full_size:

@@ -210,7 +210,6 @@ class _MaskOnce:
 
     def __init__(self, dataset: ViewDataset, index: int, image_size: tuple[int, int]) -> None:
         self._dataset = dataset
-        self._index = index
         self.image_size = image_size
         self._row = -1 if dataset.rows is None else int(dataset.rows.rows[index])
         self._masks: dict[bool, np.ndarray] = {}
@@ -223,21 +222,10 @@ class _MaskOnce:
     def crop(self, draw: Draw, blurred: bool = False) -> np.ndarray:
         """Return the mask of a view, uint8 (S, S)."""
         if False not in self._masks:
-            self._masks[False] = self._read()
+            self._dataset.masks.check_size(self._row, self.image_size)
+            self._masks[False] = self._dataset.masks.read(self._row)
         if blurred not in self._masks:
             sigma = self._dataset.paste.sigma
             self._masks[True] = blur_mask(self._masks[False], sigma, self.image_size)
         side = self._dataset.recipe.image_size
         return cut_mask(self._masks[blurred], draw.box, self.image_size, (side, side))
-
-    def _read(self) -> np.ndarray:
-        masks = self._dataset.masks
-        of = masks.image_size(self._row)
-        if of not in ((0, 0), self.image_size):
-            height, width = self.image_size
-            raise UserError(
-                f"the mask of {self._dataset.keys[self._index]!r} in {str(masks.folder)!r} is of "
-                f"an image of {of[0]}x{of[1]} pixels (height x width), but the image has "
-                f"{height}x{width}; compute the masks of these images."
-            )
-        return masks.read(self._row)

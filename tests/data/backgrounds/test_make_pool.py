@@ -173,7 +173,11 @@ def test_command_says_what_it_made_and_refuses_to_overwrite(scenes):
     done = run(*arguments, "--min-side", 60, "--size", 32)
     assert done.exit_code == 0 and "4 crops of 4 images" in done.stdout
     again = run(*arguments, "--min-side", 60)
-    assert again.exit_code == 2 and "exists" in again.stderr and again.stderr.count("\n") == 1
+    assert (
+        again.exit_code == 2
+        and "is there already" in again.stderr
+        and again.stderr.count("\n") == 1
+    )
     assert run(*arguments, "--min-side", 60, "--overwrite").exit_code == 0
 
 
