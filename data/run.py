@@ -210,8 +210,6 @@ def save(folder: str | os.PathLike, step: int, state: dict[str, Any], keep: int 
 
     Returns the new file's path.
     """
-    if keep < 1:
-        raise ValueError(f"keep is {keep}; at least this checkpoint itself is kept")
     path = Path(folder) / f"checkpoint-{step:08d}.pt"
     write_torch(path, state)
     older = [old for number, old in checkpoints(folder) if number < step]
@@ -282,8 +280,6 @@ def damage(path: str | os.PathLike) -> str | None:
         return "there is no such file"
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
         return f"the file is damaged ({error})"
-    except OSError as error:
-        return f"the file cannot be read ({error.strerror or error})"
     return None if bad is None else f"the file is damaged (its part {bad} has a wrong checksum)"
 
 

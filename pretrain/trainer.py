@@ -35,6 +35,7 @@ from pretrain.build import (
 )
 from pretrain.curve import draw_curve
 from pretrain.export import export_backbone
+from pretrain.methods import load_method
 from pretrain.online_knn import build_online_knn
 from pretrain.parts.distributed import World, mean_over_processes, world
 from pretrain.parts.negatives import stream_key
@@ -95,14 +96,12 @@ class _Training:
         self.workers = s.workers
         if s.workers is None:
             self.workers = max(1, usable_cores() // here.local_size)
-        tune_cuda()
-        self.method = build_method(s, self.sizes, here)
         self.loader = build_loader(
             s.images,
             s.masks,
             recipe=s.view_recipe(),
             paste=s.paste_settings(),
-            saliency=bool(self.method.wants & {"saliency", "boxes"}),
+            saliency=bool(load_method(s.method.name).wants & {"saliency", "boxes"}),
             batch_size=s.batch_size // here.size,
             seed=s.seed,
             rank=here.rank,
@@ -115,6 +114,8 @@ class _Training:
         )
         self.augment = DeviceAugment(s.view_recipe()).to(here.device)
         self.knn = build_online_knn(s, self.keys, self.workers)
+        tune_cuda()
+        self.method = build_method(s, self.sizes, here)
         self.optimizer = build_optimizer(s, self.method)
         self.model: torch.nn.Module = self.method
         self.groups = self.sizes.groups * here.size * s.accumulate  # of a batch

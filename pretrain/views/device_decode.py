@@ -23,7 +23,6 @@ from pretrain.views.draws import COLUMN
 # all else has a row an image
 _OF_BATCH = ("missing", "replaced", "replaced_reasons", "backgrounds_skipped")
 _SIZE = slice(COLUMN["image_height"], COLUMN["image_width"] + 1)
-_BOX = slice(COLUMN["box_top"], COLUMN["box_width"] + 1)
 
 
 class DeviceDecoder:
@@ -67,7 +66,10 @@ class DeviceDecoder:
         others = torch.ones(len(image), dtype=torch.bool)
         others[rows] = False
         image[others.nonzero()[:, 0].to(self._device)] = cut.to(self._device, non_blocking=True)
-        sizes, boxes = (batch["parameters"][..., part].long().tolist() for part in (_SIZE, _BOX))
+        sizes, boxes = (
+            batch["parameters"][..., _SIZE].long().tolist(),
+            batch["crops"].long().tolist(),
+        )
         failed = []
         for row, whole in zip(rows.tolist(), self._decode(files), strict=True):
             if whole is None or list(whole.shape[1:]) != sizes[row][0]:
