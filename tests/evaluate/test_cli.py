@@ -73,7 +73,7 @@ def test_values_without_meaning(probe, split_folder, command, option, value):
     assert option in probe(command, split_folder, split_folder, option, value, code=2).stderr
 
 
-def test_folders_whose_names_are_no_text(tmp_path):
+def test_folders_whose_names_are_no_text(tmp_path, probe):
     """A name is what the system gives; JSON and page tell it by escapes."""
     rng = np.random.default_rng(0)
     for name in (b"b\xffar", b"cat"):
@@ -84,15 +84,11 @@ def test_folders_whose_names_are_no_text(tmp_path):
             (Path(os.fsdecode(folder)) / f"{number}.png").write_bytes(
                 cv2.imencode(".png", picture)[1].tobytes()
             )
-    options = ["--image-size", "16", "--workers", "0", "--device", "cpu", "--out", "out", "--json"]
-    command = ["neighbors", "random:resnet18", "images", "--neighbors", "2", *options]
-    done = subprocess.run(
-        [sys.executable, "-m", "evaluate", *command],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    for text in (done.stdout, (tmp_path / "out/results.json").read_text(encoding="utf-8")):
+    options = ("--image-size", 16, "--workers", 0, "--device", "cpu", "--out", tmp_path / "out")
+    shown = probe(
+        "neighbors", "random:resnet18", tmp_path / "images", "--neighbors", 2, "--json", *options
+    ).stdout
+    for text in (shown, (tmp_path / "out/results.json").read_text(encoding="utf-8")):
         assert {row["label"] for row in json.loads(text)["rows"]} == {"b\udcffar", "cat"}
 
 
