@@ -43,8 +43,6 @@ def run(options: Options) -> None:
     out = options.out
     if out.suffix not in SUFFIXES:
         raise UserError(f"OUT {out} must end in {', '.join(SUFFIXES)}.")
-    if not out.parent.is_dir():
-        raise UserError(f"OUT {out}: there is no folder {out.parent}; make it first.")
     loaded = load_checkpoint(options.checkpoint, options.arch)
     say(loaded.source.describe())
     state = {

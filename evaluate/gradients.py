@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from evaluate.classifiers import LogisticRegression
     from evaluate.models import Model
 
+SETTINGS = {"images", "masks", "ground_truth", "limit", "mask_threshold"}  # in the JSON
 BACKWARD_BATCH = 32  # images of one backward pass, however many fit a forward one
 
 
@@ -129,12 +130,8 @@ def run(options: Options, results: Results) -> Report:
         shares = results.path("shares.png").read_bytes()
         gallery.figures.append(Figure("How much of it falls on the object", shares))
     content = {
-        "images": options.images,
-        "masks": options.masks,
-        "ground_truth": options.ground_truth,
+        **options.model_dump(include=SETTINGS),
         "split": split.how,
-        "limit": options.limit,
-        "mask_threshold": options.mask_threshold,
         "test_images": len(subset),
         "energy": "sum over channels of the squared gradient by pixels in [0, 1]",
         "score": "the image's own class, before the softmax",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,29 +63,16 @@ class Split:
 
 def open_labelled(root: str | Path, argument: str = "IMAGES") -> Labelled:
     """List a folder of class folders; `argument` names it in errors."""
-    root = Path(root)
-    folders = sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
-    if not folders:
-        raise UserError(
-            f"{argument} {root} has no class folders; the images of each class belong in a folder "
-            "of their own below it."
-        )
     keys = list_images(root)
-    stray = next((key for key in keys if "/" not in key), None)
-    if stray is not None:
-        raise UserError(
-            f"{argument} {root}: '{stray}' lies outside the class folders and so has no label; "
-            "move it into one."
-        )
-    empty = sorted(set(folders) - {key.split("/", 1)[0] for key in keys})
-    if empty:
-        raise UserError(f"{argument} {root}: the class '{empty[0]}' has no images; remove it.")
     labels = labels_from_folders(keys)
     if labels is None:
+        stray = next((key for key in keys if "/" not in key), None)
+        what = "there is only one" if stray is None else f"'{stray}' lies in none"
         raise UserError(
-            f"{argument} {root} has a single class; two or more are needed to tell apart."
+            f"{argument} {root} has no class folders, two or more with the images of a class each: "
+            f"{what}; move the images."
         )
-    return Labelled(root, keys, labels.labels, labels.class_names)
+    return Labelled(Path(root), keys, labels.labels, labels.class_names)
 
 
 def open_split(

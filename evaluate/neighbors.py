@@ -90,14 +90,12 @@ def run(options: Options, results: Results) -> Report:
     models = [each.describe() for each in neighbourhoods]
     order = _order(neighbourhoods)[: options.queries].tolist()
     content = {
-        "images": options.images,
+        **options.model_dump(include={"images", "neighbors", "limit"}),
         "split": split.how,
-        "neighbors": options.neighbors,
         "queries": len(read.val),
         "candidates": len(read.train),
         "models": models,
         "rows": [_query(query, neighbourhoods, read) for query in order],
-        "limit": options.limit,
         "unreadable": unreadable,
     }
     table = [cells({**model, "neighbors": options.neighbors}, COLUMNS) for model in models]

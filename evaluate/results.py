@@ -93,8 +93,6 @@ def results_in(
     if os.environ.get("RANK", "0") != "0":  # torchrun's first process writes for all
         yield Results(command, folder, folder)
         return
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out {folder} is a file; name a folder.")
     held = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if RESULTS in held and not overwrite:
         raise UserError(f"--out {folder} holds results; name another folder or add --overwrite.")

@@ -104,13 +104,10 @@ def run(options: Options, results: Results) -> Report:
         if options.save_variants is not None:
             _save(made, options.save_variants, models[0])
     content = {
-        "images": options.images,
-        "masks": options.masks,
-        "train": options.train,
+        **options.model_dump(include={"images", "masks", "train", "seed"}),
         "mask_threshold": None if given else options.mask_threshold,
         "split": trial.how,
         "classes": classes,
-        "seed": options.seed,
         "rows": rows,
         "left_out": trial.left_out,
     }

@@ -327,13 +327,13 @@ def _examples(options: Options, photographs: Keys, truths: Masks, scores: list[S
     rows = []
     for name in (ranked[position] for position in positions):
         try:
-            photograph = decode(key_path(options.images, by_stem[name]), 2 * TILE).image
+            photograph = Cell(decode(key_path(options.images, by_stem[name]), 2 * TILE).image)
         except UnreadableImage as reason:
-            raise UserError(f"--images: '{by_stem[name]}' cannot be read: {reason}.") from None
+            photograph = Cell(None, str(reason))
         cells = []
         for each in scores:
             mask, truth = load_pair(each.masks, truths, name, options.resize)
             cells.append(Cell(mask, f"MAE {each.images[name]['mae']:.3f}"))
-        rows.append(Row(name, [Cell(photograph), Cell(truth.astype(np.uint8) * 255), *cells]))
+        rows.append(Row(name, [photograph, Cell(truth.astype(np.uint8) * 255), *cells]))
     columns = ["image", "ground truth", *(each.label for each in scores)]
     return Gallery("From the best to the worst mask", [], columns, rows)

@@ -69,7 +69,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(tmp_path, probe, split_fold
     out = tmp_path / "out"
     cases = {
         "does not exist": (tmp_path / "no.pt", split_folder),
-        "no' cannot be used (no such file": (resnet18_file, tmp_path / "no"),
+        "there is no folder": (resnet18_file, tmp_path / "no"),
         "no class folders": (resnet18_file, split_folder / "val" / "red"),
         "two of them are called": (resnet18_file, resnet18_file, split_folder),
     }

@@ -40,7 +40,7 @@ def test_stratified_subset(split_folder):
 
 def test_mistakes_are_named(split_folder, write_pictures):
     picture = np.zeros((8, 8, 3), np.uint8)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match="there is no folder"):
         open_split(split_folder / "nowhere")
     with pytest.raises(UserError, match="no class folders"):
         open_labelled(split_folder / "train" / "red")
@@ -49,12 +49,8 @@ def test_mistakes_are_named(split_folder, write_pictures):
     with pytest.raises(UserError, match=r"'violet' is in .*val and not in .*train"):
         open_split(split_folder)
 
-    (split_folder / "train" / "violet").mkdir()
-    with pytest.raises(UserError, match="'violet' has no images"):
-        open_split(split_folder)
-
     write_pictures(split_folder / "train", {"violet/0.png": picture, "stray.png": picture})
-    with pytest.raises(UserError, match=r"'stray.png' lies outside the class folders"):
+    with pytest.raises(UserError, match=r"no class folders, .*'stray.png' lies in none"):
         open_split(split_folder)
     (split_folder / "train" / "stray.png").unlink()
     with pytest.raises(UserError, match="single image"):
