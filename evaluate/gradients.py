@@ -11,6 +11,7 @@ import numpy as np
 
 from data.errors import UserError
 from data.gallery import Cell, Figure, Gallery, Row
+from data.gallery.plots import add_legend, plot
 from data.options import setting
 from evaluate.gradient_maps import (
     as_picture,
@@ -24,16 +25,7 @@ from evaluate.gradient_maps import (
 from evaluate.labelled import Labelled, open_split, stratified_subset
 from evaluate.masks import MaskFinder, open_masks
 from evaluate.options import ComparisonOptions, Count, MaskOptions, Seed
-from evaluate.results import (
-    Report,
-    Results,
-    add_legend,
-    image_bar,
-    left_out_notes,
-    percent,
-    plot,
-    unreadable_notes,
-)
+from evaluate.results import Report, Results, image_bar, left_out_notes, percent, unreadable_notes
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,20 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, Field
 
 from data.errors import UserError
+from data.gallery.plots import plot
 from data.options import one_of, setting
 from evaluate.labelled import Split, open_split
 from evaluate.options import FLOAT32_MAX, Count, NetworkOptions, Positive, ResultOptions, Seed
 from evaluate.protocols import PRESETS, Protocol
-from evaluate.results import (
-    Report,
-    Results,
-    cells,
-    plot,
-    refuse_several,
-    say,
-    several,
-    unreadable_notes,
-)
+from evaluate.results import Report, Results, cells, refuse_several, say, several, unreadable_notes
 
 if TYPE_CHECKING:
     from evaluate.linear_training import Epoch

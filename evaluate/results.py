@@ -17,12 +17,8 @@ from tqdm import tqdm
 
 from data.errors import UserError
 from data.files import draft_folder, only_writer
-from data.gallery.lettering import load_font, wrap
-from data.keys import printable
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from data.gallery import Gallery
 
 RESULTS = "results.json"
@@ -197,23 +193,3 @@ def cells(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
 def percent(share: float | None, digits: int = 2) -> str:
     """A share in [0, 1] as a table shows it, in percent; empty where there is none."""
     return "" if share is None else f"{100 * share:.{digits}f}"
-
-
-@contextlib.contextmanager
-def plot(path: Path, width: float, height: float, columns: int = 1) -> Iterator[list[Axes]]:
-    """Lend the axes of a figure of so many inches to the block, then write it as a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    yield list(figure.subplots(1, columns, squeeze=False)[0])
-    figure.savefig(path, dpi=150, format="png")
-
-
-def add_legend(axes: Axes, points: int, **options: Any) -> None:
-    """Add a legend whose labels are whole, broken into lines that fit into the axes."""
-    handles, labels = axes.get_legend_handles_labels()
-    width = int(72 * 0.8 * axes.get_position().width * axes.figure.get_figwidth())
-    shown = ["\n".join(wrap(printable(label), width, load_font(points))) for label in labels]
-    legend = axes.legend(handles, shown, fontsize=points, **options)
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # names may hold a `$`

@@ -13,20 +13,12 @@ import numpy as np
 from data.errors import UserError
 from data.files import draft_folder
 from data.gallery import Cell, Gallery, Row
+from data.gallery.plots import add_legend, plot
 from data.options import one_of, setting
 from evaluate.labelled import Labelled, check_classes, open_labelled, open_split
 from evaluate.masks import MaskFinder, open_masks, stem
 from evaluate.options import ComparisonOptions, MaskOptions, Seed
-from evaluate.results import (
-    Report,
-    Results,
-    add_legend,
-    image_bar,
-    left_out_notes,
-    percent,
-    plot,
-    say,
-)
+from evaluate.results import Report, Results, image_bar, left_out_notes, percent, say
 from evaluate.variants import VARIANTS, VariantImages, with_backgrounds
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator
 
 from data.errors import UserError
 from data.gallery import Cell, Gallery, Row
+from data.gallery.plots import add_legend, plot
 from data.images.decode import UnreadableImage, decode, key_path, list_images
 from data.keys import Keys
 from data.masks.picture import scale_mask
@@ -20,7 +21,7 @@ from data.masks.precision_recall import BETA2, Curve, normalise, precision_recal
 from data.options import setting
 from evaluate.masks import Masks, NoMask, names_of, open_masks, stem
 from evaluate.options import Count, ResultOptions
-from evaluate.results import Report, Results, add_legend, image_bar, left_out_notes, plot, some
+from evaluate.results import Report, Results, image_bar, left_out_notes, some
 
 COLUMNS = {
     "images": "images",

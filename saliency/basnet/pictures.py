@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from data.gallery import Cell, Gallery, Row
+from data.gallery.plots import plot
 from saliency.basnet.dataset import Pair, read_pair
 from saliency.basnet.predict import Predictor, predict
 
@@ -34,9 +33,7 @@ def plot_history(history: list[dict], path: Path) -> None:
 
     history : of each epoch `epoch`, `loss` and, where it was validated, `max_f` and `mae`.
     """
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(8, 3), layout="constrained")
-        losses, scores = figure.subplots(1, 2)
+    with plot(path, 8, 3, columns=2, dpi=120) as (losses, scores):
         losses.plot([row["epoch"] for row in history], [row["loss"] for row in history])
         losses.set(xlabel="epoch", ylabel="training loss, sum of 8 outputs")
         validated = [row for row in history if row.get("max_f") is not None]
@@ -46,6 +43,6 @@ def plot_history(history: list[dict], path: Path) -> None:
         scores.set(xlabel="epoch", ylim=(0, 1))
         for axes in (losses, scores):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.spines[["top", "right"]].set_visible(False)
         if validated:
             scores.legend(frameon=False)
-        figure.savefig(path, dpi=120)

@@ -1,13 +1,12 @@
-"""Result folders: whole or not at all, numbered, never overwritten unasked; text in figures."""
+"""Result folders: whole or not at all, numbered, never overwritten unasked."""
 
 import json
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from data.errors import UserError
-from evaluate.results import Report, add_legend, next_folder, results_in
+from evaluate.results import Report, next_folder, results_in
 
 
 def test_default_folders_are_numbered(tmp_path, monkeypatch):
@@ -72,23 +71,6 @@ def test_out_that_is_a_file_or_cannot_be_made(tmp_path):
         pass
     with pytest.raises(NotADirectoryError), results_in(tmp_path / "file/x", "knn"):
         pass
-
-
-LONG = "masks_of_a_$method_with_a_name_that_goes_on_and_on_and_on_and_on_and_on_and_on: max F 0.9"
-
-
-def test_a_legend_is_no_wider_than_its_axes():
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    axes, _ = figure.subplots(1, 2)
-    axes.plot([0, 1], label=LONG)
-    axes.plot([1, 0], label="short")
-    add_legend(axes, 9)
-    figure.canvas.draw()
-    legend, around = axes.get_legend().get_window_extent(), axes.get_window_extent()
-    assert around.x0 <= legend.x0 and legend.x1 <= around.x1
-    drawn = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert drawn[0].replace("\n", "").replace(" ", "") == LONG.replace(" ", "")
-    assert drawn[1] == "short"
 
 
 def test_a_folder_that_another_process_writes_is_refused(tmp_path):
