@@ -1,6 +1,7 @@
 """The command: help, settings, and mistakes as a user meets them."""
 
 import os
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -138,3 +139,23 @@ def test_config_then_options_then_set(photographs, tmp_path, monkeypatch):
     assert (settings.arch, settings.epochs, settings.lr) == ("resnet18", 4, 0.25)
     assert (settings.method.negatives, settings.batch_size) == (7, 5)
     assert not settings.allow_missing_masks
+
+
+def test_a_published_row(photographs, tmp_path, monkeypatch):
+    """`--row` picks a section of the file; options win over it."""
+    given = {}
+
+    def train(settings, out, **options):
+        given["settings"] = settings
+        return type("Outcome", (), {"interrupted": False})
+
+    monkeypatch.setattr("pretrain.trainer.train", train)
+    paper = Path(__file__).resolve().parents[2] / "configs" / "paper.toml"
+    start = (photographs.images, "--out", tmp_path / "run", "--config", paper)
+    done = run(*start, "--row", "mocov2-basnet", "--epochs", 5)
+    assert done.exit_code == 0, done.output
+    settings = given["settings"]
+    assert (settings.method.name, settings.method.temperature) == ("moco", 0.2)
+    assert (settings.paste_probability, settings.epochs) == (0.3, 5)
+    done = run(*start)
+    assert done.exit_code == 2 and "has rows; choose one by --row" in done.output
