@@ -203,26 +203,24 @@ class Fetched:
             self._event.record()
 
     def wait(self) -> torch.Tensor:
-        """Return the tensor, same shape and dtype; of a GPU's in pinned memory."""
-        if self._event is not None:
-            self._event.synchronize()
-        return self._host
+        """Return the tensor, same shape and dtype, in pageable memory."""
+        if self._event is None:
+            return self._host
+        self._event.synchronize()
+        return self._host.clone()
 
 
 def to_host(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
     """Yield the tensors in host memory, in order, of the same shapes and dtypes.
 
-    From CUDA each is waited for only when the next has been asked for, so that the host prepares a
-    batch while the device computes the one before. Not more than two lie in pinned memory at once.
+    Each is waited for only when the next has been asked for, so that the host prepares a batch
+    while a GPU computes the one before. Not more than two lie in pinned memory at once.
     """
     last: Fetched | None = None
     for tensor in tensors:
         coming = Fetched(tensor, tensor.device)
-        if tensor.device.type != "cuda":
-            yield coming.wait()
-            continue
         if last is not None:
-            yield last.wait().clone()  # in pageable memory
+            yield last.wait()
         last = coming
     if last is not None:
-        yield last.wait().clone()
+        yield last.wait()

@@ -1,6 +1,6 @@
 """Saliency maps of images by a BASNet, in batches."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -46,11 +46,12 @@ class Predictor:
         self.network = torch.compile(network) if compiled else network
 
     @torch.inference_mode()
-    def refined(self, batch: Tensor) -> Tensor:
+    def compute(self, batch: Tensor, keys: Sequence[str] = ()) -> Tensor:
         """Return the refined output for a batch that is on the device, without waiting for it.
 
         batch : float32 (N, 3, S, S), images by `saliency.basnet.preprocess.preprocess`, at most
             `batch_size` of them.
+        keys : of the images; they say nothing to BASNet.
 
         Returns probabilities, float32 (N, S, S), not yet normalised.
         """
@@ -59,10 +60,6 @@ class Predictor:
             batch = self._padded(batch)
         with computing_in(self.precision, self.device):
             return self.network(batch)[0][:count, 0]
-
-    def compute(self, batch: Tensor, keys: list[str]) -> Tensor:
-        """Return `refined`; the images' keys say nothing to BASNet."""
-        return self.refined(batch)
 
     def finish(self, result: np.ndarray, prepared: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Stretch to [0, 1] and resize; a constant map gives zeros."""
@@ -88,7 +85,7 @@ class Predictor:
         Each is min-max normalised by itself to [0, 1]; NaN where the network's output is.
         """
         batch = torch.as_tensor(batch).to(self.device, memory_format=self.layout)
-        return stretch(self.refined(batch).cpu().numpy())
+        return stretch(self.compute(batch).cpu().numpy())
 
 
 def predict(

@@ -122,12 +122,12 @@ def test_whole_and_smaller_batches_are_compiled_once(network, monkeypatch, layou
     torch._dynamo.reset()
     predictor = Predictor(copy.deepcopy(network), batch_size=3, compiled=True)
     whole = torch.rand(3, 3, 32, 32).to(memory_format=layout)
-    maps = predictor.refined(whole)
+    maps = predictor.compute(whole)
     for count in (2, 1):
-        some = predictor.refined(whole[:count].contiguous(memory_format=layout))
+        some = predictor.compute(whole[:count].contiguous(memory_format=layout))
         torch.testing.assert_close(some, maps[:count], atol=1e-5, rtol=0)
     with torch.inference_mode():
-        predictor.refined(torch.rand(2, 3, 32, 32))
+        predictor.compute(torch.rand(2, 3, 32, 32))
     assert len(compiled) == 1
 
 
