@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Self, overload
 
 import numpy as np
@@ -25,6 +26,19 @@ def is_utf8(name: str) -> bool:
 def printable(key: str) -> str:
     """Return a key as one line that any terminal, page or file can show: odd characters escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in key)
+
+
+def leads_out(key: str) -> bool:
+    """Tell whether a key does not name a file inside a folder, such as `../x`, `/x` or `a//x`."""
+    return "\0" in key or any(part in ("", ".", "..") for part in key.split("/"))
+
+
+def texts_digest(texts: Iterable[bytes]) -> str:
+    """Return the SHA-256 in hex of some texts' bytes, each followed by a zero byte."""
+    total, texts = hashlib.sha256(), iter(texts)
+    while part := list(islice(texts, 4096)):
+        total.update(b"\0".join([*part, b""]))
+    return total.hexdigest()
 
 
 class Keys(Sequence[str]):
@@ -101,6 +115,16 @@ class Keys(Sequence[str]):
             raise KeyError(key)
         return row
 
+    def beginning_with(self, prefix: str) -> Iterator[int]:
+        """Yield the rows of the keys that begin with some letters."""
+        raw = encode_key(prefix)
+        if len(raw) > self.array.itemsize:
+            return
+        for row in range(int(self.array.searchsorted(raw)), len(self)):
+            if not self.array[row].startswith(raw):
+                return
+            yield row
+
     def rows(self, others: "Keys") -> np.ndarray:
         """Return the row here of each of the other keys, -1 where it is not here: int64 (M,)."""
         if not len(self):
@@ -120,11 +144,8 @@ class Keys(Sequence[str]):
         return bool((self.array[1:] > self.array[:-1]).all())
 
     def digest(self) -> str:
-        """Return the SHA-256 in hex of every key's bytes, each followed by a zero byte."""
-        total = hashlib.sha256()
-        for start in range(0, len(self), 4096):
-            total.update(b"\0".join([*self.array[start : start + 4096].tolist(), b""]))
-        return total.hexdigest()
+        """Return the digest of the keys' bytes, as `texts_digest` says."""
+        return texts_digest(self.iter_raw())
 
     def __eq__(self, other: object) -> bool:
         return (

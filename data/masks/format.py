@@ -3,6 +3,8 @@
 `docs/shard-format.md` is the specification; this module is its vocabulary.
 """
 
+import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -10,6 +12,8 @@ import os
 import platform
 import re
 import secrets
+import stat
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -22,9 +26,11 @@ import numpy as np
 import PIL
 
 from data.errors import UserError
+from data.keys import texts_digest
 
 FORMAT = "dilo-mask-shard"
-VERSION = 1
+VERSION = 2
+_READABLE = (1, 2)  # 1 has no digest of the header and the errors, and no `checks`
 INDEX_NAME = "index.h5"
 MAX_CANVAS = 65535  # the largest raster whose pixels fit a chunk of HDF5, which has below 4 GiB
 LIBVER = ("v110", "v110")  # readable by every HDF5 since 1.10 (2016); virtual datasets need 1.10
@@ -102,6 +108,12 @@ def content_digest(
     return total.hexdigest()
 
 
+def attributes_digest(attributes: Mapping[str, Any]) -> str:
+    """Return the digest of attributes, texts and whole numbers, in the order of their names."""
+    pairs = ((name, str(attributes[name])) for name in sorted(attributes))
+    return texts_digest(text.encode("utf-8", "surrogateescape") for pair in pairs for text in pair)
+
+
 def shard_name(number: int) -> str:
     """Return the file name of shard `number`, counted from 0."""
     return f"shard-{number:05d}.h5"
@@ -121,6 +133,7 @@ class ShardHeader:
     """A shard's root attributes."""
 
     path: Path
+    version: int  # of the format
     number: int  # this shard's, from 0
     count: int  # shards in the set
     images: int  # rows in this shard
@@ -128,72 +141,174 @@ class ShardHeader:
     method: str
     parameters: dict[str, Any]
     software: dict[str, str]
+    set_id: str  # tells sets of the same listing and parameters apart; empty where nothing does
     keys_digest: str  # of this shard's keys
     listing_digest: str  # of all keys of the image folder
     content_digest: str  # of this shard's masks, sizes and statuses
+    error_digest: str  # of this shard's error texts; empty in version 1
+
+
+class Locked(UserError):
+    """A file that another process holds a lock on, where HDF5 is told to mind locks."""
+
+
+def damaged(path: str | os.PathLike, reason: object) -> UserError:
+    """Return the error that says that a shard is damaged, and what to do."""
+    return UserError(
+        f"{os.fspath(path)!r} is damaged ({' '.join(str(reason).split()) or 'without a reason'}); "
+        "delete it and run the command that wrote it again."
+    )
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is looked at into one error that names the file.
+
+    h5py has an exception of almost every kind for what damaged bytes say. OSError, as the system
+    says it, stays one; UserError and exhausted memory stay what they are.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:  # says nothing of what is in the file
+            raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from None
+        raise damaged(path, error if str(error) else type(error).__name__) from None
 
 
 def open_shard(path: str | os.PathLike) -> h5py.File:
     """Open an HDF5 file for reading, without locks, for network file systems.
 
     And without HDF5's chunk cache, up to 8 MB a shard, which masks read at random never hit.
-    OSError, as the system says it; UserError where the file is not HDF5.
+    OSError, as the system says it; UserError where the file is no regular file or not HDF5, or,
+    `Locked`, where the environment asks for locks and another process holds one.
     """
-    try:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe may never end
+        raise UserError(f"{os.fspath(path)!r} is not a regular file; remove it.")
+    with reading(path):
         try:
             return h5py.File(path, "r", locking=False, rdcc_nbytes=0)
         except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES) and "unable to lock" in str(error):
+                raise Locked(
+                    f"{os.fspath(path)!r} is locked by another process, and HDF5 minds locks "
+                    "because HDF5_USE_FILE_LOCKING is set; wait for its end, or set "
+                    "HDF5_USE_FILE_LOCKING=FALSE."
+                ) from None
             if "file locking flag" not in str(error):
-                raise
-            # somebody in this process has it open with locks, and HDF5 wants all alike
-            return h5py.File(path, "r", rdcc_nbytes=0)
-    except OSError as error:
-        if error.errno:  # the system's, which says nothing of what is in the file
-            raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from None
-        raise damaged(path, f"cannot be opened as HDF5: {error}") from None
+                if error.errno:
+                    raise
+                raise ValueError(f"cannot be opened as HDF5: {error}") from None
+        # somebody in this process has it open with locks, and HDF5 wants all alike
+        return h5py.File(path, "r", rdcc_nbytes=0)
 
 
-def damaged(path: str | os.PathLike, reason: object) -> UserError:
-    """Return the error that says that a shard is damaged, and what to do."""
-    return UserError(
-        f"{os.fspath(path)!r} is damaged ({' '.join(str(reason).split())}); "
-        "delete it and run the command that wrote it again."
-    )
+def own_dataset(file: h5py.File | h5py.Group, name: str) -> h5py.Dataset:
+    """Return a dataset that lies in this file, and declares no more than the file can hold.
+
+    Nothing is followed out of the file: no link but a hard one, no external and no virtual storage.
+    ValueError says what is wrong with it.
+    """
+    link = file.get(name, getlink=True)
+    if not isinstance(link, h5py.HardLink):
+        raise ValueError(f"there is no dataset {name!r}" if link is None else f"{name} is a link")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+        raise ValueError(f"{name} is not an array")
+    properties = dataset.id.get_create_plist()
+    if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
+        raise ValueError(f"{name} refers to other files")
+    if name != "masks" and dataset.nbytes > dataset.file.id.get_filesize():
+        raise ValueError(f"{name} declares {dataset.nbytes} bytes, more than the file has")
+    return dataset
+
+
+def own_columns(file: h5py.File, header: ShardHeader) -> dict[str, h5py.Dataset]:
+    """Return a shard's datasets; ValueError where one is not of the declared rows and type."""
+    columns = {}
+    for name, tail, kind in (
+        ("masks", (header.canvas, header.canvas), "u1"),
+        ("keys", (), "text"),
+        ("status", (), "u1"),
+        ("error", (), "text"),
+        ("mask_size", (2,), "u4"),
+        ("image_size", (2,), "u4"),
+        *([("checks", (), "u4")] if header.version > 1 else []),
+    ):
+        column = columns[name] = own_dataset(file, name)
+        shape = (header.images, *tail)
+        if column.shape != shape:
+            raise ValueError(f"{name} is {column.shape}, it should be {shape}")
+        is_text = h5py.check_string_dtype(column.dtype) is not None
+        if not (is_text if kind == "text" else column.dtype.str[1:] == kind):
+            raise ValueError(f"{name} is of another type ({column.dtype})")
+    canvas = header.canvas
+    if not 0 < canvas <= MAX_CANVAS or columns["masks"].chunks != (1, canvas, canvas):
+        raise ValueError(f"masks has chunks of {columns['masks'].chunks}")
+    return columns
+
+
+def read_attributes(file: h5py.File, digest: str) -> dict[str, str | int]:
+    """Return the root attributes but `digest`, which must be theirs; ValueError where it is not."""
+    attributes: dict[str, str | int] = {}
+    for name, value in file.attrs.items():
+        if not isinstance(value, str | np.integer):
+            raise ValueError(f"the attribute {name!r} is neither text nor a whole number")
+        attributes[name] = value if isinstance(value, str) else int(value)
+    if attributes.pop(digest, None) != attributes_digest(attributes):
+        raise ValueError("its attributes are not those it was made with")
+    return attributes
 
 
 def read_header(file: h5py.File | str | os.PathLike) -> ShardHeader:
-    """Read a shard's header; UserError when it is foreign, incomplete or of another version."""
+    """Read a shard's header; UserError when it is foreign, incomplete, damaged or too new.
+
+    From version 2 on the attributes are compared with their digest.
+    """
     if not isinstance(file, h5py.File):
         with open_shard(file) as opened:
             return read_header(opened)
     name = os.fsdecode(file.filename)
-    attributes = file.attrs
-    if attributes.get("format") != FORMAT:
-        raise UserError(f"{name!r} is not a mask shard of DiLo; move it to another folder.")
-    version = int(attributes.get("format_version", -1))
-    if version != VERSION:
-        raise UserError(
-            f"{name!r} has version {version} of the shard format, this program reads {VERSION}; "
-            "use the version of DiLo that wrote it."
-        )
-    if not attributes.get("complete", 0):
-        raise damaged(name, "it is not complete")
-    try:
+    with reading(name):
+        if _attribute(file, "format") != FORMAT:
+            raise UserError(f"{name!r} is not a mask shard of DiLo; move it to another folder.")
+        version = _attribute(file, "format_version")
+        if version not in _READABLE:
+            raise UserError(
+                f"{name!r} has version {version} of the shard format, this program reads "
+                f"{_READABLE[0]} to {VERSION}; use the version of DiLo that wrote it."
+            )
+        if _attribute(file, "complete") != 1:
+            raise damaged(name, "it is not complete")
+        attributes = dict(file.attrs) if version == 1 else read_attributes(file, "header_digest")
+        parameters, software = (json.loads(attributes[what]) for what in ("parameters", "software"))
+        if not (isinstance(parameters, dict) and isinstance(software, dict)):
+            raise ValueError("parameters and software are not JSON objects")
         return ShardHeader(
             path=Path(name),
+            version=version,
             number=int(attributes["shard_number"]),
             count=int(attributes["shard_count"]),
             images=int(attributes["image_count"]),
-            canvas=int(file["masks"].shape[1]),
+            canvas=int(own_dataset(file, "masks").shape[-1]),
             method=str(attributes["method"]),
-            parameters=json.loads(attributes["parameters"]),
-            software=json.loads(attributes["software"]),
+            parameters=parameters,
+            software=software,
+            set_id=str(attributes.get("set_id", "")),
             keys_digest=str(attributes["keys_digest"]),
             listing_digest=str(attributes["listing_digest"]),
             content_digest=str(attributes["content_digest"]),
+            error_digest=str(attributes.get("error_digest", "")),
         )
-    except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise damaged(name, f"its header cannot be read: {error}") from None
+
+
+def _attribute(file: h5py.File, name: str) -> str | int | None:
+    """Return an attribute; None where it is missing or neither a text nor a whole number."""
+    value = file.attrs.get(name)
+    return (
+        int(value) if isinstance(value, np.integer) else value if isinstance(value, str) else None
+    )
 
 
 def software_versions() -> dict[str, str]:

@@ -5,10 +5,11 @@ key to its row, and from a row to the bytes of its mask. Readers memory-map the 
 processes of a machine share one copy of it.
 """
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, fields
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,32 @@ import numpy as np
 
 from data.errors import UserError
 from data.files import write_whole
-from data.keys import Keys
+from data.keys import Keys, texts_digest
 from data.masks.format import (
     INDEX_NAME,
     STATUS_TYPE,
     TEXT_TYPE,
     VERSION,
+    Locked,
     ShardHeader,
+    Status,
+    attributes_digest,
+    content_digest,
     damaged,
     file_in_memory,
     open_shard,
+    own_columns,
+    own_dataset,
+    read_attributes,
     read_header,
+    reading,
     shard_name,
     shard_paths,
 )
 
 INDEX_FORMAT = "dilo-mask-index"
-_COLUMNS = ("status", "mask_size", "image_size", "chunk_offset", "chunk_bytes", "chunk_filters")
+_ROWS = ("status", "mask_size", "image_size", "checks")  # as in a shard
+_COLUMNS = (*_ROWS, "chunk_offset", "chunk_bytes", "chunk_filters")
 _CHUNK = [("chunk_offset", "<u8"), ("chunk_bytes", "<u4"), ("chunk_filters", "<u4")]
 
 
@@ -45,6 +55,7 @@ class Index:
     names, content_digests : of the shard files, in order.
     first_rows : int64 (shards + 1,): shard i holds rows first_rows[i]..first_rows[i + 1] - 1.
     mask_size, image_size : uint32 (N, 2), height and width.
+    checks : uint32 (N,), CRC-32 of a mask's bytes; 0 where there is none, or where it is not known.
     chunk_offset, chunk_bytes : (N,), where in its shard's file a mask's bytes begin, and how many
         they are, 0 where there is no mask.
     chunk_filters : uint32 (N,): bit i set where filter i was skipped.
@@ -62,6 +73,7 @@ class Index:
     status: np.ndarray
     mask_size: np.ndarray
     image_size: np.ndarray
+    checks: np.ndarray
     chunk_offset: np.ndarray
     chunk_bytes: np.ndarray
     chunk_filters: np.ndarray
@@ -79,7 +91,7 @@ def set_problems(headers: list[ShardHeader]) -> list[str]:
     """Return a sentence for each reason why shards are not of one set, or under a wrong name."""
     problems = []
     for header in headers:
-        for what in ("count", "method", "parameters", "listing_digest"):
+        for what in ("count", "method", "parameters", "listing_digest", "set_id"):
             if getattr(header, what) != getattr(headers[0], what):
                 problems.append(
                     f"{str(header.path)!r} and {headers[0].path.name!r} are not of one set (they "
@@ -96,13 +108,13 @@ def set_problems(headers: list[ShardHeader]) -> list[str]:
 
 def missing_shards(folder: str | os.PathLike, headers: list[ShardHeader]) -> str | None:
     """Return a sentence that names missing shards; None where none is missing."""
-    missing = sorted(set(range(headers[0].count)) - {header.number for header in headers})
+    count, there = headers[0].count, {header.number for header in headers}
+    missing = list(islice((number for number in range(count) if number not in there), 6))
     if not missing:
         return None
     shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-    count = headers[0].count
     return (
-        f"{os.fspath(folder)!r} has {count - len(missing)} of {count} shards, "
+        f"{os.fspath(folder)!r} has {sum(number < count for number in there)} of {count} shards, "
         f"missing: {shown}; run the command that wrote them again, it makes only what is missing."
     )
 
@@ -148,23 +160,31 @@ def read_keys(shard: h5py.File) -> Keys:
     return Keys.from_array(shard["keys"][:].astype("S"))
 
 
+def read_errors(shard: h5py.File, header: ShardHeader) -> list[bytes]:
+    """Read a shard's error texts; UserError where they are not those it was made with."""
+    texts = own_columns(shard, header)["error"][:].tolist()
+    if header.version > 1 and texts_digest(texts) != header.error_digest:
+        raise damaged(header.path, "its error texts are not those it was made with")
+    return texts
+
+
 def _read_columns(header: ShardHeader) -> dict[str, Any]:
     """Read a shard's keys, and the other columns of the table."""
-    with open_shard(header.path) as file:
-        try:
-            chunks = _chunks(file["masks"])
-            columns = {
-                "keys": read_keys(file),
-                "status": file["status"][:].astype(np.uint8),
-                "mask_size": file["mask_size"][:].astype("<u4"),
-                "image_size": file["image_size"][:].astype("<u4"),
-                **{name: chunks[name] for name in chunks.dtype.names},
-            }
-        except (OSError, KeyError, RuntimeError) as error:
-            raise damaged(header.path, error) from None
-    if {len(column) for column in columns.values()} != {header.images}:
-        raise damaged(header.path, f"its datasets do not all have {header.images} rows")
-    return columns
+    with open_shard(header.path) as file, reading(header.path):
+        datasets = own_columns(file, header)
+        keys = read_keys(file)
+        checks = np.zeros(header.images, np.uint32)
+        rows = {name: datasets[name][:] if name in datasets else checks for name in _ROWS}
+        chunks = _chunks(datasets["masks"])
+    if keys.digest() != header.keys_digest:
+        raise damaged(header.path, "its keys are not those it was made with")
+    if header.version > 1 and header.content_digest != content_digest(
+        *(rows[name] for name in ("checks", "status", "mask_size", "image_size"))
+    ):
+        raise damaged(header.path, "its rows are not those it was made with")
+    if (rows["status"] >= len(Status)).any():
+        raise damaged(header.path, "a status is not one of those of the format")
+    return {"keys": keys, **rows, **{name: chunks[name] for name in chunks.dtype.names}}
 
 
 def _chunks(masks: h5py.Dataset) -> np.ndarray:
@@ -191,15 +211,6 @@ def build_index(folder: str | os.PathLike) -> Path:
     index = scan(folder)
     aligned = {"alignment_threshold": 512, "alignment_interval": 512}  # arrays can be mapped
     with file_in_memory(**aligned) as file:
-        file.attrs["format"] = INDEX_FORMAT
-        file.attrs["format_version"] = np.uint32(VERSION)
-        file.attrs["complete"] = np.uint8(1)
-        file.attrs["method"] = index.method
-        file.attrs["parameters"] = json.dumps(index.parameters, sort_keys=True)
-        file.attrs["software"] = json.dumps(index.software, sort_keys=True)
-        file.attrs["listing_digest"] = index.listing_digest
-        file.attrs["shard_count"] = np.uint32(len(index.names))
-        file.attrs["image_count"] = np.uint64(len(index.keys))
         shards, table = file.create_group("shards"), file.create_group("table")
         shards.create_dataset("name", data=index.names, dtype=TEXT_TYPE)
         shards.create_dataset("content_digest", data=index.content_digests, dtype=TEXT_TYPE)
@@ -208,6 +219,21 @@ def build_index(folder: str | os.PathLike) -> Path:
         table.create_dataset("keys", data=index.keys.array)  # contiguous: a run of bytes
         for name in _COLUMNS:
             table.create_dataset(name, data=getattr(index, name))
+        sizes = shards["bytes"][:]
+        header = {
+            "format": INDEX_FORMAT,
+            "format_version": np.uint32(VERSION),
+            "complete": np.uint8(1),
+            "method": index.method,
+            "parameters": json.dumps(index.parameters, sort_keys=True),
+            "software": json.dumps(index.software, sort_keys=True),
+            "listing_digest": index.listing_digest,
+            "shard_count": np.uint32(len(index.names)),
+            "image_count": np.uint64(len(index.keys)),
+            "table_digest": _table_digest(index, sizes),
+        }
+        for name, value in {**header, "header_digest": attributes_digest(header)}.items():
+            file.attrs[name] = value
         _create_virtual(file, index, folder)
         file.flush()
         image = file.id.get_file_image()
@@ -241,53 +267,72 @@ def _create_virtual(file: h5py.File, index: Index, folder: Path) -> None:
 
 
 def load_index(folder: str | os.PathLike) -> Index | None:
-    """Map `index.h5`; None when it is absent, incomplete, or not of the shards that are there."""
+    """Map `index.h5`, and compare all of it with its digest, once.
+
+    None when it is absent, incomplete, damaged, of an older version, or not of the shards that are
+    there: then they are to be scanned. `Locked` where another process holds its lock.
+    """
     folder = Path(folder)
     path = folder / INDEX_NAME
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            attributes, shards, table = file.attrs, file["shards"], file["table"]
-            names = [name.decode() for name in shards["name"][:]]
-            if (
-                (attributes["format"], attributes["format_version"]) != (INDEX_FORMAT, VERSION)
-                or not attributes["complete"]
-                or shards["bytes"][:].tolist() != _sizes(folder, names)
-                or len(names) != len(shard_paths(folder))
-            ):
-                return None
-            raw = np.memmap(path, np.uint8, "r")
-            return Index(
-                method=str(attributes["method"]),
-                parameters=json.loads(attributes["parameters"]),
-                software=json.loads(attributes["software"]),
-                listing_digest=str(attributes["listing_digest"]),
-                shard_count=len(names),
-                names=names,
-                content_digests=[digest.decode() for digest in shards["content_digest"][:]],
-                first_rows=shards["first_row"][:],
-                keys=_keys(raw, table),
-                **{name: _mapped(raw, table[name]) for name in _COLUMNS},
-            )
-    except (OSError, KeyError, ValueError, RuntimeError):
+        with open_shard(path) as file, reading(path):
+            return _load(file, folder)
+    except Locked:
+        raise
+    except (OSError, UserError):
         return None
+
+
+def _load(file: h5py.File, folder: Path) -> Index | None:
+    attributes = read_attributes(file, "header_digest")
+    kind = tuple(attributes[name] for name in ("format", "format_version", "complete"))
+    names, digests, sizes, first_rows = (
+        own_dataset(file["shards"], name)[:]
+        for name in ("name", "content_digest", "bytes", "first_row")
+    )
+    names = [name.decode() for name in names]
+    if (
+        kind != (INDEX_FORMAT, VERSION, 1)
+        or names != [path.name for path in shard_paths(folder)]
+        or sizes.tolist() != _sizes(folder, names)
+    ):
+        return None
+    raw = np.memmap(folder / INDEX_NAME, np.uint8, "r")
+    table = {name: _mapped(raw, own_dataset(file["table"], name)) for name in ("keys", *_COLUMNS)}
+    index = Index(
+        method=str(attributes["method"]),
+        parameters=json.loads(attributes["parameters"]),
+        software=json.loads(attributes["software"]),
+        listing_digest=str(attributes["listing_digest"]),
+        shard_count=len(names),
+        names=names,
+        content_digests=[digest.decode() for digest in digests],
+        first_rows=first_rows,
+        keys=Keys.from_array(table.pop("keys")),
+        **table,
+    )
+    return index if attributes["table_digest"] == _table_digest(index, sizes) else None
+
+
+def _table_digest(index: Index, sizes: np.ndarray) -> str:
+    """Return the SHA-256 in hex of all that the groups `shards` and `table` say."""
+    total = hashlib.sha256()
+    for texts in (index.names, index.content_digests):
+        total.update("".join(f"{text}\0" for text in texts).encode())
+    columns = (getattr(index, name) for name in _COLUMNS)
+    for array in (sizes, index.first_rows, index.keys.array, *columns):
+        total.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data.cast("B"))
+    return total.hexdigest()
 
 
 def _sizes(folder: Path, names: list[str]) -> list[int]:
     return [os.stat(folder / name).st_size for name in names]
 
 
-def _keys(raw: np.memmap, table: h5py.Group) -> Keys:
-    """Return the mapped keys; of an older index, which has no such array, made ones."""
-    if "keys" in table:
-        return Keys.from_array(_mapped(raw, table["keys"]))
-    blob, marks = table["key_bytes"][:].tobytes(), table["key_offsets"][:].tolist()
-    return Keys.from_array(np.array([blob[a:b] for a, b in pairwise(marks)], "S"))
-
-
 def _mapped(raw: np.memmap, dataset: h5py.Dataset) -> np.ndarray:
     """Return a contiguous dataset as part of the mapped file."""
     offset = dataset.id.get_offset()
-    if offset is None or dataset.chunks is not None:
+    if offset is None or dataset.chunks is not None or dataset.dtype.hasobject:
         raise ValueError(f"{dataset.name} is not contiguous")
     part = np.asarray(raw[offset : offset + dataset.nbytes])
     return part.view(dataset.dtype).reshape(dataset.shape)

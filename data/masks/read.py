@@ -11,8 +11,8 @@ import numpy as np
 import zstandard
 
 from data.errors import UserError
-from data.masks.format import Status, open_shard, read_header
-from data.masks.index import load_index, scan
+from data.masks.format import Status, open_shard, read_header, reading
+from data.masks.index import load_index, read_errors, scan
 
 _CHECKSUM = 4  # bytes of Fletcher-32 at a chunk's end
 _ZSTD, _DEFLATE, _FLETCHER32 = 32015, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32
@@ -117,9 +117,10 @@ class MaskShards:
         """Return why an image has no mask; empty where it has one."""
         row = self._row(row)
         number = self._number(row)
-        with self._own_lock(), open_shard(self.shards[number]) as file:
-            text = file["error"][row - int(self._index.first_rows[number])]
-        return text.decode("utf-8", "replace")
+        path = self.shards[number]
+        with self._own_lock(), open_shard(path) as file, reading(path):
+            texts = read_errors(file, read_header(file))
+        return texts[row - int(self._index.first_rows[number])].decode("utf-8", "replace")
 
     def read(self, row: int | str) -> np.ndarray:
         """Read the mask of a row or key: uint8 (h, w), 0 background to 255 foreground, soft.
@@ -127,7 +128,8 @@ class MaskShards:
         Scale it bilinearly to the image's size (half-pixel centres) where you use it. It is (0, 0)
         where there is no mask; see `status`.
 
-        Raises UserError: the file is damaged. The mask's checksum is left to `mask-shards verify`.
+        Raises UserError: the file is damaged. In shards of version 1 what can be decompressed
+        passes; `mask-shards verify` compares their checksums too.
         """
         row = self._row(row)
         index = self._index
@@ -141,7 +143,12 @@ class MaskShards:
                 data = os.pread(descriptor, size, int(index.chunk_offset[row]))
                 if len(data) != size:
                     raise ValueError("the file is too short")
+                check = int(index.checks[row])
+                if check and zlib.crc32(data) != check:
+                    raise ValueError("its checksum differs")
                 canvas, is_zstd = self._kinds[number]
+                if max(height, width) > canvas:
+                    raise ValueError(f"{height}x{width} do not fit a canvas of {canvas}")
                 unzstd = self._unzstd if is_zstd else None
                 whole = _unpack(data, int(index.chunk_filters[row]), canvas, unzstd)
             except (OSError, ValueError, zlib.error, zstandard.ZstdError) as error:
@@ -182,8 +189,9 @@ class MaskShards:
     def _check(self, number: int) -> None:
         """Check that a shard is the one in the index, and note how its masks are stored."""
         path = self.shards[number]
-        with open_shard(path) as file:
-            if read_header(file).content_digest != self._index.content_digests[number]:
+        with open_shard(path) as file, reading(path):
+            header = read_header(file)
+            if header.content_digest != self._index.content_digests[number]:
                 raise UserError(
                     f"{str(path)!r} is not the shard that index.h5 describes; "
                     f"make it again by `mask-shards index {self.folder}`."
@@ -195,7 +203,7 @@ class MaskShards:
                     f"{str(path)!r} has masks behind HDF5's filters {filters}, which DiLo does not "
                     "write; make it again by saliency-compute or mask-shards import."
                 )
-            self._kinds[number] = (file["masks"].shape[1], filters[0] == _ZSTD)
+            self._kinds[number] = (header.canvas, filters[0] == _ZSTD)
 
     def close(self) -> None:
         """Close this process's files; reading opens them again."""

@@ -7,22 +7,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
-import joblib
 import numpy as np
 
 from data.errors import UserError
 from data.images.decode import list_images
 from data.keys import Keys
+from data.masks.apart import Alive, done_apart
 from data.masks.format import (
     INDEX_NAME,
+    Locked,
     ShardHeader,
     Status,
     content_digest,
     open_shard,
+    own_columns,
     read_header,
+    reading,
     shard_paths,
 )
-from data.masks.index import load_index, missing_shards, read_keys, scan, set_problems
+from data.masks.index import (
+    load_index,
+    missing_shards,
+    read_errors,
+    read_keys,
+    scan,
+    set_problems,
+)
+from data.processes import usable_cores
+
+_SILENCE = 10.0  # seconds within which a process that looks at a file must say that it goes on
 
 
 @dataclass
@@ -55,10 +68,12 @@ class Report:
 class _Shard:
     """The results of checking one shard; counts are rows by status, int64 (4,)."""
 
+    header: ShardHeader | None = None
     keys: Keys = field(default_factory=Keys)
     counts: np.ndarray = field(default_factory=lambda: np.zeros(len(Status), np.int64))
     stored_bytes: int = 0
     problems: list[str] = field(default_factory=list)
+    locked: str = ""  # why it cannot be looked at now
 
 
 def verify(
@@ -69,11 +84,14 @@ def verify(
 ) -> Report:
     """Check every shard of a folder: every checksum, count and key, and that all are of one set.
 
+    Files are looked at in processes of their own, because HDF5 may crash or never end on what is
+    damaged; that is then a problem of this file.
+
     images : the image folder, to list images without a mask and masks without an image.
     jobs : processes that read shards side by side; -1: one per core.
     progress : wraps the iterable of checked shards, to show how far it is.
 
-    Raises UserError: there are no shards, or a folder cannot be read.
+    Raises UserError: there are no shards, a folder cannot be read, or a file is locked.
     """
     paths = shard_paths(folder)
     if not paths:
@@ -82,25 +100,24 @@ def verify(
         )
     listing = list_images(images) if images is not None else None
     report = Report(shards=len(paths))
-    headers = []
-    for path in paths:
-        try:
-            headers.append(read_header(path))
-        except (OSError, UserError) as error:
-            report.problems.append(f"{_line(error)}.")
-    if headers:
-        _check_set(folder, headers, report)
-
-    tasks = (joblib.delayed(_check_shard)(header) for header in headers)
-    checked = joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks)
-    shards: list[_Shard] = list(progress(checked, len(headers)))
-    for shard in shards:
+    processes = min(jobs if jobs > 0 else usable_cores(), len(paths))
+    shards = []
+    checked = done_apart(_check_shard, paths, processes, _SILENCE)
+    for path, shard in zip(paths, progress(checked, len(paths)), strict=True):
+        if isinstance(shard, str):
+            shard = _Shard(problems=[f"{str(path)!r} is damaged: HDF5 fails at it, {shard}."])
+        if shard.locked:
+            raise Locked(shard.locked)
+        shards.append(shard)
         report.images += len(shard.keys)
         report.stored_bytes += shard.stored_bytes
         report.problems += shard.problems
         for status in Status:
             report.counts[status] += int(shard.counts[status])
 
+    headers = [shard.header for shard in shards if shard.header is not None]
+    if headers:
+        _check_set(folder, headers, report)
     keys = Keys.concatenate([shard.keys for shard in shards])
     if not keys.is_sorted():
         report.problems.append("The shards' keys are not sorted and unique over the whole set.")
@@ -132,39 +149,50 @@ def _check_index(folder: Path, report: Report) -> None:
     if not (folder / INDEX_NAME).exists():
         report.notes.append(f"There is no {INDEX_NAME}; `mask-shards index {folder}` makes it.")
         return
-    index = load_index(folder)
-    if index is None or not (report.problems or index.equals(scan(folder))):
-        report.problems.append(
-            f"{INDEX_NAME}: it does not fit the shards; `mask-shards index {folder}` makes it anew."
-        )
+    (outcome,) = done_apart(_compare_index, [(folder, not report.problems)], 1, _SILENCE)
+    again = f"`mask-shards index {folder}` makes it anew."
+    if outcome == _OLD:
+        report.notes.append(f"{INDEX_NAME}: it is of an older version, and not used; {again}")
+    elif outcome != _FITS:
+        report.problems.append(f"{INDEX_NAME}: it does not fit the shards{outcome}; {again}")
 
 
-def _check_shard(header: ShardHeader) -> _Shard:
-    """Check one shard whose header could be read."""
+_FITS, _OLD = "fits", "old"
+
+
+def _compare_index(task: tuple[Path, bool], alive: Alive) -> str:
+    """Return _FITS, _OLD, or why the index does not fit."""
+    folder, compare = task
+    try:
+        with open_shard(folder / INDEX_NAME) as file, reading(folder / INDEX_NAME):
+            if file.attrs["format_version"] == 1:
+                return _OLD
+        index = load_index(folder)
+        return _FITS if index and not (compare and not index.equals(scan(folder))) else ""
+    except Exception as error:
+        return f" ({_line(error)})"
+
+
+def _check_shard(path: Path, alive: Alive) -> _Shard:
+    """Check one shard, in a process of its own."""
     result = _Shard()
     try:
-        with open_shard(header.path) as file:
-            _check_file(file, header, result)
-    except (OSError, KeyError, ValueError, RuntimeError, UserError) as error:
-        result.problems.append(f"{header.path.name}: it cannot be read ({_line(error)}).")
+        with open_shard(path) as file, reading(path):
+            result.header = read_header(file)
+            _check_file(file, result.header, result, alive)
+    except Locked as error:
+        result.locked = error.message
+    except Exception as error:  # whatever it is, the others are to be told too
+        result.problems.append(f"{_line(error)}.")
     return result
 
 
-def _check_file(file: h5py.File, header: ShardHeader, result: _Shard) -> None:
+def _check_file(file: h5py.File, header: ShardHeader, result: _Shard, alive: Alive) -> None:
     name, rows, problems = header.path.name, header.images, result.problems
-    for column, tail in (
-        ("masks", (header.canvas, header.canvas)),
-        *(("keys", ()), ("status", ()), ("error", ())),
-        *(("mask_size", (2,)), ("image_size", (2,))),
-    ):
-        if file[column].shape != (rows, *tail):
-            shape = file[column].shape
-            problems.append(f"{name}: {column} is {shape}, it should be {(rows, *tail)}.")
-    if problems:
-        return
+    columns = own_columns(file, header)
     keys = result.keys = read_keys(file)
-    status, mask_size = file["status"][:].astype(np.uint8), file["mask_size"][:]
-    file["error"][:]
+    status, mask_size = columns["status"][:], columns["mask_size"][:]
+    read_errors(file, header)
     if not keys.is_sorted():
         problems.append(f"{name}: its keys are not sorted and unique.")
     if keys.digest() != header.keys_digest:
@@ -175,24 +203,30 @@ def _check_file(file: h5py.File, header: ShardHeader, result: _Shard) -> None:
     result.counts[:] = np.bincount(status, minlength=len(Status))
 
     checks = np.zeros(rows, np.uint32)
+    recorded = columns["checks"][:] if "checks" in columns else None
     for row in range(rows):
+        alive()
         try:
+            check = None if recorded is None else int(recorded[row])
             checks[row], stored = _check_row(
-                file["masks"], row, Status(int(status[row])), mask_size
+                columns["masks"], row, Status(int(status[row])), mask_size, check
             )
             result.stored_bytes += stored
         except (OSError, ValueError, RuntimeError) as error:
             problems.append(f"{name}: row {row} ({keys[row]!r}): {_line(error)}.")
     if not problems and header.content_digest != content_digest(
-        checks, status, mask_size, file["image_size"][:]
+        checks, status, mask_size, columns["image_size"][:]
     ):
         problems.append(f"{name}: its rows are not those it was made with (their digest differs).")
 
 
 def _check_row(
-    masks: h5py.Dataset, row: int, status: Status, mask_size: np.ndarray
+    masks: h5py.Dataset, row: int, status: Status, mask_size: np.ndarray, check: int | None
 ) -> tuple[int, int]:
-    """Return the CRC-32 and the bytes of a stored mask; ValueError says what is wrong with it."""
+    """Return the CRC-32 and the bytes of a stored mask; ValueError says what is wrong with it.
+
+    check : the CRC-32 that it should have; None where that is not recorded.
+    """
     height, width = mask_size[row].tolist()
     canvas = masks.shape[1]
     has_mask = status in (Status.OK, Status.FLAT)
@@ -210,7 +244,11 @@ def _check_row(
         raise ValueError(f"its mask size {height}x{width} does not fit a canvas of {canvas}")
     if chunk.size <= 4:  # HDF5 would look for a checksum beyond them, and crash
         raise ValueError(f"{chunk.size} bytes cannot be a mask")
+    if chunk.byte_offset + chunk.size > masks.file.id.get_filesize():
+        raise ValueError("its bytes end beyond the file's")
     _, data = masks.id.read_direct_chunk((row, 0, 0))
+    if check not in (None, zlib.crc32(data)):
+        raise ValueError("the mask is damaged (its checksum differs)")
     try:
         mask = masks[row]  # through the filters: decompression and Fletcher-32
     except (OSError, RuntimeError) as error:
@@ -223,4 +261,5 @@ def _check_row(
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    text = error.message if isinstance(error, UserError) else str(error)
+    return " ".join(text.split()).rstrip(".") or type(error).__name__

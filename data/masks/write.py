@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from data.files import write_whole
-from data.keys import Keys
+from data.keys import Keys, texts_digest
 from data.masks.format import (
     FORMAT,
     INDEX_NAME,
@@ -20,6 +20,7 @@ from data.masks.format import (
     TEXT_TYPE,
     VERSION,
     Status,
+    attributes_digest,
     content_digest,
     create_masks,
     file_in_memory,
@@ -90,8 +91,8 @@ class ShardWriter:
     canvas : S, the side of the raster.
     compression : "zstd" or "gzip"; the same as the encoder's.
     attributes : `method` (str), `parameters` and `software` (dicts, stored as JSON),
-        `listing_digest` (the digest of all keys, `Keys.digest`); and any other attribute that HDF5
-        can store.
+        `listing_digest` (the digest of all keys, `Keys.digest`); and any other text or whole
+        number, such as `set_id`, which is the same in all shards of a set and in no other.
 
     Raises OSError: the folder cannot be written, or, from `commit`, the disk is full.
     """
@@ -124,6 +125,9 @@ class ShardWriter:
             "complete": np.uint8(1),
             **given,
         }
+        for name, value in given.items():
+            if not isinstance(value, str | int | np.integer):
+                raise ValueError(f"the attribute {name!r} is neither text nor a whole number")
         self._chunks: list[Chunk | None] = [None] * rows
         self._status = np.full(rows, Status.FAILED, np.uint8)
         self._written = np.zeros(rows, bool)
@@ -178,8 +182,6 @@ class ShardWriter:
         checks = np.zeros(len(self._keys), np.uint32)
         with file_in_memory(block_size=1 << 22) as file:
             masks = create_masks(file, len(self._keys), self._canvas, self._compression).id
-            for name, value in self._header.items():
-                file.attrs[name] = value
             for row, chunk in enumerate(self._chunks):
                 if chunk is not None:
                     masks.write_direct_chunk((row, 0, 0), chunk.data, chunk.filter_mask)
@@ -191,9 +193,16 @@ class ShardWriter:
             file.create_dataset("status", data=self._status, dtype=STATUS_TYPE)
             file.create_dataset("mask_size", data=self._mask_size, dtype="<u4")
             file.create_dataset("image_size", data=self._image_size, dtype="<u4")
-            file.attrs["content_digest"] = content_digest(
-                checks, self._status, self._mask_size, self._image_size
-            )
+            file.create_dataset("checks", data=checks, dtype="<u4")
+            digest = content_digest(checks, self._status, self._mask_size, self._image_size)
+            header = {
+                **self._header,
+                "content_digest": digest,
+                "error_digest": texts_digest(errors),
+            }
+            header["header_digest"] = attributes_digest(header)
+            for name, value in header.items():
+                file.attrs[name] = value
             file.flush()
             return file.id.get_file_image()
 

@@ -27,6 +27,7 @@ def write_shards() -> Callable[..., Keys]:
         method: str = "rbd",
         index: bool = True,
         only: tuple[int, ...] | None = None,
+        **more: str | int,
     ) -> Keys:
         keys = Keys(masks)
         count = -(-len(keys) // size)
@@ -36,6 +37,7 @@ def write_shards() -> Callable[..., Keys]:
             "parameters": {"max_side": canvas},
             "software": {"dilo": "0"},
             "listing_digest": keys.digest(),
+            **more,
         }
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(count) if only is None else only:

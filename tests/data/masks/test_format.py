@@ -33,11 +33,18 @@ def test_header(tmp_path, write_shards, masks):
     [
         ("format", "other", "is not a mask shard of DiLo"),
         ("format", None, "is not a mask shard of DiLo"),
-        ("format_version", 2, "has version 2 of the shard format, this program reads 1"),
+        ("format_version", 3, "has version 3 of the shard format, this program reads 1 to 2"),
         ("complete", 0, "is not complete"),
         ("complete", None, "is not complete"),
-        ("parameters", "{", "its header cannot be read"),
-        ("method", None, "its header cannot be read"),
+        ("complete", 2, "is not complete"),
+        ("complete", [1, 1], "is not complete"),
+        ("parameters", "{", "its attributes are not those it was made with"),
+        ("method", None, "its attributes are not those it was made with"),
+        ("method", "mc", "its attributes are not those it was made with"),
+        ("software", '{"dilo": "1"}', "its attributes are not those it was made with"),
+        ("more", "of somebody", "its attributes are not those it was made with"),
+        ("shard_number", [1, 2], "'shard_number' is neither text nor a whole number"),
+        ("header_digest", None, "its attributes are not those it was made with"),
     ],
 )
 def test_foreign_and_incomplete_files(tmp_path, write_shards, masks, attribute, value, sentence):

@@ -34,10 +34,9 @@ def test_shards_of_different_canvases(tmp_path, write_shards):
     """As with native sizes: the virtual dataset is as large as the largest."""
     masks = {f"{i}.jpg": np.full((10 * i, 5), i, np.uint8) for i in range(1, 5)}
     keys = Keys(masks)
+    parameters = {"max_side": 0}
     for number, canvas in enumerate((20, 40)):
-        write_shards(tmp_path, masks, size=2, canvas=canvas, only=(number,), index=False)
-        with h5py.File(tmp_path / shard_name(number), "r+") as file:
-            file.attrs["parameters"] = '{"max_side": 0}'
+        write_shards(tmp_path, masks, 2, canvas, only=(number,), index=False, parameters=parameters)
     build_index(tmp_path)
     with h5py.File(tmp_path / "index.h5", "r") as file:
         assert file["masks"].shape == (4, 40, 40)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
-from data.keys import Keys
+from data.keys import Keys, texts_digest
 from data.masks.format import Status, read_header, shard_name, shard_paths
 from data.masks.write import ChunkEncoder, ShardWriter
 
@@ -32,7 +32,7 @@ def test_plain_h5py_reads_what_was_written(tmp_path, write_shards, masks, compre
         with h5py.File(path, "r") as file:
             assert dict(file.attrs) == {
                 "format": "dilo-mask-shard",
-                "format_version": 1,
+                "format_version": 2,
                 "method": "rbd",
                 "parameters": '{"max_side": 40}',
                 "software": '{"dilo": "0"}',
@@ -42,6 +42,8 @@ def test_plain_h5py_reads_what_was_written(tmp_path, write_shards, masks, compre
                 "keys_digest": keys[rows : rows + 5].digest(),
                 "listing_digest": keys.digest(),
                 "content_digest": read_header(path).content_digest,
+                "error_digest": texts_digest(file["error"][:].tolist()),
+                "header_digest": file.attrs["header_digest"],
                 "complete": 1,
             }
             assert file["masks"].chunks == (1, 40, 40) and file["masks"].fletcher32
