@@ -200,12 +200,13 @@ def build_settings(*layers: Mapping[str, Any]) -> Settings:
     for layer in layers:
         method = layer.get("method") or {}
         table = method if isinstance(method, Mapping) else {"name": method}
-        for name, value in (*layer.items(), *table.items()):
-            if name != "method":
-                (common if name in Settings.model_fields else own)[name] = value
+        for name, value in layer.items():
+            (common if name in Settings.model_fields else own)[name] = value
+        own |= table
+    common.pop("method", None)
     common, own = ({n: v for n, v in d.items() if v is not None} for d in (common, own))
     record = load_method(own["name"]).Settings
-    for name in own.keys() - record.model_fields.keys():
+    for name in sorted(own.keys() - record.model_fields.keys()):
         _check_other(name, own.pop(name), record, own["name"])
     _check_types(common, Settings)
     _check_types(own, record)
@@ -223,6 +224,8 @@ def _check_other(name: str, value: Any, record: type[Record], method: str) -> No
                 f"{name} is {value!r}, which is for {other}; leave it out for {method}."
             )
     remedy = _nearest(name, [*Settings.model_fields, *record.model_fields])
+    if name in Settings.model_fields:
+        raise UserError(f"{name} is no setting of the method; write it outside of [method].")
     if isinstance(value, Mapping):
         remedy = "the only table of settings is [method]."
     raise UserError(

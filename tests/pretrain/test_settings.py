@@ -112,6 +112,7 @@ def test_assignments(text, value):
         ({"recipe": ["moco-v2"]}, r"recipe is \['moco-v2'\]; it should be a valid string"),
         ({"recipe": "moco-v3"}, "recipe is 'moco-v3'; choose one of instdisc, moco-v2"),
         ({"method": "moko"}, "the setting method is 'moko'; choose one of instdisc, moco"),
+        ({"method": {"lr": 1}}, r"lr is no setting of the method; write it outside of \[method\]"),
         ({"method": {"temprature": 1}}, "no setting 'temprature'; did you mean 'temperature'"),
         ({"lr_batch": "free"}, "lr_batch is 'free'; it should be a number .*, or 'fixed'"),
         ({"seed": 2**64}, "seed is 18446744073709551616"),
