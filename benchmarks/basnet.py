@@ -43,7 +43,7 @@ from saliency.basnet.preprocess import SIZE, preprocess
 from saliency.batch import Plan, make_shards
 from saliency.device_stage import DeviceStage
 from saliency.rows import to_uint8
-from saliency.workers import Workers, usable_cores
+from saliency.workers import usable_cores
 
 MAX_SIDE = 400
 NETWORK_SECONDS = 2.0  # for which a GPU computes batches, so that its clock has settled
@@ -117,7 +117,7 @@ def stage(images: Path, keys: Keys, method: Predictor, jobs: int) -> tuple[float
         )
         compute = DeviceStage(method, jobs)
         started = time.perf_counter()
-        make_shards(plan, Workers(1).run, show_progress=False, compute_blocks=compute)
+        make_shards(plan, compute, show_progress=False)
         return len(keys) / (time.perf_counter() - started), compute.waiting_share
 
 

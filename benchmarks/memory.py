@@ -83,14 +83,14 @@ def plan(images: Path) -> None:
     from saliency.batch import Plan, make_shards
     from saliency.rows import Row
 
-    def do_nothing(plan, blocks, run_tasks):
+    def do_nothing(plan, blocks):
         for block in blocks:
             yield [Row({}, error="not done")] * len(block.keys)
 
     with tempfile.TemporaryDirectory() as out:
         keys = list_images(images)
         nothing = Plan(images, keys, {"rbd": Path(out)}, {"rbd": {}}, map_function=None)
-        make_shards(nothing, run_tasks=None, compute_blocks=do_nothing)
+        make_shards(nothing, do_nothing)
     print_peak()
 
 

@@ -74,7 +74,7 @@ def throughput(images: Path, keys: Keys, method: str, max_side: int, jobs: int) 
         workers = Workers(jobs)
         list(workers.run(partial(warm_up, method) for _ in range(4 * jobs)))
         started = time.perf_counter()
-        make_shards(plan, workers.run, show_progress=False)
+        make_shards(plan, workers.compute, show_progress=False)
         return len(keys) / (time.perf_counter() - started)
 
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ from data.masks.format import (
 from data.masks.index import build_index
 from data.masks.write import ShardWriter
 from data.run import StopRequest
-from saliency.rows import MapFunction, Row, compute_rows, longest_side
+from saliency.rows import MapFunction, Row, longest_side
 
 _BLOCK = 16  # images a task: about a tenth of a second, small beside a shard, large beside overhead
 
@@ -183,24 +183,20 @@ class Summary:
         return "\n".join(lines)
 
 
-RunTasks = Callable[[Iterable[Callable[[], Any]]], Generator[Any]]
-"""Runs tasks, wherever, and yields their results in order (`saliency.workers`)."""
-
-ComputeBlocks = Callable[[Plan, Iterable[Block], RunTasks], Generator[list[Row]]]
-"""Yields the blocks' rows, in order, some at a time. `compute_on_workers` is the way on CPUs."""
+Compute = Callable[[Plan, Iterable[Block]], Generator[list[Row]]]
+"""Yields the blocks' rows, in order, some at a time: `Workers.compute` or a `DeviceStage`."""
 
 
 def make_shards(
     plan: Plan,
-    run_tasks: RunTasks,
+    compute: Compute,
     show_progress: bool | None = None,
-    compute_blocks: ComputeBlocks | None = None,
     stop: StopRequest | None = None,
 ) -> Summary:
     """Write every shard of the plan's part that is not there yet, then the index.
 
+    compute : how and where masks are made.
     show_progress : None: only where stderr is a terminal.
-    compute_blocks : where and how maps are computed; by default `compute_on_workers`.
     stop : looked at after every block.
 
     Raises UserError: an output folder holds something else. OSError: it cannot be written.
@@ -211,7 +207,7 @@ def make_shards(
     summary = Summary()
     missing = _missing(plan, summary)
     blocks = (block for number in missing for block in plan.blocks(number))
-    results = (compute_blocks or compute_on_workers)(plan, blocks, run_tasks)
+    results = compute(plan, blocks)
     progress = tqdm(
         total=sum(len(plan.rows(number)) for number in missing),
         unit=" images",
@@ -224,25 +220,6 @@ def make_shards(
             _write_shard(plan, number, methods, rows, summary)
     _build_indices(plan, summary)
     return summary
-
-
-def compute_on_workers(
-    plan: Plan, blocks: Iterable[Block], run_tasks: RunTasks
-) -> Generator[list[Row]]:
-    """Decode, compute and compress in the workers."""
-    return run_tasks(
-        partial(
-            compute_rows,
-            plan.root,
-            list(block.keys),
-            plan.map_function,
-            tuple(plan.folders),
-            plan.max_side,
-            plan.canvas(block.shard),
-            plan.compression,
-        )
-        for block in blocks
-    )
 
 
 def _prepare(plan: Plan, method: str, folder: Path) -> None:

@@ -185,11 +185,11 @@ def _run(settings: Settings, given: dict[str, Any]) -> None:
     keys = list_images(settings.images)
     network, plan = _plan(settings, given, keys)
     workers = Workers(settings.jobs, settings.backend, settings.scheduler)
-    stage, device = None, ""
+    compute, device = workers.compute, ""
     if network is not None:
         from saliency.device_stage import DeviceStage
 
-        stage, device = DeviceStage(network, workers.jobs), f" on {network.device}"
+        compute, device = DeviceStage(network, workers.jobs), f" on {network.device}"
     click.echo(
         f"{len(plan.keys)} images, method {', '.join(settings.methods)}{device}, "
         f"{plan.shard_count} shards of up to {plan.shard_size}, {workers.jobs} workers",
@@ -198,10 +198,10 @@ def _run(settings: Settings, given: dict[str, Any]) -> None:
     started = time.monotonic()
     part = f"{plan.part}-of-{plan.parts}"
     with closing(workers), only_writer(settings.out, "OUT", part), stop_on_signals() as stop:
-        summary = make_shards(plan, workers.run, compute_blocks=stage, stop=stop)
+        summary = make_shards(plan, compute, stop=stop)
     click.echo(summary.report(settings.out, time.monotonic() - started))
-    if stage is not None and summary.images:
-        click.echo(f"{network.device} waited for images {stage.waiting_share:.0%} of the time.")
+    if network is not None and summary.images:
+        click.echo(f"{network.device} waited for images {compute.waiting_share:.0%} of the time.")
     if summary.rows and summary.failed / summary.rows > settings.max_failures:
         click.echo(
             f"{summary.failed} of {summary.rows} images have no mask, more than --max-failures "

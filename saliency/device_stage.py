@@ -21,7 +21,7 @@ from data.images.decode import UnreadableImage, capped_size, decode, key_path
 from data.loading import Loader, as_tensor
 from data.masks.format import Status
 from data.masks.write import ChunkEncoder
-from saliency.batch import Block, Plan, RunTasks
+from saliency.batch import Block, Plan
 from saliency.methods.protocol import NetworkMethod
 from saliency.rows import Row, compressed, reason_of, too_long
 
@@ -138,9 +138,7 @@ class DeviceStage:
         """The share of the time for which the device waited, in [0, 1]."""
         return max(0.0, 1 - self.busy_seconds / self.wall_seconds) if self.wall_seconds else 0.0
 
-    def __call__(
-        self, plan: Plan, blocks: Iterable[Block], run_tasks: RunTasks
-    ) -> Generator[list[Row]]:
+    def __call__(self, plan: Plan, blocks: Iterable[Block]) -> Generator[list[Row]]:
         """Yield the blocks' rows, in order, a batch at a time."""
         pool = ThreadPoolExecutor(self.jobs, thread_name_prefix="finish")
         running = _Running([])

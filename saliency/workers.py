@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
@@ -20,6 +20,8 @@ from threadpoolctl import threadpool_limits
 
 from data.errors import UserError
 from data.processes import signals_held_from_children, usable_cores
+from saliency.batch import Block, Plan
+from saliency.rows import Row, compute_rows
 
 Task = Callable[[], Any]
 
@@ -60,6 +62,22 @@ class Workers:
                 f"--scheduler {scheduler}: no {backend.capitalize()} cluster answers ({reason}); "
                 "check the address."
             ) from None
+
+    def compute(self, plan: Plan, blocks: Iterable[Block]) -> Generator[list[Row]]:
+        """Decode, compute and compress blocks of images, for `make_shards`."""
+        return self.run(
+            partial(
+                compute_rows,
+                plan.root,
+                list(block.keys),
+                plan.map_function,
+                tuple(plan.folders),
+                plan.max_side,
+                plan.canvas(block.shard),
+                plan.compression,
+            )
+            for block in blocks
+        )
 
     def run(self, tasks: Iterable[Task]) -> Generator[Any]:
         """Yield each task's result, in order, while later tasks already run.

@@ -114,15 +114,6 @@ class RegionGraph:
         )
 
 
-def gaussian_weight(distance: np.ndarray, sigma: float) -> np.ndarray:
-    """exp(-d^2 / (2 sigma^2)), exactly 0 beyond 3 sigma (`Dist2WeightMatrix.m`); float64 (N, N).
-
-    A sigma of 0, which an image of few flat colours can give, means: 1 where d is 0. There the
-    authors' code divides 0 by 0.
-    """
-    return _gaussian_weight(distance, max(sigma, _LEAST_SIGMA))
-
-
 def min_max(values: np.ndarray) -> np.ndarray:
     """Scale to [0, 1] as the authors do, (v - min) / (max - min + eps): a constant gives 0."""
     low = values.min()
@@ -130,7 +121,13 @@ def min_max(values: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True)
-def _gaussian_weight(distance, sigma):
+def gaussian_weight(distance, sigma):
+    """exp(-d^2 / (2 sigma^2)), exactly 0 beyond 3 sigma (`Dist2WeightMatrix.m`); float64 (N, N).
+
+    A sigma of 0, which an image of few flat colours can give, means: 1 where d is 0. There the
+    authors' code divides 0 by 0.
+    """
+    sigma = max(sigma, _LEAST_SIGMA)
     weight = np.zeros(distance.shape)  # most distances are beyond, and need no exponential
     for i in range(distance.shape[0]):
         for j in range(distance.shape[1]):

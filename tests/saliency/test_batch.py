@@ -41,9 +41,9 @@ def make_plan(images: Path, out: Path, methods=("rbd",), limit=None, **options) 
     )
 
 
-def make(*arguments, compute_blocks=None, **options) -> batch.Summary:
+def make(*arguments, compute=None, **options) -> batch.Summary:
     plan = make_plan(*arguments, **options)
-    return make_shards(plan, Workers(jobs=1).run, compute_blocks=compute_blocks)
+    return make_shards(plan, compute or Workers(jobs=1).compute)
 
 
 def contents(folder: Path) -> list[tuple]:
@@ -126,7 +126,7 @@ def test_all_parts_equal_one_run(photographs, rbd_shards, tmp_path, parts):
 def test_worker_processes_equal_one_process(photographs, rbd_shards, tmp_path):
     workers = Workers(jobs=2)
     try:
-        make_shards(make_plan(photographs, tmp_path), workers.run)
+        make_shards(make_plan(photographs, tmp_path), workers.compute)
     finally:
         workers.close()
     assert contents(tmp_path) == contents(rbd_shards)
@@ -300,14 +300,14 @@ def test_a_folder_that_fills_the_disk_leaves_whole_shards(photographs, tmp_path,
 def test_maps_may_be_computed_in_other_ways(photographs, tmp_path):
     """What a method on an accelerator does: its own way from blocks to rows."""
 
-    def compute_blocks(plan, blocks, run_tasks):
+    def compute(plan, blocks):
         for block in blocks:
             encoder = ChunkEncoder(plan.canvas(block.shard))
             mask = np.full((4, 5), 7, np.uint8)
             masks = {"net": (encoder.encode(mask), Status.OK)}
             yield [Row(masks, (8, 10), (4, 5)) for _ in block.keys]
 
-    make(photographs, tmp_path, ("net",), compute_blocks=compute_blocks)
+    make(photographs, tmp_path, ("net",), compute=compute)
     shards = MaskShards(tmp_path)
     assert len(shards) == 8
     assert np.array_equal(shards.read(5), np.full((4, 5), 7))

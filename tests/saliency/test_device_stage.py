@@ -20,7 +20,6 @@ from data.masks.read import MaskShards
 from data.masks.write import ChunkEncoder
 from saliency.batch import Plan, make_shards
 from saliency.device_stage import DeviceStage
-from saliency.workers import Workers
 
 SIDE = 8
 
@@ -68,7 +67,7 @@ def make(images, out, method, shard_size=4096, limit=None, max_side=400, workers
         images, keys, {"basnet": out}, {"basnet": {}}, max_side=max_side, shard_size=shard_size
     )
     stage = DeviceStage(method, workers)
-    make_shards(plan, Workers(1).run, show_progress=False, compute_blocks=stage)
+    make_shards(plan, stage, show_progress=False)
     return stage
 
 
