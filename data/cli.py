@@ -110,7 +110,8 @@ def index(out: Path) -> None:
 def export_command(out: Path, folder: Path, full_size: bool, overwrite: bool) -> None:
     """Write every mask in OUT to DIR/KEY.png, 8-bit gray."""
     masks = MaskShards(out)
-    count = export_masks(masks, folder, full_size, overwrite, progress_bar("export"))
+    with only_writer(folder, "DIR"):
+        count = export_masks(masks, folder, full_size, overwrite, progress_bar("export"))
     without = len(masks) - count
     click.echo(f"{count:,} masks in {folder}" + (f"; {without:,} images have none" * bool(without)))
 
@@ -134,9 +135,12 @@ def export_command(out: Path, folder: Path, full_size: bool, overwrite: bool) ->
 def import_command(folder: Path, out: Path, **options) -> None:
     """Make shards in OUT of another tool's masks in DIR.
 
-    The mask of the image a/b.jpg is DIR/a/b.jpg.png or DIR/a/b.png: gray, white the foreground; or
-    0 and 1; or labels with a colour palette, as VOC has them, where all but black is foreground; or
-    a cut-out, of which the transparency counts. It has its image's shape, at any size.
+    Killed, the same command goes on where it stopped.
+
+    The mask of the image a/b.jpg is DIR/a/b.jpg.png or DIR/a/b.png, or ends in another way: gray,
+    white the foreground; or 0 and 1; or labels with a colour palette, as VOC has them, where all
+    but black is foreground; or a cut-out, of which the transparency counts. It has its image's
+    shape, at any size.
     """
     with only_writer(out, "OUT"):
         masks = import_masks(folder, out, progress=progress_bar("import"), **options)

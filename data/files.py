@@ -77,22 +77,28 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def draft_folder(out: str | os.PathLike, name: str) -> Iterator[Path]:
-    """Make `OUT/.<name>.<random>.tmp` for the block, and remove it with all it still holds.
+def draft_folder(out: str | os.PathLike, name: str, token: str = "") -> Iterator[Path]:
+    """Make `OUT/.<name>.<token>.tmp` for the block, and remove it with all it still holds.
 
     It lies in OUT, so that a file is moved from it to OUT at once, also where OUT is a link or the
     root of a disk of its own. OUT is made when it is missing, and goes again if nothing was put
-    there. What makers that were killed left is removed first, so only one at a time may work here.
+    there. What makers that were killed left is removed first, so only one at a time may work here;
+    but a draft of the same token is gone on with. Links are not followed.
     `OSError` where OUT cannot be made or written to.
+
+    token : eight hex digits; random ones where there are none.
     """
     out = Path(out)
     made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
+    draft = out / f".{name}.{token or secrets.token_hex(4)}.tmp"
     for left_over in out.glob(_temporary_names(name)):
-        shutil.rmtree(left_over, ignore_errors=True)
-    draft = out / f".{name}.{secrets.token_hex(4)}.tmp"
+        if left_over.is_symlink():
+            left_over.unlink()
+        elif left_over != draft:
+            shutil.rmtree(left_over, ignore_errors=True)
     try:
-        draft.mkdir()
+        draft.mkdir(exist_ok=True)
         yield draft
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from data.errors import UserError
 from data.images.modes import TURN, orientation, to_rgb, upright_size
 from data.images.plain_jpeg import decode_plain_jpeg, is_baseline, is_plain_jpeg
-from data.keys import Keys
+from data.keys import Keys, leads_out
 
 EXTENSIONS = frozenset(
     f".{ending}"
@@ -109,7 +109,12 @@ def _is_file_or_lost(entry: os.DirEntry) -> bool:
 
 
 def key_path(root: str | os.PathLike, key: str) -> str:
-    """Return the path of a key's image below the image root."""
+    """Return the path of a key's image below the image root.
+
+    Raises UnreadableImage: the key leads out of it, as none that `list_images` gives does.
+    """
+    if leads_out(key):
+        raise UnreadableImage("its key does not name a file inside the image folder")
     return os.path.join(os.fspath(root), *key.split("/"))
 
 

@@ -1,6 +1,7 @@
 """Masks as PNG files: out of shards, and from any other tool into shards."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,11 +13,12 @@ from PIL import Image
 from data.errors import UserError
 from data.files import draft_folder, refuse_existing, sync_folder
 from data.images.decode import UnreadableImage, capped_size, key_path, list_images, read_size
-from data.keys import Keys
+from data.keys import Keys, leads_out
 from data.masks.format import (
     INDEX_NAME,
     MAX_CANVAS,
     Status,
+    read_header,
     shard_name,
     shard_paths,
     software_versions,
@@ -52,35 +54,49 @@ def export_masks(
         written.
     """
     rows = np.flatnonzero(masks.statuses() <= Status.FLAT).tolist()
+    root, checked = Path(folder), {""}
     for row in rows:
-        refuse_existing(_png_path(folder, masks.keys[row]), overwrite)
-    for row in progress(rows, len(rows)):
-        mask = masks.read(row)
-        if full_size:
-            mask = scale_mask(mask, masks.image_size(row))
-        path = _png_path(folder, masks.keys[row])
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb" if overwrite else "xb") as file:
-            Image.fromarray(mask).save(file, "PNG")
+        path = _png_path(root, masks.keys[row])
+        _refuse_links(root, masks.keys[row], checked)
+        refuse_existing(path, overwrite)
+    with draft_folder(root, "export") as draft:  # a file appears whole, and replaces a link itself
+        for row in progress(rows, len(rows)):
+            mask = masks.read(row)
+            if full_size:
+                mask = scale_mask(mask, masks.image_size(row))
+            path = _png_path(root, masks.keys[row])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask).save(draft / "mask.png")
+            os.replace(draft / "mask.png", path)
     return len(rows)
 
 
-def _png_path(folder: str | os.PathLike, key: str) -> str:
+def _png_path(root: Path, key: str) -> Path:
     """Return where a key's mask goes; UserError for a key that would lead out of the folder."""
-    parts = key.split("/")
-    if any(part in ("", ".", "..") or os.sep in part or "\0" in part for part in parts) or (
-        os.altsep and os.altsep in os.path.join(*parts)
-    ):
+    if leads_out(key):
         raise UserError(
             f"the key {key!r} does not name a file inside a folder; these shards are not to be "
             "trusted, nothing was exported."
         )
-    return os.path.join(os.fspath(folder), *parts) + ".png"
+    return root / (key + ".png")
+
+
+def _refuse_links(root: Path, key: str, checked: set[str]) -> None:
+    """Raise UserError where a folder of a key, below the root, is a link; note what is not."""
+    parent = key.rpartition("/")[0]
+    if parent in checked:
+        return
+    _refuse_links(root, parent, checked)
+    if (root / parent).is_symlink():
+        raise UserError(
+            f"{str(root / parent)!r} is a link, which export does not follow; remove it."
+        )
+    checked.add(parent)
 
 
 # In ---------------------------------------------------------------------------------------------
 
-_MASK_EXTENSIONS = (".png", ".PNG", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".jpg", ".jpeg")
+_PREFERRED = (".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm")  # of several masks of one name
 
 
 def import_masks(
@@ -97,11 +113,12 @@ def import_masks(
     """Make shards of another tool's masks.
 
     A mask belongs to the image `a/b.jpg` if it is `a/b.jpg.png` or else `a/b.png` below `folder`
-    (other extensions serve too). It is read as `gallery.masks.read_mask` says, must have its
-    image's shape, and is scaled down to the cap by area averages.
+    (any other ending of an image serves too, in any case of letters). It is read as `read_mask`
+    says, must have its image's shape, and is scaled down to the cap by area averages.
 
-    out : gets the shards; UserError if there are shards, but for `overwrite`: then they are
+    out : gets the shards; UserError if there are others, but for `overwrite`: then they are
         replaced when the new ones are complete, and stay as they are if anything fails before.
+        Killed, the same command goes on where it stopped.
     images : every image gets a row; one without a sound mask has status FAILED (or UNREADABLE, if
         the image is the reason) and says why.
     max_side : cap of a mask's long side, at most 65535; 0: none below that.
@@ -121,17 +138,26 @@ def import_masks(
             f"no mask in {os.fspath(folder)!r} has the name of an image in {os.fspath(images)!r} "
             f"(such as {keys[0] + '.png'!r}); check both folders."
         )
-    _refuse_old(out, overwrite)
+    count = -(-len(keys) // shard_size)
+    options = (method, max_side, shard_size, compression)
+    set_id = _set_id(folder, names, images, keys, *options)
+    kept = _shards_to_keep(Path(out), set_id, count, overwrite)
     attributes = {
         "method": method,
         "parameters": {"max_side": max_side},
         "software": software_versions(),
         "listing_digest": keys.digest(),
+        "set_id": set_id,
     }
-    count = -(-len(keys) // shard_size)
-    with draft_folder(out, "import") as draft:
+    with draft_folder(out, "import", set_id[:8]) as draft:
+        kept |= _own(draft, set_id)
+        for path in shard_paths(draft):
+            if path.name not in kept:
+                path.unlink()
         for row in progress(range(len(keys)), len(keys)):
             number, inner = divmod(row, shard_size)
+            if shard_name(number) in kept:
+                continue
             if inner == 0:
                 part = keys[row : row + shard_size]
                 canvas = max_side or _longest_side(images, part)
@@ -142,8 +168,7 @@ def import_masks(
             _import_row(writer, encoder, inner, key_path(images, part[inner]), mask_path, canvas)
             if inner + 1 == len(part):
                 writer.commit()
-        build_index(draft)
-        _replace_shards(draft, Path(out))
+        _replace_shards(draft, Path(out), {shard_name(number) for number in range(count)})
     return MaskShards(out)
 
 
@@ -163,7 +188,7 @@ def _import_row(
         return
     try:
         if mask_path is None:
-            raise UnreadableImage("no such file")
+            raise UnreadableImage("there is no image of its name")
         mask = _fit(read_mask(mask_path), size, max_side)
     except UnreadableImage as error:
         writer.write(row, None, (0, 0), size, Status.FAILED, f"its mask: {error}")
@@ -188,10 +213,14 @@ def _match(keys: Keys, masks: Keys) -> np.ndarray:
 
 
 def _first(masks: Keys, name: str) -> int:
-    for extension in _MASK_EXTENSIONS:
-        with contextlib.suppress(KeyError):
-            return masks.find(name + extension)
-    return -1
+    """Return the row of the mask of a name, whatever its ending; -1 where there is none."""
+    ranks: list[tuple[int, int]] = []
+    for row in masks.beginning_with(name + "."):
+        stem, ending = os.path.splitext(masks[row])
+        if stem == name:
+            lower = ending.lower()
+            ranks.append((_PREFERRED.index(lower) if lower in _PREFERRED else 9, row))
+    return min(ranks, default=(0, -1))[1]
 
 
 def _fit(mask: np.ndarray, size: tuple[int, int], max_side: int) -> np.ndarray:
@@ -219,21 +248,57 @@ def _longest_side(images: str | os.PathLike, keys: Keys) -> int:
     return min(longest, MAX_CANVAS)
 
 
-def _refuse_old(out: str | os.PathLike, overwrite: bool) -> None:
-    if os.path.isdir(out) and shard_paths(out) and not overwrite:
+def _set_id(
+    folder: str | os.PathLike, names: Keys, images: str | os.PathLike, keys: Keys, *options: object
+) -> str:
+    """Return the name of the set that these options make of these very files.
+
+    Files count by name, size and time, so that a set of the same files as before goes on, and one
+    of other masks, of the same images, is never mixed with it.
+    """
+    total = hashlib.sha256(repr(options).encode())
+    for root, listing in ((folder, names), (images, keys)):
+        for name in listing:
+            with contextlib.suppress(OSError):  # it is told in its row
+                facts = os.stat(key_path(root, name))
+                text = f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\0"
+                total.update(text.encode("utf-8", "surrogateescape"))
+    return total.hexdigest()
+
+
+def _own(folder: Path, set_id: str) -> set[str]:
+    """Return the names of a folder's shards that are of a set."""
+    own = set()
+    for path in shard_paths(folder):
+        with contextlib.suppress(UserError, OSError):  # a damaged one is none of them
+            if read_header(path).set_id == set_id and not path.is_symlink():
+                own.add(path.name)
+    return own
+
+
+def _shards_to_keep(out: Path, set_id: str, count: int, overwrite: bool) -> set[str]:
+    """Return the names of the shards in `out` that the same command left when it was killed."""
+    if not out.is_dir():
+        return set()
+    own, there = _own(out, set_id), {path.name for path in shard_paths(out)}
+    if not overwrite and there - own:
         raise UserError(
             f"there are mask shards in {os.fspath(out)!r} already; choose another folder, or "
             "replace them by --overwrite."
         )
+    return set() if overwrite and len(own) == count else own
 
 
-def _replace_shards(draft: Path, out: Path) -> None:
-    """Move a whole set of shards and its index from `draft` to `out`; older ones there go."""
-    new = shard_paths(draft)
+def _replace_shards(draft: Path, out: Path, names: set[str]) -> None:
+    """Move the shards of a set from `draft` to `out`, where the others are; older ones there go.
+
+    Killed meanwhile, it leaves a set whose shards differ in `set_id`, and the same command goes on.
+    """
     (out / INDEX_NAME).unlink(missing_ok=True)  # it describes the shards of before
-    for path in new:
+    for path in shard_paths(draft):
         os.replace(path, out / path.name)
-    for path in set(shard_paths(out)) - {out / path.name for path in new}:
-        path.unlink()
-    os.replace(draft / INDEX_NAME, out / INDEX_NAME)
+    for path in shard_paths(out):
+        if path.name not in names:
+            path.unlink()
     sync_folder(out)
+    build_index(out)

@@ -1,6 +1,7 @@
 """Pictures of masks show what is stored."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from data.gallery.masks import (
@@ -70,3 +71,13 @@ def test_rows(tmp_path, write_shards):
     assert [len(row.cells) for row in abreast.rows] == [6, 3] and len(abreast.columns) == 6
     assert abreast.rows[0].cells[0].caption == "a.png: 80 x 40"
     assert abreast.draw(side=100).width > 600
+
+
+@pytest.mark.parametrize("key", ["../outside.png", "a/../../outside.png", "/outside.png"])
+def test_a_key_does_not_lead_out_of_the_image_folder(tmp_path, write_shards, key):
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "outside.png")
+    write_shards(tmp_path / "out", {key: np.ones((8, 8), np.uint8)}, index=False)
+    row = mask_row(key, [MaskShards(tmp_path / "out")], tmp_path / "images", 50)
+    assert row.cells[0].picture is None
+    assert "does not name a file inside" in row.cells[0].caption

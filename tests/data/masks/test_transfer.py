@@ -81,6 +81,42 @@ def test_nothing_is_overwritten_unasked(tmp_path, write_shards):
     assert export_masks(MaskShards(tmp_path / "out"), tmp_path / "png", overwrite=True) == 2
 
 
+def test_export_follows_no_link(tmp_path, write_shards):
+    masks = {"a.jpg": a_mask(shape=(9, 9)), "b/c/d.jpg": a_mask(1, (9, 9))}
+    write_shards(tmp_path / "out", masks)
+    png, elsewhere = tmp_path / "png", tmp_path / "elsewhere"
+    png.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "kept").write_text("kept")
+    (png / "a.jpg.png").symlink_to(elsewhere / "kept")
+    (png / ".export.01234567.tmp").symlink_to(elsewhere)
+    export_masks(MaskShards(tmp_path / "out"), png, overwrite=True)
+    assert sorted(os.listdir(png)) == ["a.jpg.png", "b"]
+    assert np.array_equal(np.asarray(Image.open(png / "a.jpg.png")), masks["a.jpg"])
+    (png / "b" / "c" / "d.jpg.png").unlink()
+    (png / "b" / "c").rmdir()
+    (png / "b" / "c").symlink_to(elsewhere)
+    with pytest.raises(UserError, match=r"b/c' is a link, which export does not follow"):
+        export_masks(MaskShards(tmp_path / "out"), png, overwrite=True)
+    assert os.listdir(elsewhere) == ["kept"] and (elsewhere / "kept").read_text() == "kept"
+
+
+def test_a_full_disk_leaves_no_half_of_a_picture(tmp_path, write_shards, monkeypatch):
+    write_shards(tmp_path / "out", {"a.jpg": a_mask(shape=(9, 9))})
+    save(tmp_path / "png" / "a.jpg.png", a_mask(2))
+    before = (tmp_path / "png" / "a.jpg.png").read_bytes()
+
+    def fill(image, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Image.Image, "save", fill)
+    with pytest.raises(OSError, match="No space"):
+        export_masks(MaskShards(tmp_path / "out"), tmp_path / "png", overwrite=True)
+    assert os.listdir(tmp_path / "png") == ["a.jpg.png"]
+    assert (tmp_path / "png" / "a.jpg.png").read_bytes() == before
+
+
 @pytest.mark.parametrize("key", ["../../evil", "/etc/evil", "a/../../evil", "a//b", "./a", ".."])
 def test_keys_that_lead_out_of_the_folder_are_refused(tmp_path, key):
     attributes = {"method": "x", "parameters": {}, "software": {}, "listing_digest": ""}
@@ -109,12 +145,28 @@ def test_every_image_gets_a_row(tmp_path, images):
         "b/c.JPEG": (Status.FAILED, "its mask: it is 40 x 60, its image 60 x 40, another shape"),
         "b/d e.png": (Status.FAILED, "its mask: not an image of a known format"),
         "broken.jpg": (Status.UNREADABLE, "empty file"),
-        os.fsdecode(b"\xff\n.png"): (Status.FAILED, "its mask: no such file"),
+        os.fsdecode(b"\xff\n.png"): (Status.FAILED, "its mask: there is no image of its name"),
     }
     assert shards.method == "tool" and shards.parameters == {"max_side": 30}
     small = cv2.resize(a_mask(), (30, 20), interpolation=cv2.INTER_AREA)
     assert np.array_equal(shards.read("a.jpg"), small)
     assert verify(tmp_path / "out", images).sound
+
+
+def test_masks_with_endings_in_any_case_of_letters(tmp_path, images):
+    kinds = {"a.TIF": "TIFF", "b/c.BMP": "BMP", "b/d e.gif": "GIF"}
+    for name, kind in kinds.items():
+        path = tmp_path / "masks" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(a_mask()).save(path, kind)
+    save(tmp_path / "masks" / os.fsdecode(b"\xff\n.Png"), a_mask())
+    shards = import_masks(tmp_path / "masks", tmp_path / "out", images)
+    assert [shards.error(key) for key in shards.keys] == [""] * 4
+    assert all(np.array_equal(shards.read(key), a_mask()) for key in shards.keys)
+    save(tmp_path / "masks" / "a.PNG", a_mask(1))  # of several the one that loses nothing
+    save(tmp_path / "masks" / "a.x.png", a_mask(2))
+    shards = import_masks(tmp_path / "masks", tmp_path / "again", images)
+    assert np.array_equal(shards.read("a.jpg"), a_mask(1))
 
 
 def test_without_a_cap_masks_keep_their_size(tmp_path, images):
@@ -190,6 +242,76 @@ def test_the_old_shards_stay_until_the_new_ones_are_complete(
     import_masks(*arguments, overwrite=True, shard_size=2)
     assert sorted(os.listdir(out)) == ["index.h5", "shard-00000.h5", "shard-00001.h5"]
     assert load_index(out) is not None  # it went along
+
+
+_KILLED = """
+import os, sys
+import data.masks.transfer as transfer
+calls, stop, where = 0, int(sys.argv[1]), sys.argv[2]
+def killed(function):
+    def wrapped(*arguments):
+        global calls
+        folder, name = os.path.split(str(arguments[-1]))
+        if where == "read_mask" or ("shard" in name and ".tmp" not in folder):
+            if calls == stop:
+                os._exit(9)
+            calls += 1
+        return function(*arguments)
+    return wrapped
+if where == "read_mask":
+    transfer.read_mask = killed(transfer.read_mask)
+else:
+    os.replace = killed(os.replace)
+transfer.import_masks(*sys.argv[3:6], shard_size=1, overwrite=sys.argv[6] == "True")
+"""
+
+
+def contents(folder):
+    with MaskShards(folder) as shards:
+        return {
+            key: (shards.read(key).tobytes(), shards.error(key), shards.image_size(key))
+            for key in shards.keys
+        }
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(("where", "stop"), [("read_mask", 2), *(("replace", n) for n in range(4))])
+def test_killed_anywhere_the_same_command_goes_on(tmp_path, images, where, stop, overwrite):
+    for number, name in enumerate(("a.png", "b/c.png", "b/d e.png", os.fsdecode(b"\xff\n.png"))):
+        save(tmp_path / "masks" / name, a_mask(number))
+        save(tmp_path / "others" / name, a_mask(9 + number))
+    out, arguments = tmp_path / "out", (tmp_path / "masks", tmp_path / "out", images)
+    if overwrite:
+        import_masks(tmp_path / "others", out, images, shard_size=1)
+    before = contents(out) if overwrite else None
+    command = [sys.executable, "-c", _KILLED, str(stop), where, *arguments, str(overwrite)]
+    assert subprocess.run(command).returncode == 9
+    if overwrite and (where == "read_mask" or stop == 0):
+        assert contents(out) == before
+    else:
+        try:
+            assert not verify(out).sound
+        except UserError as error:
+            assert "there are no mask shards" in error.message
+    made = {path: path.stat().st_mtime_ns for path in out.rglob("shard-*.h5")}
+    import_masks(*arguments, shard_size=1, overwrite=overwrite)
+    import_masks(tmp_path / "masks", tmp_path / "whole", images, shard_size=1)
+    assert contents(out) == contents(tmp_path / "whole") and verify(out, images).sound
+    assert sorted(os.listdir(out)) == sorted(os.listdir(tmp_path / "whole"))
+    times = [path.stat().st_mtime_ns for path in out.glob("shard-*.h5")]
+    assert len(set(times) & set(made.values())) == (2 if where == "read_mask" else 4)
+
+
+def test_a_set_of_other_masks_is_another_set(tmp_path, images):
+    """Of the same images by the same options, so that only their identity tells."""
+    for number in (0, 1):
+        save(tmp_path / f"masks{number}" / "a.png", a_mask(number))
+        import_masks(tmp_path / f"masks{number}", tmp_path / f"{number}", images, shard_size=2)
+    (tmp_path / "0" / "index.h5").unlink()
+    os.replace(tmp_path / "1" / shard_name(1), tmp_path / "0" / shard_name(1))
+    assert "they differ in set id" in verify(tmp_path / "0").problems[0]
+    with pytest.raises(UserError, match="they differ in set id"):
+        MaskShards(tmp_path / "0")
 
 
 _LITTLE_MEMORY = """
