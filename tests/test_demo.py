@@ -114,7 +114,7 @@ def _python(program: str) -> list[str]:
 def test_commands_side_by_side_run_at_once_and_share_the_cores(tmp_path, monkeypatch, capfd):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("demo.commands._words", lambda command: _python(command))
-    monkeypatch.setattr("demo.commands.os.sched_getaffinity", lambda pid: range(6))
+    monkeypatch.setattr("demo.commands.usable_cores", lambda: 6)
     meet = (
         "import os, pathlib, time; pathlib.Path({mine!r}).touch()\n"
         "while not os.path.exists({other!r}): time.sleep(.01)\n"

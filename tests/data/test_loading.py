@@ -279,14 +279,14 @@ def test_workers_outlive_a_signal_to_every_process(folder):
     """As a cluster's SIGTERM and a terminal's Ctrl-C are; the main process decides."""
     expected = [batch["index"].tolist() for batch in build_plain_loader(folder, batch_size=1)]
     before = set(multiprocessing.active_children())
-    found = []
+    indices = []
     for batch in build_plain_loader(folder, batch_size=1, workers=1):
-        if not found:
+        if not indices:
             (worker,) = set(multiprocessing.active_children()) - before
             os.kill(worker.pid, signal.SIGTERM)
             os.kill(worker.pid, signal.SIGINT)
-        found.append(batch["index"].tolist())
-    assert found == expected
+        indices.append(batch["index"].tolist())
+    assert indices == expected
     worker.join(20)
     assert worker.exitcode == 0
 

@@ -39,7 +39,7 @@ def test_quiet_square_is_quiet_and_no_larger_one_was_missed(seed):
         mask[top : top + rng.integers(1, 12), left : left + 9] = rng.integers(20, 256)
     mask[rng.random(mask.shape) < 0.002] = 255
     threshold, tolerance = 0.1, 0.01
-    found = quiet_square(mask, threshold, tolerance, 5)
+    square = quiet_square(mask, threshold, tolerance, 5)
     sides = [30]
     while sides[-1] > 5:
         sides.append(min(sides[-1] - 1, int(sides[-1] * 0.9)))
@@ -49,9 +49,9 @@ def test_quiet_square_is_quiet_and_no_larger_one_was_missed(seed):
         if side >= 5 and brute_force(mask, threshold, tolerance, side) <= tolerance * side**2
     ]
     if not quiet:
-        assert found is None
+        assert square is None
         return
-    top, left, side = found
+    top, left, side = square
     assert side == quiet[0]
     inside = mask[top : top + side, left : left + side] > 25.5
     assert inside.shape == (side, side)

@@ -118,11 +118,11 @@ def test_long_texts_are_whole(monkeypatch, side):
     drawn = []
     write = ImageDraw.ImageDraw.text
 
-    def note(self, place, text, *arguments, **options):
-        box = self.textbbox(place, text, arguments[1])
+    def note(self, corner, text, *arguments, **options):
+        box = self.textbbox(corner, text, arguments[1])
         assert box[0] >= 0 and box[2] <= self.im.size[0] and box[3] <= self.im.size[1]
         drawn.append(text)
-        return write(self, place, text, *arguments, **options)
+        return write(self, corner, text, *arguments, **options)
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", note)
     texts = [

@@ -10,10 +10,10 @@ from data.gallery.terminal import half_blocks, row_as_text
 
 def test_each_character_is_two_pixels():
     image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-    found = re.findall(
+    cells = re.findall(
         r"\x1b\[38;2;(\d+);(\d+);(\d+);48;2;(\d+);(\d+);(\d+)m▀", half_blocks(image, 9)
     )
-    assert [list(map(int, cell)) for cell in found] == [
+    assert [list(map(int, cell)) for cell in cells] == [
         [*image[0, x], *image[1, x]] for x in range(3)
     ]
 
