@@ -1,5 +1,6 @@
 """The linear probe: against scikit-learn, resumed, over processes, and through the command line."""
 
+import functools
 import json
 import os
 import subprocess
@@ -47,7 +48,9 @@ def test_head_starts_as_published():
 def test_full_batch_training_reaches_scikit_learns_optimum(monkeypatch, split_folder, model_of):
     """Without augmentation and with weight decay the optimum is that of logistic regression."""
     monkeypatch.setattr(
-        linear_training, "random_crop", lambda path, size: centre_crop(decode(path).image, size)
+        linear_training,
+        "random_crop",
+        functools.cache(lambda path, size: centre_crop(decode(path).image, size)),
     )
     split = open_split(split_folder)
     decay = 0.05
