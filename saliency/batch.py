@@ -39,6 +39,13 @@ from saliency.rows import MapFunction, Row, longest_side
 _BLOCK = 16  # images a task: about a tenth of a second, small beside a shard, large beside overhead
 
 
+class Block(NamedTuple):
+    """Images of a shard, by its number, that are done in one go."""
+
+    keys: Keys
+    shard: int
+
+
 @dataclass(frozen=True)
 class Plan:
     """What to make. Everything that shapes a mask is recorded in each shard.
@@ -70,10 +77,6 @@ class Plan:
     def shard_count(self) -> int:
         return math.ceil(len(self.keys) / self.shard_size)
 
-    @property
-    def own_shards(self) -> range:
-        return range(self.part - 1, self.shard_count, self.parts)
-
     @cached_property
     def digest(self) -> str:
         return self.keys.digest()
@@ -83,15 +86,10 @@ class Plan:
         """The image root for workers, which may have another working folder."""
         return os.path.abspath(self.images)
 
-    def rows(self, number: int) -> range:
-        """Return the rows of all keys that a shard holds."""
-        return range(len(self.keys))[number * self.shard_size : (number + 1) * self.shard_size]
-
     def shard_keys(self, number: int) -> Keys:
-        rows = self.rows(number)
-        return self.keys[rows.start : rows.stop]
+        return self.keys[number * self.shard_size : (number + 1) * self.shard_size]
 
-    def blocks(self, number: int) -> "Iterator[Block]":
+    def blocks(self, number: int) -> Iterator[Block]:
         """Cut a shard into blocks."""
         keys = self.shard_keys(number)
         for start in range(0, len(keys), _BLOCK):
@@ -104,22 +102,6 @@ class Plan:
         if number not in self._canvases:
             self._canvases[number] = longest_side(self.root, self.shard_keys(number))
         return self._canvases[number]
-
-    def attributes(self, method: str) -> dict[str, Any]:
-        """Return what each of a method's shards says of the set."""
-        return {
-            "method": method,
-            "parameters": self.parameters[method],
-            "software": software_versions(),
-            "listing_digest": self.digest,
-        }
-
-
-class Block(NamedTuple):
-    """Images of a shard, by its number, that are done in one go."""
-
-    keys: Keys
-    shard: int
 
 
 @dataclass
@@ -209,7 +191,7 @@ def make_shards(
     blocks = (block for number in missing for block in plan.blocks(number))
     results = compute(plan, blocks)
     progress = tqdm(
-        total=sum(len(plan.rows(number)) for number in missing),
+        total=sum(len(plan.shard_keys(number)) for number in missing),
         unit=" images",
         smoothing=0.05,
         disable=None if show_progress is None else not show_progress,
@@ -249,7 +231,7 @@ def _delete_own(plan: Plan, folder: Path) -> None:
 
 
 def _difference(plan: Plan, method: str, path: Path) -> str | None:
-    """Say in what way an existing shard is not one of the plan's, or None if it is."""
+    """Say in what way an existing shard is not the plan's; None if it is."""
     header = read_header(path)
     if header.method != method:
         return f"of method {header.method!r}, not {method!r}"
@@ -260,7 +242,7 @@ def _difference(plan: Plan, method: str, path: Path) -> str | None:
         there, wanted = header.parameters.get(name), recorded.get(name)
         if there != wanted:
             return f"made with {name} {there!r}, not {wanted!r}"
-    if header.count != plan.shard_count or header.images != len(plan.rows(header.number)):
+    if header.count != plan.shard_count or header.images != len(plan.shard_keys(header.number)):
         return f"of another --shard-size ({header.count} shards, not {plan.shard_count})"
     return None
 
@@ -268,7 +250,7 @@ def _difference(plan: Plan, method: str, path: Path) -> str | None:
 def _missing(plan: Plan, summary: Summary) -> dict[int, list[str]]:
     """Return the shards to make, each with the methods that lack it; count those that are there."""
     missing: dict[int, list[str]] = {}
-    for number in plan.own_shards:
+    for number in range(plan.part - 1, plan.shard_count, plan.parts):
         name = shard_name(number)
         methods = [m for m, folder in plan.folders.items() if not (folder / name).exists()]
         if methods:
@@ -305,19 +287,18 @@ def _write_shard(
     plan: Plan, number: int, methods: list[str], rows: Iterator[Row], summary: Summary
 ) -> None:
     """Write a shard of each of these methods from the next rows."""
-    keys, canvas = plan.shard_keys(number), plan.canvas(number)
-    writers = {
-        method: ShardWriter(
-            plan.folders[method] / shard_name(number),
-            number,
-            plan.shard_count,
-            keys,
-            canvas,
-            plan.compression,
-            plan.attributes(method),
-        )
-        for method in methods
-    }
+    keys = plan.shard_keys(number)
+    writers = {}
+    for method in methods:
+        path = plan.folders[method] / shard_name(number)
+        attributes = {
+            "method": method,
+            "parameters": plan.parameters[method],
+            "software": software_versions(),
+            "listing_digest": plan.digest,
+        }
+        shape = plan.shard_count, keys, plan.canvas(number), plan.compression
+        writers[method] = ShardWriter(path, number, *shape, attributes)
     for i, key in enumerate(keys):
         row = next(rows)
         for method, writer in writers.items():

@@ -16,7 +16,7 @@ MapFunction = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 MAX_SIDE = 16_384
 """Pixels. All masks of a shard are stored as squares of its longest side. A strip of this length
-takes each worker 0.5 GB and each mask of its shard 0.2 s, one twice as long 2 GB and a second;
+takes each worker 0.5 GB and each mask of its shard 0.2 s, a strip twice as long 2 GB and a second;
 beyond 65,535 HDF5 does not store it. The longest photographs of today's cameras are this long."""
 
 
@@ -43,7 +43,7 @@ def compute_rows(
     canvas: int,
     compression: str,
 ) -> list[Row]:
-    """Decode, compute and compress some images. One that fails is a row with a reason."""
+    """Decode, compute and compress some images. An image that fails is a row with a reason."""
     encoder = _encoder(canvas, compression)
     return [
         _compute_row(key_path(images, key), map_function, methods, max_side, encoder)

@@ -29,7 +29,7 @@ Task = Callable[[], Any]
 class Workers:
     """Runs tasks, and yields their results in order.
 
-    jobs : processes; -1: one a core that this process may use; 1 works in this process.
+    jobs : processes; -1: as many as cores that this process may use; 1 works in this process.
     backend : "processes", "dask" or "ray"; the latter need their package
         (`pip install 'dilo[dask]'`).
     scheduler : address of a Dask scheduler or Ray head; None: start one on this machine.

@@ -1,7 +1,7 @@
 """MC: saliency detection via absorbing Markov chain (Jiang et al., ICCV 2013).
 
 A random walk over the superpixels ends in virtual copies of those at the image's border. Similar
-superpixels exchange the walker easily; one that is unlike the border holds it long. The time until
+superpixels exchange the walker easily; a superpixel unlike the border holds it long. The time until
 absorption is the saliency. Steps and constants are those of the authors' code (`GetMC.m`).
 """
 

@@ -31,7 +31,7 @@ class Method(NamedTuple):
 
     module : name of the module that offers `compute` (`PixelMethod`) or `build` (`NetworkBuilder`).
     summary : what the method does, for `--help` and the documentation.
-    settings : its record, "module:class"; of a network, one that derives from `NetworkSettings`.
+    settings : its record, "module:class"; of a network, derived from `NetworkSettings`.
     """
 
     module: str

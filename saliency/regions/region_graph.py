@@ -22,7 +22,7 @@ class RegionGraph:
     mean_rgb : float64 (N, 3) in [0, 255].
     lab : float64 (N, 3), of the mean colours.
     colour_distance : float64 (N, N), Euclidean in Lab.
-    contacts : bool (N, N); entry (i, j): a pixel of i is the left or upper neighbour of one of j.
+    contacts : bool (N, N); entry (i, j): a pixel of i lies left of or above a pixel of j.
     boundary : bool (N,), those that reach into the outer 8 pixels.
     """
 
