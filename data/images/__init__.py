@@ -1,5 +1,5 @@
-"""Images: listing a folder, decoding, cropping, labels."""
+"""Image folders: list them, decode images, crop them, read classes off folders."""
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Mean and deviation of ImageNet's channels in [0, 1], which networks' inputs are normalised by."""
+from data.images.decode import UnreadableImage, decode, list_images, open_image, read_size
+
+__all__ = ["UnreadableImage", "decode", "list_images", "open_image", "read_size"]

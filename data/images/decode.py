@@ -14,7 +14,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data.errors import UserError
+from data.images.limits import TooLarge, check_declared, check_file, in_time
 from data.images.modes import TURN, orientation, to_rgb, upright_size
+from data.images.odd import read_tiff, without_side_notes
 from data.images.plain_jpeg import decode_plain_jpeg, is_baseline, is_plain_jpeg
 from data.keys import Keys, leads_out
 
@@ -26,9 +28,6 @@ EXTENSIONS = frozenset(
     )
 )
 """What counts as an image in a folder, in any case of letters."""
-
-MAX_PIXELS = 250_000_000
-"""Larger images are refused as unreadable: Pillow holds 4 bytes a pixel, here up to 1 GB."""
 
 # Pillow would also run Ghostscript on an EPS file that calls itself .jpg. Photographs come first.
 Image.init()
@@ -147,6 +146,7 @@ class OpenImage:
         self._data = data
         self._image = _open(BytesIO(data))
         self.size = upright_size(self._image)
+        self._pixels = self.size[0] * self.size[1]
 
     def decode(self, reduction: int = 1, max_side: int = 0) -> tuple[np.ndarray, int]:
         """Decode it, once, to uint8 (h, w, 3); return by what its sides were divided, too.
@@ -157,12 +157,14 @@ class OpenImage:
         max_side : as for `decode`.
         """
         target = capped_size(self.size, max_side)
-        with _reasons():
+        with _reasons(), in_time(self._pixels):
+            scale = max(reduction, _draft_scale(self._image, target))
+            check_declared(self._image, self._data, scale)
             pixels = decode_plain_jpeg(self._image, self._data, target, reduction)
-            self._data = b""
             if pixels is None:
                 reduction = 1
-                pixels = _decode_any(self._image, target)
+                pixels = _decode_any(self._image, target, self._data)
+            self._data = b""
             if reduction == 1 and pixels.shape[:2] != target:
                 pixels = cv2.resize(pixels, target[::-1], interpolation=cv2.INTER_AREA)
         return pixels, reduction
@@ -185,6 +187,8 @@ def open_image(path: str | os.PathLike) -> OpenImage:
     """
     with _reasons():
         with open(path, "rb") as file:
+            check_file(os.fstat(file.fileno()).st_size, file.read(16))
+            file.seek(0)
             data = file.read()
         return OpenImage(data)
 
@@ -201,8 +205,8 @@ def decode(path: str | os.PathLike, max_side: int = 0) -> Decoded:
     max_side : the long side's cap in pixels. A larger image is scaled down by area averages, each
         side to its rounded share, at least 1; a smaller image is left alone. 0: never scale.
 
-    UnreadableImage: missing, empty, truncated, not an image, not permitted, or more than
-    `MAX_PIXELS` pixels.
+    UnreadableImage: missing, empty, truncated, not an image, not permitted, or
+    larger than `data.images.limits` allow.
     """
     image = open_image(path)
     return Decoded(image.decode(max_side=max_side)[0], image.size)
@@ -217,6 +221,8 @@ def _reasons() -> Iterator[None]:
             yield
     except UnreadableImage:
         raise
+    except TooLarge as error:
+        raise UnreadableImage(str(error)) from None
     except Exception as error:  # decoders meet any garbage, and raise anything
         raise UnreadableImage(_why(error)) from None
 
@@ -237,24 +243,63 @@ def _why(error: Exception) -> str:
 _pillow_limit = threading.Lock()
 
 
-def _open(file: BinaryIO) -> Image.Image:
-    """Open an image, with this module's limit of pixels instead of Pillow's."""
-    if not file.read(1):
-        raise UnreadableImage("empty file")
-    file.seek(0)
+@contextmanager
+def _own_limit() -> Iterator[None]:
+    """Have the limits of this package instead of Pillow's."""
     with _pillow_limit:
         theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(file, formats=_FORMATS)
+            yield
         finally:
             Image.MAX_IMAGE_PIXELS = theirs
-    if image.width * image.height > MAX_PIXELS:
-        raise UnreadableImage(
-            f"{image.width}x{image.height} pixels, more than the limit of {MAX_PIXELS:,}"
-        )
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    """Open an image, with the limits of this package instead of Pillow's."""
+    if not file.read(1):
+        raise UnreadableImage("empty file")
+    file.seek(0)
+    with _own_limit():
+        try:
+            image = Image.open(file, formats=_FORMATS)
+            if image.format == "TIFF" and _has_wide_planes(image):
+                image = _open_odd(file)
+        except (
+            Exception
+        ):  # a PNG's damaged note is a SyntaxError, one that is too large a ValueError
+            image = _open_odd(file)
+    # a JPEG may be decoded at a smaller scale; it is checked again when that is known
+    check_declared(image, reduction=8 if image.format in ("JPEG", "MPO") else 1)
     if image.format == "TIFF":
-        image.load()  # which turns it: before, its size and its orientation disagree
+        with _own_limit(), in_time(image.width * image.height):
+            image.load()  # which turns it: before, its size and its orientation disagree
     return image
+
+
+def _has_wide_planes(image: Image.Image) -> bool:
+    """Whether a TIFF holds colours of 16 bits plane by plane, which Pillow mixes up."""
+    tags = image.tag_v2
+    return tags.get(284) == 2 and tags.get(277, 1) > 1 and max(tags.get(258, (1,))) > 8
+
+
+def _open_odd(file: BinaryIO) -> Image.Image:
+    """Open what Pillow refuses and is sound; or raise its error."""
+    stripped = without_side_notes(file)
+    if stripped is not None:
+        return Image.open(stripped, formats=["PNG"])
+    image = read_tiff(file)
+    if image is None:
+        file.seek(0)
+        return Image.open(file, formats=_FORMATS)
+    return image
+
+
+def _draft_scale(image: Image.Image, target: tuple[int, int]) -> int:
+    """By what Pillow divides a JPEG's sides while decoding it for a target, `_decode_any`."""
+    if image.format not in ("JPEG", "MPO"):
+        return 1
+    scale = max(image.size) // (2 * max(target))
+    return next((step for step in (8, 4, 2) if scale >= step), 1)
 
 
 def capped_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
@@ -265,7 +310,7 @@ def capped_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _decode_any(image: Image.Image, target: tuple[int, int]) -> np.ndarray:
+def _decode_any(image: Image.Image, target: tuple[int, int], data: bytes) -> np.ndarray:
     """Decode an opened image by Pillow to upright uint8 RGB.
 
     Where the target is much smaller, the result is a whole fraction of the image, at least twice
@@ -275,7 +320,14 @@ def _decode_any(image: Image.Image, target: tuple[int, int]) -> np.ndarray:
     if image.format in ("JPEG", "MPO") and max(image.size) >= 2 * enough:
         image.draft(None, (enough, enough))
     turn = TURN.get(orientation(image))
-    image.load()
+    try:
+        image.load()
+    except (SyntaxError, ValueError):  # a side note after a PNG's pixels
+        stripped = without_side_notes(BytesIO(data))
+        if stripped is None:
+            raise
+        image = Image.open(stripped, formats=["PNG"])
+        image.load()
     factor = max(1, max(image.size) // enough)
     pixels = to_rgb(image, factor)
     if turn is not None:

@@ -1,6 +1,6 @@
 """What Pillow leaves to do: images upright by their EXIF data, any of its modes as 8-bit RGB."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from PIL import Image
@@ -59,12 +59,17 @@ def to_rgb(image: Image.Image, factor: int = 1) -> np.ndarray:
 def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     """Return the function that turns this image, or a band of it, into RGB."""
     if image.mode == "F" or image.mode.startswith("I"):
-        low, high = _gray_range(image)
+        tags = image.tag_v2 if image.format == "TIFF" else {}
+        unsigned = image.mode == "I" and max(tags.get(258, (0,))) == 32 and 2 not in _kinds(tags)
+        low, high = (0.0, 2.0**32 - 1) if unsigned and _is_wide(image) else _gray_range(image)
+        ends = (high, low) if tags.get(262) == 0 else (low, high)  # white is zero: Pillow leaves it
 
         def scale(band: Image.Image) -> Image.Image:
-            values = np.nan_to_num(np.asarray(band).astype(np.float64), nan=low)
-            gray = np.rint((values - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
-            return Image.fromarray(gray).convert("RGB")
+            values = np.asarray(band)
+            values = values.view(np.uint32) if unsigned else values
+            values = np.nan_to_num(values.astype(np.float64), nan=low)
+            gray = (values - ends[0]) * (255 / (ends[1] - ends[0]))
+            return Image.fromarray(np.rint(gray).clip(0, 255).astype(np.uint8)).convert("RGB")
 
         return scale
     if image.has_transparency_data:
@@ -75,6 +80,17 @@ def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
 
         return on_page
     return lambda band: band.convert("RGB")
+
+
+def _kinds(tags: Mapping) -> tuple[int, ...]:
+    """Of a TIFF's numbers: 1 unsigned, 2 signed, 3 floating point."""
+    return tuple(np.atleast_1d(tags.get(339) or 1).tolist())
+
+
+def _is_wide(image: Image.Image) -> bool:
+    """Whether 32-bit integers need more than 16 of their bits."""
+    low, high = image.getextrema()
+    return low < 0 or high > 65535
 
 
 def _gray_range(image: Image.Image) -> tuple[float, float]:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-import data.images.decode
 from data.errors import UserError, errors_told
+from data.images import limits
 from data.images.decode import (
     UnreadableImage,
     decode,
@@ -298,7 +298,7 @@ def test_permission_denied(tmp_path, monkeypatch):
 
 
 def test_too_many_pixels(tmp_path, monkeypatch):
-    monkeypatch.setattr(data.images.decode, "MAX_PIXELS", 4799)
+    monkeypatch.setattr(limits, "MAX_PIXELS", 4799)
     photograph(60, 80).save(tmp_path / "a.png")
     with pytest.raises(UnreadableImage, match="80x60 pixels, more than the limit of 4,799"):
         decode(tmp_path / "a.png")

@@ -1,0 +1,97 @@
+"""What an image may cost: memory by what its header declares, before it is decoded, and time.
+
+A worker holds at most 1 GB: some 250 MB of libraries, and an image.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+from PIL import Image
+
+MAX_PIXELS = 250_000_000
+MAX_BYTES = 640_000_000
+"""That decoding an image may take, at the scale at which it is decoded."""
+SECONDS = float(os.environ.get("DILO_IMAGE_SECONDS", "10"))
+"""That decoding an image may take; set by the environment's DILO_IMAGE_SECONDS."""
+
+_QUICK = 4_000_000  # pixels of an image that needs no clock
+_PASSES = 1e8 * 100  # pixels times scans of a JPEG that libjpeg goes through in some seconds
+_BY_FORMAT = {  # bytes a pixel, as measured: these libraries hold several copies of an image
+    **{"WEBP": 16, "AVIF": 14, "JPEG2000": 14, "BMP": 8, "DIB": 8, "TGA": 8},
+}
+_BY_MODE = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # others: 4
+
+
+class TooLarge(Exception):
+    """An image costs more than its limits; the text says what."""
+
+
+def check_file(size: int, begin: bytes) -> None:
+    """Refuse, by `TooLarge`, a file whose bytes would not fit, by its size and first 16 bytes.
+
+    Pillow reads uncompressed formats, and side notes of a PNG that are skipped, piece by piece.
+    """
+    raw = begin[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") or begin[:2] in (b"BM", b"P6")
+    limit = MAX_BYTES * 2 if raw or begin[:4] == b"\x89PNG" else MAX_BYTES // 2
+    if size > limit:
+        raise TooLarge(f"a file of {size / 1e9:.1f} GB, more than the limit of {limit / 1e9:.2g}")
+
+
+def check_declared(image: Image.Image, data: bytes | None = None, reduction: int = 1) -> None:
+    """Refuse, by `TooLarge`, an opened image that would take too much memory or time.
+
+    data : the file of a JPEG, whose scans are counted.
+    reduction : by what a JPEG's sides are divided while it is decoded.
+    """
+    width, height = image.size
+    shown = f"{width}x{height} pixels"
+    if width * height > MAX_PIXELS:
+        raise TooLarge(f"{shown}, more than the limit of {MAX_PIXELS:,}")
+    pixel = _BY_FORMAT.get(image.format or "", _BY_MODE.get(image.mode, 4))
+    rows = -(-height // reduction)
+    needed = rows * (-(-width // reduction) * pixel + 8)  # Pillow has a pointer for each row
+    if image.format in ("JPEG", "MPO") and "progressive" in image.info:
+        needed += _coefficients(image)
+        scans = data.count(b"\xff\xda") if data is not None else 0
+        if scans * width * height > _PASSES:
+            raise TooLarge(f"{shown} in {scans:,} scans would take longer than {SECONDS:g} s")
+    if needed > MAX_BYTES:
+        raise TooLarge(
+            f"{shown} of {image.format} take {needed / 1e9:.2f} GB to decode, more than the limit "
+            f"of {MAX_BYTES / 1e9:.2f}"
+        )
+
+
+def _coefficients(image: Image.Image) -> int:
+    """Bytes of a progressive JPEG's coefficients, which libjpeg holds all at once."""
+    layers = [(across, down) for _, across, down, _ in image.layer]
+    most = max(across for across, _ in layers) * max(down for _, down in layers)
+    return round(2 * image.width * image.height * sum(a * d / most for a, d in layers))
+
+
+@contextlib.contextmanager
+def in_time(pixels: int) -> Iterator[None]:
+    """End the block by `TooLarge` after `SECONDS`; in the main thread, which alone has signals.
+
+    Pillow's decoders are fed piece by piece, and interrupted between two of them. What is below
+    four megapixels takes no time worth a clock. A clock that runs already goes on afterwards.
+    """
+    if pixels < _QUICK or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(number: int, frame: object) -> None:
+        raise TooLarge(f"decoding took longer than {SECONDS:g} s")
+
+    handler = signal.signal(signal.SIGALRM, ring)
+    rest, interval = signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if rest:
+            signal.setitimer(signal.ITIMER_REAL, rest, interval)
