@@ -35,7 +35,8 @@ from data.device import (
     pick_precision,
 )
 from data.errors import UserError
-from data.images.decode import UnreadableImage, capped_size, decode, key_path, list_images
+from data.images.decode import UnreadableImage, capped_size, decode
+from data.images.listing import key_path, list_images
 from data.keys import Keys
 from data.masks.write import ChunkEncoder
 from saliency.basnet import BASNet, Predictor, load_basnet

@@ -28,7 +28,8 @@ from torchvision.transforms import v2
 from data.backgrounds.make_pool import PoolSettings, build_pool
 from data.backgrounds.pool import BackgroundPool
 from data.images.crop import box_within, crop_resize, sample_box
-from data.images.decode import decode, key_path
+from data.images.decode import decode
+from data.images.listing import key_path
 from pretrain.views.augment import DeviceAugment
 from pretrain.views.dataset import Request, ViewDataset
 from pretrain.views.draws import draw_view, uniforms

@@ -18,7 +18,7 @@ import skimage.data
 from PIL import Image
 from tabulate import tabulate
 
-from data.images.decode import list_images
+from data.images.listing import list_images
 from data.masks.format import Status, shard_name
 from data.masks.write import ChunkEncoder, ShardWriter
 from pretrain.views.loader import build_loader

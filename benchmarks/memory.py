@@ -79,7 +79,7 @@ def print_peak() -> None:
 
 def plan(images: Path) -> None:
     """Do what the parent does, with tasks that do nothing, and print the peak."""
-    from data.images.decode import list_images
+    from data.images.listing import list_images
     from saliency.batch import Plan, make_shards
     from saliency.rows import Row
 
@@ -98,7 +98,7 @@ def work(images: Path) -> None:
     """Do what a worker does for some images, and print the peak."""
     from functools import partial
 
-    from data.images.decode import list_images
+    from data.images.listing import list_images
     from saliency.maps import choose, compute_maps
     from saliency.rows import compute_rows
 

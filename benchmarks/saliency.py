@@ -25,7 +25,8 @@ import numpy as np
 from tabulate import tabulate
 from threadpoolctl import threadpool_limits
 
-from data.images.decode import decode, key_path, list_images
+from data.images.decode import decode
+from data.images.listing import key_path, list_images
 from data.keys import Keys
 from data.masks.write import ChunkEncoder
 from saliency.batch import Plan, make_shards

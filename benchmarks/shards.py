@@ -21,7 +21,7 @@ import psutil
 from PIL import Image
 from tabulate import tabulate
 
-from data.images.decode import key_path, list_images
+from data.images.listing import key_path, list_images
 from data.keys import Keys
 from data.masks.format import Status, shard_name, status_of
 from data.masks.index import build_index

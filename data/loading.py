@@ -26,7 +26,8 @@ from data.device import sent
 from data.errors import UserError
 from data.images import IMAGENET_MEAN, IMAGENET_STD
 from data.images.crop import centre_crop
-from data.images.decode import UnreadableImage, decode, key_path, list_images
+from data.images.decode import UnreadableImage, decode
+from data.images.listing import key_path, list_images
 from data.keys import Keys
 from data.processes import signals_held_from_children
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import UserError
-from data.images.decode import decode, key_path, list_images
+from data.images.decode import decode
 from data.images.labels import VAL_NAMES, labels_from_folders
+from data.images.listing import key_path, list_images
 from data.keys import Keys
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import UserError
-from data.images.decode import UnreadableImage, key_path, list_images, read_size
+from data.images.decode import UnreadableImage, read_size
+from data.images.listing import key_path, list_images
 from data.masks.picture import read_mask
 from evaluate.labelled import Labelled
 from evaluate.results import image_bar

@@ -14,7 +14,8 @@ from pydantic import AfterValidator
 from data.errors import UserError
 from data.gallery import Cell, Gallery, Row
 from data.gallery.plots import add_legend, plot
-from data.images.decode import UnreadableImage, decode, key_path, list_images
+from data.images.decode import UnreadableImage, decode
+from data.images.listing import key_path, list_images
 from data.keys import Keys
 from data.masks.picture import scale_mask
 from data.masks.precision_recall import BETA2, Curve, normalise, precision_recall

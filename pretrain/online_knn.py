@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from data.errors import UserError
-from data.images.decode import list_images
 from data.images.labels import labels_from_folders
+from data.images.listing import list_images
 from data.keys import Keys
 from data.knn import weighted_knn
 from data.loading import build_plain_loader, normalise

@@ -10,7 +10,8 @@ import torch
 
 from data.gallery import Cell, Gallery, Row
 from data.gallery.rows import fit
-from data.images.decode import UnreadableImage, decode, key_path
+from data.images.decode import UnreadableImage, decode
+from data.images.listing import key_path
 from data.keys import Keys
 from pretrain.views.augment import DeviceAugment
 from pretrain.views.draws import COLUMN

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from data.device import all_finite, tune_cuda
 from data.errors import RunFailed, UserError
-from data.images.decode import list_images
 from data.images.labels import splits_of
+from data.images.listing import OddEndings, list_images
 from data.metrics import LossNotFinite, Metrics, epoch_bar, read_metrics
 from data.processes import usable_cores
 from data.run import Run, StopRequest, failures_told, stop_on_signals
@@ -91,7 +91,10 @@ class _Training:
 
     def __init__(self, s: Settings, run: Run, here: World) -> None:
         self.settings, self.run, self.here = s, run, here
-        self.keys = list_images(s.images)
+        odd = OddEndings()
+        self.keys = list_images(s.images, odd)
+        for sentence in odd.told():
+            self.say(sentence)
         self.sizes = check_sizes(s, len(self.keys), here.size)
         self.workers = s.workers
         if s.workers is None:

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 
 from data.errors import UserError
 from data.files import only_writer
-from data.images.decode import list_images
+from data.images.listing import OddEndings, list_images
 from data.keys import Keys
 from data.options import Command, Record, build, option_name, options, setting
 from data.run import stop_on_signals
@@ -182,7 +182,10 @@ def _run(settings: Settings, given: dict[str, Any]) -> None:
     from saliency.batch import make_shards
     from saliency.workers import Workers
 
-    keys = list_images(settings.images)
+    odd = OddEndings()
+    keys = list_images(settings.images, odd)
+    for sentence in odd.told():
+        click.echo(sentence, err=True)
     network, plan = _plan(settings, given, keys)
     workers = Workers(settings.jobs, settings.backend, settings.scheduler)
     compute, device = workers.compute, ""

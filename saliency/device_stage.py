@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from data.device import Fetched, as_current, memory_layout
-from data.images.decode import UnreadableImage, capped_size, decode, key_path
+from data.images.decode import UnreadableImage, capped_size, decode
+from data.images.listing import key_path
 from data.loading import Loader, as_tensor
 from data.masks.format import Status
 from data.masks.write import ChunkEncoder

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.images.decode import UnreadableImage, decode, key_path, read_size
+from data.images.decode import UnreadableImage, decode, read_size
+from data.images.listing import key_path
 from data.masks.format import Status, status_of
 from data.masks.write import Chunk, ChunkEncoder
 

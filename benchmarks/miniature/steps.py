@@ -14,7 +14,7 @@ import torch
 from benchmarks.miniature.supervised import train_supervised
 from benchmarks.miniature.tables import Row
 from data.errors import UserError
-from data.images.decode import EXTENSIONS
+from data.images.listing import EXTENSIONS
 from data.processes import usable_cores
 from demo.commands import run
 

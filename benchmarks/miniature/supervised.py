@@ -12,8 +12,8 @@ from benchmarks.training.device import current_device
 from data.device import tune_cuda
 from data.errors import UserError
 from data.files import replacing
-from data.images.decode import list_images
 from data.images.labels import labels_from_folders
+from data.images.listing import list_images
 from data.processes import usable_cores
 from pretrain.parts.backbones import build_backbone, feature_dim
 from pretrain.parts.schedule import learning_rate

@@ -14,7 +14,8 @@ from torch.utils.data import Sampler
 
 from benchmarks.training.device import wait_for
 from data.images.crop import crop_resize
-from data.images.decode import decode, key_path
+from data.images.decode import decode
+from data.images.listing import key_path
 from data.loading import Request
 from pretrain.settings import Settings
 from pretrain.views.draws import draw_view, uniforms

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from data.images.decode import list_images
+from data.images.listing import list_images
 from data.keys import Keys
 from data.masks.format import Status, shard_name
 from data.masks.index import build_index

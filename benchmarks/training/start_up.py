@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.training.data import SIZE, make_photographs
 from benchmarks.training.failures import PartFailed
 from benchmarks.training.many import link_images, link_masks, square_mask
-from data.images.decode import list_images
+from data.images.listing import list_images
 
 FOLDERS = 1000  # classes
 

@@ -20,7 +20,7 @@ from benchmarks.training.plain_script import plain_rate
 from benchmarks.training.step import StepCost, augment_seconds, step_cost
 from benchmarks.training.table import Table
 from benchmarks.training.whole import Rate, whole_rate
-from data.images.decode import list_images
+from data.images.listing import list_images
 from pretrain.build import in_bfloat16
 from pretrain.settings import Settings
 from pretrain.views.loader import Loader

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from data.backgrounds.pool import POOL_FORMAT, POOL_VERSION
 from data.errors import UserError
 from data.files import only_writer, refuse_existing, replacing
-from data.images.decode import UnreadableImage, decode, key_path, list_images
+from data.images.decode import UnreadableImage, decode
+from data.images.listing import key_path, list_images
 from data.keys import encode_key
 from data.masks.format import LIBVER, TEXT_TYPE, software_versions
 from data.masks.read import MaskShards

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from data.backgrounds import UnreadableBackground
-from data.images.decode import UnreadableImage, decode, key_path, list_images
+from data.images.decode import UnreadableImage, decode
+from data.images.listing import key_path, list_images
 from data.keys import printable
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from data.gallery import Cell, Gallery, Row
 from data.gallery.rows import fit
-from data.images.decode import UnreadableImage, decode, key_path
+from data.images.decode import UnreadableImage, decode
+from data.images.listing import key_path
 from data.masks.format import Status
 from data.masks.picture import scale_mask
 from data.masks.read import MaskShards

@@ -13,21 +13,11 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from data.errors import UserError
 from data.images.limits import TooLarge, check_declared, check_file, in_time
+from data.images.listing import UnreadableImage
 from data.images.modes import TURN, orientation, to_rgb, upright_size
 from data.images.odd import read_tiff, without_side_notes
 from data.images.plain_jpeg import decode_plain_jpeg, is_baseline, is_plain_jpeg
-from data.keys import Keys, leads_out
-
-EXTENSIONS = frozenset(
-    f".{ending}"
-    for ending in (
-        *("avif", "bmp", "dib", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg"),
-        *("pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp"),
-    )
-)
-"""What counts as an image in a folder, in any case of letters."""
 
 # Pillow would also run Ghostscript on an EPS file that calls itself .jpg. Photographs come first.
 Image.init()
@@ -41,10 +31,6 @@ _FORMATS = [
 ]
 
 
-class UnreadableImage(Exception):
-    """An image that cannot be decoded; its text is one short sentence that says why."""
-
-
 class Decoded(NamedTuple):
     """A decoded image.
 
@@ -54,70 +40,6 @@ class Decoded(NamedTuple):
 
     image: np.ndarray
     image_size: tuple[int, int]
-
-
-# Folders ----------------------------------------------------------------------------------------
-
-
-def list_images(root: str | os.PathLike) -> Keys:
-    """List the images below a folder as sorted keys: paths relative to it, joined by `/`.
-
-    Any tree will do. Files count by their extension (`EXTENSIONS`). Symbolic links are followed,
-    to files and to folders; a folder that contains itself through a link is entered once. A link
-    that leads nowhere is listed: it is an image that is missing, not one that was never there.
-    Hidden files and folders (a leading dot) are skipped.
-
-    UserError: no such folder, not a folder, or no image in it. OSError: a folder below it cannot be
-    read.
-    """
-    root = os.fspath(root)
-    if not os.path.isdir(root):
-        what = (
-            f"{root!r} is not a folder" if os.path.lexists(root) else f"there is no folder {root!r}"
-        )
-        raise UserError(f"{what}; give the folder that holds the images.")
-    keys = Keys(_walk(root, "", ()))
-    if not keys:
-        known = " ".join(sorted(EXTENSIONS))
-        raise UserError(f"there are no images in {root!r} (files ending in one of: {known}).")
-    return keys
-
-
-def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Yield the keys below a folder; `above` identifies the folders that contain it."""
-    facts = os.stat(folder)
-    with os.scandir(folder) as entries:
-        entries = list(entries)
-    here = (facts.st_dev, facts.st_ino)
-    if here in above:
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, here))
-        elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and _is_file_or_lost(entry):
-            yield prefix + entry.name
-
-
-def _is_file_or_lost(entry: os.DirEntry) -> bool:
-    """Tell a file, or a link to one or to nothing, from a pipe, which would never end."""
-    if entry.is_symlink():
-        return os.path.isfile(entry) or not os.path.exists(entry)
-    return entry.is_file()
-
-
-def key_path(root: str | os.PathLike, key: str) -> str:
-    """Return the path of a key's image below the image root.
-
-    Raises UnreadableImage: the key leads out of it, as none that `list_images` gives does.
-    """
-    if leads_out(key):
-        raise UnreadableImage("its key does not name a file inside the image folder")
-    return os.path.join(os.fspath(root), *key.split("/"))
-
-
-# Images -----------------------------------------------------------------------------------------
 
 
 def read_size(path: str | os.PathLike) -> tuple[int, int]:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from data.errors import UserError
 from data.files import draft_folder, refuse_existing, sync_folder
-from data.images.decode import UnreadableImage, capped_size, key_path, list_images, read_size
+from data.images.decode import UnreadableImage, capped_size, read_size
+from data.images.listing import key_path, list_images
 from data.keys import Keys, leads_out
 from data.masks.format import (
     INDEX_NAME,

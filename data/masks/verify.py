@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from data.errors import UserError
-from data.images.decode import list_images
+from data.images.listing import list_images
 from data.keys import Keys
 from data.masks.apart import Alive, done_apart
 from data.masks.format import (

@@ -17,7 +17,8 @@ import torch
 from data.backgrounds import BackgroundSource
 from data.errors import UserError
 from data.images.crop import crop_resize, reduction_for, snap_box
-from data.images.decode import UnreadableImage, key_path, open_image
+from data.images.decode import UnreadableImage, open_image
+from data.images.listing import key_path
 from data.keys import Keys, printable
 from data.loading import Request, as_tensor, new_tensor
 from data.masks.read import MaskShards

@@ -10,7 +10,7 @@ import torch
 
 from data.backgrounds import open_source
 from data.errors import UserError
-from data.images.decode import list_images
+from data.images.listing import list_images
 from data.keys import Keys
 from data.loading import EpochBatches
 from data.loading import Loader as BatchLoader

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from data.errors import UserError
-from data.images.decode import UnreadableImage, decode, key_path, list_images
+from data.images.decode import UnreadableImage, decode
+from data.images.listing import key_path, list_images
 from data.loading import Request, as_tensor
 from saliency.basnet.preprocess import normalise, resize_image
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.training.data import SIZE, make_photographs
 from benchmarks.training.made import files_for
 from benchmarks.training.many import link_images, link_masks, original_masks, square_mask
-from data.images.decode import list_images
+from data.images.listing import list_images
 from data.masks.format import shard_name
 from data.masks.index import build_index
 from data.masks.read import MaskShards

@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
 from data.errors import UserError, errors_told
-from data.images.decode import list_images
+from data.images.listing import list_images
 from data.loading import (
     EpochBatches,
     Loader,

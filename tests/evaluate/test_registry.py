@@ -15,7 +15,7 @@ TOY = '''
 
 from pathlib import Path
 
-from data.images.decode import list_images
+from data.images.listing import list_images
 from data.options import setting
 from evaluate.options import Count, ResultOptions
 from evaluate.results import Report

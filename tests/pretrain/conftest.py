@@ -10,7 +10,7 @@ import skimage.data
 import torch
 from PIL import Image, ImageFilter
 
-from data.images.decode import list_images
+from data.images.listing import list_images
 from tests.pretrain.mask_samples import soft_mask, write_masks
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from data.errors import UserError
-from data.images.decode import list_images
+from data.images.listing import list_images
 from pretrain.online_knn import build_online_knn
 from pretrain.settings import build_settings
 

@@ -10,7 +10,8 @@ import pytest
 
 import saliency
 from data.errors import UserError
-from data.images.decode import decode, list_images
+from data.images.decode import decode
+from data.images.listing import list_images
 from data.masks.format import INDEX_NAME, Status, read_header, shard_name, shard_paths
 from data.masks.read import MaskShards
 from data.masks.write import ChunkEncoder

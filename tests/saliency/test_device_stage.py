@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from data.errors import UserError, errors_told
-from data.images.decode import list_images
+from data.images.listing import list_images
 from data.masks.format import Status
 from data.masks.read import MaskShards
 from data.masks.write import ChunkEncoder

@@ -11,7 +11,7 @@ from PIL import Image
 from data.backgrounds import choose, cover_scale, gray_level, open_source, read_chosen
 from data.backgrounds.texture import TextureFolder
 from data.errors import UserError
-from data.images.decode import list_images
+from data.images.listing import list_images
 
 
 def test_gray_level_is_floor_of_255_u():

@@ -11,13 +11,8 @@ from PIL import Image, ImageOps
 
 from data.errors import UserError, errors_told
 from data.images import limits
-from data.images.decode import (
-    UnreadableImage,
-    decode,
-    key_path,
-    list_images,
-    read_size,
-)
+from data.images.decode import UnreadableImage, decode, read_size
+from data.images.listing import OddEndings, key_path, list_images
 
 
 def photograph(height=60, width=80, seed=0):
@@ -304,3 +299,24 @@ def test_too_many_pixels(tmp_path, monkeypatch):
         decode(tmp_path / "a.png")
     with pytest.raises(UnreadableImage, match="more than the limit"):
         read_size(tmp_path / "a.png")
+
+
+def test_files_of_unknown_endings_are_looked_into_or_counted(tmp_path):
+    for name, kind in {
+        "a.jpg": "JPEG", "b.jpg?size=large": "JPEG", "c": "PNG", "sub/d.photo": "WEBP",
+        "e.tif~": "TIFF", "f.txt": "PNG",
+    }.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        photograph(30, 40).save(tmp_path / name, kind)
+    (tmp_path / "g.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
+    (tmp_path / "h.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
+    (tmp_path / "READ\nME").write_text("about")
+    odd = OddEndings()
+    keys = ["a.jpg", "b.jpg?size=large", "c", "e.tif~", "sub/d.photo"]
+    assert list(list_images(tmp_path, odd)) == list(list_images(tmp_path)) == keys
+    assert odd.skipped == {".heic": 2, ".txt": 1, "without an ending": 1}
+    assert odd.taken == {".jpg?size=large": 1, "without an ending": 1, ".photo": 1, ".tif~": 1}
+    taken, skipped = odd.told()
+    assert taken.startswith("4 files of other endings are images by their content: 1 ")
+    assert skipped.startswith("4 files are of no format that is read and are skipped: 2 .heic, 1 ")
+    assert all(decode(tmp_path / key).image_size == (30, 40) for key in keys)

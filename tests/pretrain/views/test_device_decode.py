@@ -11,7 +11,8 @@ from PIL import Image
 
 from data.errors import UserError
 from data.images.crop import crop_resize
-from data.images.decode import decode, list_images, open_image
+from data.images.decode import decode, open_image
+from data.images.listing import list_images
 from pretrain.trainer import train
 from pretrain.views import device_decode
 from pretrain.views.device_decode import DeviceDecoder, cut_views

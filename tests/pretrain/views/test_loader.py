@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from data.errors import UserError
-from data.images.decode import list_images
+from data.images.listing import list_images
 from data.masks.format import Status
 from pretrain.views.draws import COLUMN
 from pretrain.views.loader import build_loader, epoch_order

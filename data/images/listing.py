@@ -1,0 +1,156 @@
+"""Folders of images: which files are images, as sorted keys."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from data.errors import UserError
+from data.keys import Keys, leads_out, printable
+
+EXTENSIONS = frozenset(
+    f".{ending}"
+    for ending in (
+        *("avif", "bmp", "dib", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg"),
+        *("pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp"),
+    )
+)
+"""What counts as an image in a folder, in any case of letters."""
+
+_OF_OTHERS = frozenset(
+    f".{ending}"
+    for ending in (
+        *(
+            "csv",
+            "gz",
+            "h5",
+            "html",
+            "json",
+            "jsonl",
+            "log",
+            "mat",
+            "md",
+            "npy",
+            "npz",
+            "pdf",
+            "pkl",
+        ),
+        *("pt", "pth", "py", "sh", "tar", "toml", "tsv", "txt", "xml", "yaml", "yml", "zip"),
+    )
+)
+"""Files beside images that are not looked into."""
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+
+
+class UnreadableImage(Exception):
+    """An image that cannot be decoded; its text is one short sentence that says why."""
+
+
+@dataclass
+class OddEndings:
+    """Numbers of files by their endings, where those are no image's.
+
+    taken : files that are images by their first bytes.
+    skipped : files that are not.
+    """
+
+    taken: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def told(self) -> list[str]:
+        """Return a sentence for each of the two that is not empty."""
+        kinds = {
+            "of other endings are images by their content": self.taken,
+            "are of no format that is read and are skipped": self.skipped,
+        }
+        return [
+            f"{counts.total():,} files {what}: "
+            + ", ".join(f"{number:,} {ending}" for ending, number in counts.most_common(5))
+            + (f" and {len(counts) - 5} more endings." if len(counts) > 5 else ".")
+            for what, counts in kinds.items()
+            if counts
+        ]
+
+
+def list_images(root: str | os.PathLike, odd: OddEndings | None = None) -> Keys:
+    """List the images below a folder as sorted keys: paths relative to it, joined by `/`.
+
+    Any tree will do. Files count by their extension (`EXTENSIONS`), those of an unknown one by
+    their first bytes. Symbolic links are followed, to files and to folders; a folder that contains
+    itself through a link is entered once. A link that leads nowhere is listed: it is an image that
+    is missing, not one that was never there. Hidden files and folders (a leading dot) are skipped.
+
+    odd : gets the numbers of files with other endings.
+
+    UserError: no such folder, not a folder, or no image in it. OSError: a folder below it cannot be
+    read.
+    """
+    root = os.fspath(root)
+    if not os.path.isdir(root):
+        what = (
+            f"{root!r} is not a folder" if os.path.lexists(root) else f"there is no folder {root!r}"
+        )
+        raise UserError(f"{what}; give the folder that holds the images.")
+    odd = OddEndings() if odd is None else odd
+    keys = Keys(_walk(root, "", (), odd))
+    if not keys:
+        known = " ".join(sorted(EXTENSIONS))
+        raise UserError(
+            " ".join(
+                [f"there are no images in {root!r} (files ending in one of: {known}).", *odd.told()]
+            )
+        )
+    return keys
+
+
+def _walk(
+    folder: str, prefix: str, above: tuple[tuple[int, int], ...], odd: OddEndings
+) -> Iterator[str]:
+    """Yield the keys below a folder; `above` identifies the folders that contain it."""
+    facts = os.stat(folder)
+    with os.scandir(folder) as entries:
+        entries = list(entries)
+    here = (facts.st_dev, facts.st_ino)
+    if here in above:
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, here), odd)
+        elif not _is_file_or_lost(entry):
+            continue
+        elif (ending := os.path.splitext(entry.name)[1].lower()) in EXTENSIONS:
+            yield prefix + entry.name
+        else:
+            image = ending not in _OF_OTHERS and _begins_as_image(entry.path)
+            (odd.taken if image else odd.skipped)[printable(ending) or "without an ending"] += 1
+            if image:
+                yield prefix + entry.name
+
+
+def _begins_as_image(path: str) -> bool:
+    """Whether a file's first bytes are those of an image that is read."""
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(12)
+    except OSError:
+        return False
+    return begin.startswith(_BEGINNINGS) or begin[4:] == b"ftypavif" or begin[8:] == b"WEBP"
+
+
+def _is_file_or_lost(entry: os.DirEntry) -> bool:
+    """Tell a file, or a link to one or to nothing, from a pipe, which would never end."""
+    if entry.is_symlink():
+        return os.path.isfile(entry) or not os.path.exists(entry)
+    return entry.is_file()
+
+
+def key_path(root: str | os.PathLike, key: str) -> str:
+    """Return the path of a key's image below the image root.
+
+    Raises UnreadableImage: the key leads out of it, as none that `list_images` gives does.
+    """
+    if leads_out(key):
+        raise UnreadableImage("its key does not name a file inside the image folder")
+    return os.path.join(os.fspath(root), *key.split("/"))
