@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import pkgutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from saliency.maps import Context
 
 _FINEST = 16.0  # pixels of the smallest superpixel that `auto` asks for
+_pixel_setting = partial(setting, heading="Methods per pixel")
+_network_setting = partial(setting, heading="Methods by a network")
 
 
 class Method(NamedTuple):
@@ -104,20 +107,16 @@ def _superpixels(text: str) -> str:
 class PixelSettings(Record):
     """What all methods per pixel share; a method's own record derives from it."""
 
-    superpixels: Annotated[str, AfterValidator(_superpixels)] = setting(
+    superpixels: Annotated[str, AfterValidator(_superpixels)] = _pixel_setting(
         "auto",
         "superpixels an image (250), or pixels a superpixel (600px). 'authors': as each method's "
         "authors have it, 600px or 250; 'auto': the same, but of the former 200 to 600 an image",
-        heading="Methods per pixel",
         metavar="N|Npx|auto|authors",
     )
-    remove_frame: bool = setting(
-        False, "give artificial picture frames saliency 0", heading="Methods per pixel"
-    )
-    follow_edges: bool = setting(
+    remove_frame: bool = _pixel_setting(False, "give artificial picture frames saliency 0")
+    follow_edges: bool = _pixel_setting(
         False,
         "refine masks by a guided filter: higher max F, higher mean error (docs/saliency.md)",
-        heading="Methods per pixel",
     )
 
 
@@ -162,30 +161,24 @@ class NetworkBuilder(Protocol):
 class NetworkSettings(Record):
     """What all methods by a network share; a method's own record derives from it."""
 
-    weights: Path | None = setting(
+    weights: Path | None = _network_setting(
         None,
         "checkpoint of the network, as published or trained here; of a classifier, with "
         "torchvision's names and a linear head",
-        heading="Methods by a network",
     )
-    device: str = setting(
-        "auto", "where to compute: auto, cpu, cuda, cuda:1 or mps", heading="Methods by a network"
-    )
-    batch_size: Annotated[int, Field(ge=1)] | None = setting(
+    device: str = _network_setting("auto", "where to compute: auto, cpu, cuda, cuda:1 or mps")
+    batch_size: Annotated[int, Field(ge=1)] | None = _network_setting(
         None,
         "images the device computes at a time",
-        heading="Methods by a network",
         shown_default="64, on a CPU 8",
     )
-    precision: Literal["auto", "float32", "bf16", "fp16"] = setting(
+    precision: Literal["auto", "float32", "bf16", "fp16"] = _network_setting(
         "auto",
         "of the network's arithmetic; auto: bf16 on a GPU that has it, float32 on a CPU",
-        heading="Methods by a network",
     )
-    input_size: Annotated[int, Field(ge=32)] | None = setting(
+    input_size: Annotated[int, Field(ge=32)] | None = _network_setting(
         None,
         "side of the square that the network sees, in pixels",
-        heading="Methods by a network",
         shown_default="the network's own, 224 of a classifier",
     )
 
@@ -213,16 +206,14 @@ class NetworkSettings(Record):
 class ClassifierSettings(NetworkSettings):
     """Of methods that ask a classifier."""
 
-    arch: str | None = setting(
+    arch: str | None = _network_setting(
         None,
         "the classifier's name in torchvision, such as resnet50",
-        heading="Methods by a network",
         shown_default="the name that fits the weights",
     )
-    labels: Literal["folder", "predicted"] | None = setting(
+    labels: Literal["folder", "predicted"] | None = _network_setting(
         None,
         "of the image's class, by its folder (sorted folders are the classes), or of the predicted "
         "class",
-        heading="Methods by a network",
         shown_default="predicted",
     )
