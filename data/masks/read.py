@@ -3,6 +3,7 @@
 import os
 import threading
 import zlib
+from bisect import bisect_right
 from pathlib import Path
 from typing import Self
 
@@ -54,6 +55,7 @@ class MaskShards:
         self.listing_digest, self.shard_count = index.listing_digest, index.shard_count
         self.shards = [self.folder / name for name in index.names]
         self.keys = index.keys
+        self._first_rows = index.first_rows.tolist()
         self._start()
 
     def _start(self) -> None:
@@ -147,7 +149,7 @@ class MaskShards:
                 if check and zlib.crc32(data) != check:
                     raise ValueError("its checksum differs")
                 canvas, is_zstd = self._kinds[number]
-                if max(height, width) > canvas:
+                if height > canvas or width > canvas:
                     raise ValueError(f"{height}x{width} do not fit a canvas of {canvas}")
                 unzstd = self._unzstd if is_zstd else None
                 whole = _unpack(data, int(index.chunk_filters[row]), canvas, unzstd)
@@ -160,7 +162,7 @@ class MaskShards:
 
     def _number(self, row: int) -> int:
         """Return the number of a row's shard."""
-        return int(np.searchsorted(self._index.first_rows, row, "right")) - 1
+        return bisect_right(self._first_rows, row) - 1
 
     def _own_lock(self) -> threading.Lock:
         """Return this process's lock; after a fork, start anew with files of its own.

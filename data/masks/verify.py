@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from data.errors import UserError
+from data.errors import UserError, as_sentence
 from data.images.listing import list_images
 from data.keys import Keys
 from data.masks.apart import Alive, done_apart
@@ -261,5 +261,6 @@ def _check_row(
 
 
 def _line(error: Exception) -> str:
-    text = error.message if isinstance(error, UserError) else str(error)
+    told = error if isinstance(error, UserError) else as_sentence(error)
+    text = told.message if told else str(error)
     return " ".join(text.split()).rstrip(".") or type(error).__name__
