@@ -221,12 +221,16 @@ def contacts(s, corners=False):
     return before
 
 
-def border(s: Superpixels, thickness: int) -> np.ndarray:
+@njit(cache=True)
+def border(s, thickness):
     """Superpixels that have a pixel within `thickness` pixels of the image's edge: bool (N,)."""
-    labels, t = s.labels, thickness
-    inside = np.zeros(s.count, bool)
-    for band in (labels[:t], labels[-t:], labels[:, :t], labels[:, -t:]):
-        inside[band] = True
+    h, w = s.labels.shape
+    inside = np.zeros(s.count, np.bool_)
+    for y in range(h):
+        outer = y < thickness or y >= h - thickness
+        for r in range(s.row_first[y], s.row_first[y + 1]):
+            if outer or s.run_start[r] < thickness or s.run_end[r] > w - thickness:
+                inside[s.run_label[r]] = True
     return inside
 
 
