@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from data.masks.format import Status, open_shard
+from data.masks.format import Status, open_shard, own_dataset, reading
 from data.masks.read import MaskShards
 
 
@@ -24,8 +24,8 @@ def summarise(masks: MaskShards, sample: int = 2000, failures: int = 10) -> dict
     means = [float(masks.read(row).mean()) / 255 for row in picked]
     stored = 0
     for path in masks.shards:
-        with open_shard(path) as file:
-            stored += file["masks"].id.get_storage_size()
+        with open_shard(path) as file, reading(path):
+            stored += own_dataset(file, "masks").id.get_storage_size()
     return {
         "images": len(masks),
         "shards": len(masks.shards),

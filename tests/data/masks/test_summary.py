@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from data.errors import UserError
+from data.masks.format import shard_name
 from data.masks.read import MaskShards
 from data.masks.summary import as_table, summarise
 
@@ -32,3 +34,16 @@ def test_nothing_but_failures(tmp_path, write_shards):
     summary = summarise(shards)
     assert summary["coverage"] is None
     assert dict(as_table(shards, summary))["images, unreadable"] == "1"
+
+
+def test_a_shard_damaged_behind_the_index_is_a_sentence(tmp_path, write_shards, masks):
+    """In the list of where its masks are, which the index makes needless."""
+    write_shards(tmp_path, masks, size=50)
+    shards = MaskShards(tmp_path)
+    path = tmp_path / shard_name(0)
+    raw = bytearray(path.read_bytes())
+    start = raw.index(b"FAHD")
+    raw[start + 8] ^= 4
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match=r"shard-00000\.h5' is damaged"):
+        summarise(shards)
