@@ -222,11 +222,16 @@ def save(folder: str | os.PathLike, step: int, state: dict[str, Any], keep: int 
 
 def write_torch(path: Path, state: dict[str, Any]) -> None:
     """Do `torch.save` whole or not at all. OSError: the disk is full, or cannot be written."""
+    write_whole(path, torch_bytes(state))  # torch.save hides the reason of a write that fails
+
+
+def torch_bytes(state: dict[str, Any]) -> memoryview:
+    """Return what `torch.save` writes."""
     import torch
 
-    buffer = io.BytesIO()  # torch.save hides the reason of a write that fails
+    buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_whole(path, buffer.getbuffer())
+    return buffer.getbuffer()
 
 
 def load(path: str | os.PathLike) -> dict[str, Any]:

@@ -20,7 +20,12 @@ from data.errors import UserError
 
 _DEEPEST = 8  # mappings within mappings
 _NUMBERED = {  # nn.Sequential(*list(resnet.children())[:-1]), as Lightly's tutorials save it
-    **{"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"},
+    "0": "conv1",
+    "1": "bn1",
+    "4": "layer1",
+    "5": "layer2",
+    "6": "layer3",
+    "7": "layer4",
 }
 _SLOW = ("encoder_k", "momentum", "teacher", "ema", "target")  # follow another network's weights
 _OF_OPTIMIZERS = re.compile(r"(^|/)(optimizer|optim|lr_sched|scaler)[^/]*/")
@@ -56,7 +61,7 @@ def network_in(
 
     Raises UserError: there are several networks and no saying which, or none that was chosen.
     """
-    tensors = _with_names({k: v for k, v in tensors.items() if not _OF_OPTIMIZERS.search(k)})
+    tensors = _of_networks(tensors)
     prefixes = networks_in(tensors, anchors)
     if choice:
         known = prefixes
@@ -94,8 +99,7 @@ def networks_in(tensors: Mapping[str, Tensor], anchors: Iterable[str]) -> list[s
 
 def other_networks(tensors: Mapping[str, Tensor], anchors: Iterable[str], prefix: str) -> list[str]:
     """Return words for the networks beside the one that was taken, as FILE#WORD chooses them."""
-    others = networks_in(_with_names(tensors), anchors)
-    return [_words(p) for p in others if p != prefix and not _OF_OPTIMIZERS.search(p)]
+    return [_words(p) for p in networks_in(_of_networks(tensors), anchors) if p != prefix]
 
 
 def _is_slow(prefix: str) -> bool:
@@ -120,12 +124,13 @@ def _largest(tensors: Mapping[str, Tensor]) -> str:
     return path and path + "/"
 
 
-def _with_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give the children of a numbered ResNet their names."""
+def _of_networks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out optimizers' tensors, and give the children of a numbered ResNet their names."""
+    tensors = {k: value for k, value in tensors.items() if not _OF_OPTIMIZERS.search(k)}
     ending = "4.0.conv1.weight"
     for prefix in [key[: -len(ending)] for key in tensors if key.endswith(ending)]:
         first = tensors.get(prefix + "0.weight")
-        if prefix.endswith(("", ".", "/")) and first is not None and first.ndim == 4:
+        if first is not None and first.ndim == 4:
             tensors = {_named(key, prefix): value for key, value in tensors.items()}
     return tensors
 

@@ -56,8 +56,7 @@ def read_weights(path: str | os.PathLike, argument: str) -> dict[str, Any]:
         No such file, not of these formats, damaged, Python objects that unpickling would have to
         run, or something else than a dictionary.
     """
-    path, _ = split_choice(path)
-    name = f"{argument} {os.fspath(path)!r}"
+    path, name = Path(path), f"{argument} {os.fspath(path)!r}"
     if not path.is_file():
         raise UserError(f"{name}: there is no such file; give a file of weights.")
     try:

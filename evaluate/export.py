@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
@@ -35,8 +34,8 @@ class Options(Record):
 def run(options: Options) -> None:
     """Write the file."""
     import safetensors.torch
-    import torch
 
+    from data.run import torch_bytes
     from evaluate.checkpoints import load_checkpoint
     from evaluate.networks import classifier
 
@@ -53,9 +52,7 @@ def run(options: Options) -> None:
         # a single entry: the order of several is another each time
         data = safetensors.torch.save(state, {"format": "pt"})
     else:
-        memory = io.BytesIO()
-        torch.save(state, memory)
-        data = memory.getvalue()
+        data = bytes(torch_bytes(state))
     same = out.exists() and _parts(out.read_bytes()) == _parts(data)
     if out.exists() and not options.overwrite and not same:  # what is there stays
         raise UserError(f"OUT {out} exists; name another file or add --overwrite.")

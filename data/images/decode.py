@@ -68,7 +68,6 @@ class OpenImage:
         self._data = data
         self._image = _open(BytesIO(data))
         self.size = upright_size(self._image)
-        self._pixels = self.size[0] * self.size[1]
 
     def decode(self, reduction: int = 1, max_side: int = 0) -> tuple[np.ndarray, int]:
         """Decode it, once, to uint8 (h, w, 3); return by what its sides were divided, too.
@@ -79,7 +78,7 @@ class OpenImage:
         max_side : as for `decode`.
         """
         target = capped_size(self.size, max_side)
-        with _reasons(), in_time(self._pixels):
+        with _reasons(), in_time(self.size[0] * self.size[1]):
             scale = max(reduction, _draft_scale(self._image, target))
             check_declared(self._image, self._data, scale)
             pixels = decode_plain_jpeg(self._image, self._data, target, reduction)
@@ -186,9 +185,7 @@ def _open(file: BinaryIO) -> Image.Image:
             image = Image.open(file, formats=_FORMATS)
             if image.format == "TIFF" and _has_wide_planes(image):
                 image = _open_odd(file)
-        except (
-            Exception
-        ):  # a PNG's damaged note is a SyntaxError, one that is too large a ValueError
+        except Exception:  # Pillow's of a damaged or large note in a PNG are of several kinds
             image = _open_odd(file)
     # a JPEG may be decoded at a smaller scale; it is checked again when that is known
     check_declared(image, reduction=8 if image.format in ("JPEG", "MPO") else 1)

@@ -100,9 +100,16 @@ def _gray_range(image: Image.Image) -> tuple[float, float]:
     values = np.asarray(image)
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
-    for white in (1.0, 255.0):
-        if low >= 0 and high <= white and image.mode == "F":
-            return 0.0, white
+    if image.mode == "F":
+        return float_range(low, high)
     if low >= 0 and high <= 65535 and image.mode == "I":
         return 0.0, 65535.0 if high > 255 else 255.0
+    return low, high if high > low else low + 1.0
+
+
+def float_range(low: float, high: float) -> tuple[float, float]:
+    """Return the values of black and white where floating-point grays go from `low` to `high`."""
+    for white in (1.0, 255.0):
+        if low >= 0 and high <= white:
+            return 0.0, white
     return low, high if high > low else low + 1.0

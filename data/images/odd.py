@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from data.images.limits import MAX_BYTES, TooLarge
-from data.images.modes import TURN
+from data.images.modes import TURN, float_range
 
 _NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
 _NUMBERS = {1: "integer", 2: "signed integer", 3: "floating-point"}
@@ -89,9 +89,7 @@ def _to_8_bits(values: np.ndarray, white_is_zero: bool) -> np.ndarray:
     values = values[..., 2::-1] if values.shape[2] >= 3 else values[..., :1]
     if values.dtype.kind == "f":
         values = np.nan_to_num(values, nan=0.0)
-        low, high = float(values.min()), float(values.max())
-        scales = [white for white in (1.0, 255.0) if low >= 0 and high <= white]
-        low, high = (0.0, scales[0]) if scales else (low, max(high, low + 1e-12))
+        low, high = float_range(float(values.min()), float(values.max()))
     else:
         low, high = 0.0, float(np.iinfo(values.dtype).max)
     gray = np.rint((values.astype(np.float32) - low) * (255 / (high - low))).clip(0, 255)

@@ -217,13 +217,18 @@ def run_alone(*arguments):
     )  # fmt: skip
 
 
-def test_killed_worker_gets_a_sentence(duts, tmp_path):
-    out = ("--out", tmp_path / "run")
-    process = run_alone(duts, *out, *SMALL, "--workers", 1, "--epochs", 1000)
+def run_to_first_checkpoint(duts, out):
+    """A training that goes on, of which a checkpoint is there."""
+    process = run_alone(duts, "--out", out, *SMALL, "--workers", 1, "--epochs", 1000)
     deadline = time.monotonic() + 60
-    while not checkpoints(tmp_path / "run" / "checkpoints") and time.monotonic() < deadline:
+    while not checkpoints(out / "checkpoints") and time.monotonic() < deadline:
         time.sleep(0.05)
-    killed = False
+    return process
+
+
+def test_killed_worker_gets_a_sentence(duts, tmp_path):
+    process = run_to_first_checkpoint(duts, tmp_path / "run")
+    killed, deadline = False, time.monotonic() + 60
     while not killed and time.monotonic() < deadline:
         with contextlib.suppress(psutil.Error):  # of a child that has just ended
             for child in psutil.Process(process.pid).children():
@@ -237,11 +242,7 @@ def test_killed_worker_gets_a_sentence(duts, tmp_path):
 
 
 def test_sigterm_to_all_processes_saves(duts, tmp_path):
-    out = ("--out", tmp_path / "run")
-    process = run_alone(duts, *out, *SMALL, "--workers", 1, "--epochs", 1000)
-    deadline = time.monotonic() + 60
-    while not checkpoints(tmp_path / "run" / "checkpoints") and time.monotonic() < deadline:
-        time.sleep(0.05)
+    process = run_to_first_checkpoint(duts, tmp_path / "run")
     os.killpg(process.pid, signal.SIGTERM)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
