@@ -1,6 +1,7 @@
 """metrics.jsonl: no step twice, and no half line."""
 
 import json
+import time
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -20,6 +21,7 @@ def test_a_resumed_run_has_each_step_once(tmp_path):
     metrics.close()
     with open(path, "a") as file:
         file.write('{"step": 4, "lo')  # killed while writing
+    time.sleep(1.1)  # TensorBoard orders its files by the second in their names
     metrics = Metrics(path, board, 2)  # of the checkpoint
     metrics.write(line(3) | {"loss": 0.5})
     metrics.write({"step": 3, "epoch": 0, "replaced": 1, "reasons": ["a.jpg: not an image"]})
