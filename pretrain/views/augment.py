@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from pretrain.contract import Views
+from pretrain.parts.boxes import tight_boxes
 from pretrain.views.copy_paste import composite
 from pretrain.views.draws import COLUMN, JITTER_ORDERS
 from pretrain.views.recipes import ViewRecipe
@@ -113,22 +114,6 @@ def gaussian_blur(images: torch.Tensor, sigma: torch.Tensor, radius: int) -> tor
     planes = functional.conv2d(planes, kernels.view(groups, 1, 1, -1), groups=groups)
     planes = functional.conv2d(planes, kernels.view(groups, 1, -1, 1), groups=groups)
     return planes.view(count, channels, height, width)
-
-
-def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
-    """Return (top, left, height, width) of what is true in masks (B, H, W), float32 (B, 4).
-
-    A mask without a true pixel has a box of zeros.
-    """
-    sides = []
-    for line in (masks.any(2), masks.any(1)):  # rows, columns
-        number = line.to(torch.uint8)  # argmax takes no bool
-        first = number.argmax(1)
-        last = line.shape[1] - 1 - number.flip(1).argmax(1)
-        size = torch.where(line.any(1), last - first + 1, 0)
-        sides.append((first, size))
-    (top, height), (left, width) = sides
-    return torch.stack([top, left, height, width], 1).float()
 
 
 class DeviceAugment(nn.Module):

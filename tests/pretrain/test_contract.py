@@ -8,7 +8,7 @@ from data.errors import UserError
 from data.images.crop import box_within, sample_box
 from data.masks.read import MaskShards
 from pretrain.contract import OPTIONAL
-from pretrain.views.augment import DeviceAugment, tight_boxes
+from pretrain.views.augment import DeviceAugment
 from pretrain.views.draws import COLUMN
 from pretrain.views.loader import build_loader
 from pretrain.views.recipes import PasteSettings, ViewRecipe
@@ -83,13 +83,6 @@ def test_decoding_on_the_device_gives_the_same(photographs):
 def test_saliency_needs_masks(photographs):
     with pytest.raises(UserError, match="needs masks; give the folder of the mask shards"):
         build_loader(photographs.images, recipe=RECIPE, batch_size=6, saliency=True)
-
-
-def test_tight_boxes():
-    masks = torch.zeros(3, 5, 7, dtype=torch.bool)
-    masks[0, 1:4, 2:6] = True
-    masks[1, 4, 6] = True
-    assert tight_boxes(masks).tolist() == [[1, 2, 3, 4], [4, 6, 1, 1], [0, 0, 0, 0]]
 
 
 def test_parts_of_a_batch(photographs):
