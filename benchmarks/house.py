@@ -28,7 +28,12 @@ MAY_IMPORT = {
     "data": (),
     "saliency": ("data",),
     "pretrain": ("data",),
-    "evaluate": ("data", "pretrain.parts.backbones", "pretrain.parts.distributed"),
+    "evaluate": (
+        "data",
+        "pretrain.parts.backbones",
+        "pretrain.parts.distributed",
+        "pretrain.parts.pyramid",
+    ),
 }
 
 _WALK = """
