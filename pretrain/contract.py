@@ -81,7 +81,7 @@ class Method:
     """A pretraining method; a class derives from it and from `torch.nn.Module`.
 
     Settings : record of its `[method]` table.
-    views : V, how many of each image it takes.
+    views : V, how many of each image it takes; where its settings say so, see `count_views`.
     wants : which of the optional parts of `Views` it uses; see `OPTIONAL`.
     groups : batch-norm groups of the global batch by default; 0: one for each process.
 
@@ -92,6 +92,11 @@ class Method:
     views: ClassVar[int] = 1
     wants: ClassVar[frozenset[str]] = frozenset()
     groups: ClassVar[int] = 0
+
+    @classmethod
+    def count_views(cls, settings: MethodSettings) -> int:
+        """Return V; for methods whose settings decide on it."""
+        return cls.views
 
     @classmethod
     def check(cls, settings: Settings, sizes: Sizes) -> None:

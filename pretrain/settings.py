@@ -167,7 +167,7 @@ class Settings(Switches):
     def view_recipe(self) -> ViewRecipe:
         """Return the views' recipe for the loader and the augmentation."""
         switches = self.model_dump(include=Switches.model_fields.keys())
-        views = load_method(self.method.name).views
+        views = load_method(self.method.name).count_views(self.method)
         return ViewRecipe(views=views, image_size=self.image_size, **switches)
 
     def paste_settings(self) -> PasteSettings | None:

@@ -49,35 +49,35 @@ class MoCo(Method, nn.Module):
 
     encoder : images -> unit vectors (B, dim), of queries; that of the keys starts as its copy.
     seed : of the queue's first keys and of the shuffles.
+    queues : axes before (dim, K), where an image has several vectors and each a queue of its own.
     """
 
     Settings = MoCoSettings
     views = 2
     groups = 8  # the authors' GPUs
 
-    def __init__(self, encoder: nn.Module, settings: MoCoSettings, seed: int = 0) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        settings: MoCoSettings,
+        seed: int = 0,
+        queues: tuple[int, ...] = (),
+    ) -> None:
         super().__init__()
         self.K, self.m, self.T = settings.negatives, settings.key_momentum, settings.temperature
         self.seed = seed
         self.encoder_q = encoder
         self.encoder_k = copy.deepcopy(encoder).requires_grad_(False)
         generator = torch.Generator().manual_seed(seed)
-        queue = functional.normalize(torch.randn(settings.dim, self.K, generator=generator), dim=0)
-        self.register_buffer("queue", queue)  # (dim, K)
+        queue = torch.randn(*queues, settings.dim, self.K, generator=generator)
+        self.register_buffer("queue", functional.normalize(queue, dim=-2))  # (..., dim, K)
         self.queue_ptr = 0  # on the host: reading it must not wait for the device
         self._keys: list[torch.Tensor] = []  # since `update`
 
     @classmethod
     def check(cls, settings: Settings, sizes: Sizes) -> None:
         """Refuse a queue that is no multiple of the batch, and views too small for the encoder."""
-        check_negatives(settings, sizes)
-        negatives, batch = settings.method.negatives, settings.batch_size
-        if negatives % batch:
-            near = max(batch, negatives // batch * batch)
-            raise UserError(
-                f"negatives is {negatives}, and moco's queue must be a multiple of the batch "
-                f"of {batch}; give {near}, say."
-            )
+        check_queue(settings, sizes)
         check_encoder(settings, sizes)
 
     @classmethod
@@ -122,9 +122,9 @@ class MoCo(Method, nn.Module):
         """
         k_q = [list(encoder.parameters()) for encoder in (self.encoder_k, self.encoder_q)]
         torch._foreach_lerp_(*k_q, 1 - self.m)  # m p_k + (1 - m) p_q, in few kernels
-        keys = all_gather(torch.cat(self._keys))  # (global batch, dim)
+        keys = all_gather(torch.cat(self._keys))  # (global batch, ..., dim)
         self._keys.clear()
-        self.queue[:, self.queue_ptr : self.queue_ptr + len(keys)] = keys.T
+        self.queue[..., self.queue_ptr : self.queue_ptr + len(keys)] = keys.movedim(0, -1)
         self.queue_ptr = (self.queue_ptr + len(keys)) % self.K
 
     def get_extra_state(self) -> dict[str, int]:
@@ -146,3 +146,15 @@ class MoCo(Method, nn.Module):
     def _unshuffle(self, k: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
         """Bring the keys back into the order of the queries."""
         return all_gather(k)[own_share(order.argsort())]
+
+
+def check_queue(settings: Settings, sizes: Sizes) -> None:
+    """Refuse a queue longer than the data set, or no multiple of the batch."""
+    check_negatives(settings, sizes)
+    name, negatives, batch = settings.method.name, settings.method.negatives, settings.batch_size
+    if negatives % batch:
+        near = max(batch, negatives // batch * batch)
+        raise UserError(
+            f"negatives is {negatives}, and {name}'s queue must be a multiple of the batch "
+            f"of {batch}; give {near}, say."
+        )

@@ -43,6 +43,18 @@ def pyramid(network: ResNet) -> BackboneWithFPN:
     )
 
 
+def stage_maps(network: ResNet, images: Tensor) -> dict[str, Tensor]:
+    """Return what a ResNet's four stages make of images (B, 3, H, W).
+
+    {"0", "1", "2", "3"}: (B, C, H / 4, W / 4) to (B, 8 C, H / 32, W / 32), a pyramid's input.
+    """
+    x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
+    maps = {}
+    for stage in range(4):
+        x = maps[str(stage)] = getattr(network, f"layer{stage + 1}")(x)
+    return maps
+
+
 def box_head() -> FastRCNNConvFCHead:
     """Return the head "4conv1fc": (R, 256, 7, 7) -> (R, 1024).
 

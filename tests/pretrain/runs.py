@@ -10,6 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+import torch
+
+from pretrain import trainer
+from pretrain.methods import load_method
 from pretrain.settings import Settings, build_settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -18,7 +23,6 @@ TINY = {
     "arch": "resnet18",
     "image_size": 32,
     "batch_size": 4,
-    "negatives": 8,
     "epochs": 2,
     "lr_batch": "fixed",
     "workers": 0,
@@ -29,14 +33,28 @@ TINY = {
 }
 
 
+OF_METHODS: dict[str, dict[str, object]] = {  # where the defaults are not to be tried
+    "moco": {"recipe": "moco-v2", "mlp": True, "schedule": "cosine"},
+    "codo": {"recipe": "moco-v2", "lowest_level": 4, "queries": 2, "image_size": 64},
+}
+
+
+def tiny_of(method: str) -> dict[str, object]:
+    """What of a tiny run's settings is to be given for this method."""
+    own = load_method(method).Settings.model_fields
+    negatives = {"negatives": 8} if "negatives" in own else {}
+    return {"method": method} | negatives | OF_METHODS.get(method, {})
+
+
 def tiny(photographs, **changes: object) -> Settings:
     """Settings of a run of 2 x 3 steps on the twelve photographs."""
     paths = {"images": str(photographs.images), "masks": str(photographs.masks)}
-    return build_settings(paths, TINY, changes)
+    return build_settings(paths, TINY | tiny_of(changes.get("method", "instdisc")), changes)
 
 
 def command(photographs, out: Path, *options: str, **changes: object) -> list[str]:
     """Return the arguments of the same run by the command."""
+    changes = tiny_of(changes.get("method", "instdisc")) | changes
     settings = [f"--set={name}={json.dumps(v)}" for name, v in (TINY | changes).items()]
     masks = f"--masks={photographs.masks}"
     return [str(photographs.images), masks, f"--out={out}", *settings, *options]
@@ -86,3 +104,36 @@ def metrics(out: Path) -> list[dict]:
     path = out / "metrics.jsonl"
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def stop_within(monkeypatch, step: int) -> None:
+    """Send SIGTERM to this process when this step's learning rate is asked for."""
+    rate = trainer.learning_rate
+
+    def signal_then(done: int, *arguments: object, **options: object) -> float:
+        if done + 1 == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return rate(done, *arguments, **options)
+
+    monkeypatch.setattr(trainer, "learning_rate", signal_then)
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    """Whether two runs ended with equal backbones."""
+    a, b = (torch.load(x / "backbone.pt", weights_only=True)["state_dict"] for x in (a, b))
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def check_two_processes(photographs, folder: Path, **changes: object) -> None:
+    """With batch norm over the same groups of the batch, losses agree but for rounding."""
+    # four images of 64 pixels a group: batch norm of fewer values magnifies rounding
+    changes = {"bn_groups": 2, "batch_size": 8, "image_size": 64, "lr": 0.003} | changes
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    run = start(command(photographs, folder / "two", **changes), launcher)
+    trainer.train(tiny(photographs, **changes), folder / "one")
+    text = finish(run)
+    assert text.count("Done.") == 1
+    one, two = losses(folder / "one"), losses(folder / "two")
+    assert one.keys() == two.keys()
+    assert list(two.values()) == pytest.approx(list(one.values()), rel=2e-3)
+    assert two[1] == pytest.approx(one[1], rel=1e-5)

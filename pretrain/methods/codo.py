@@ -1,0 +1,180 @@
+"""CoDo-like pretraining: instances on other backgrounds, located and told apart level by level.
+
+Zhao et al. 2022 (CoDo, arXiv 2205.04617) publish neither code nor settings. What is known from its
+abstract: instances are pasted on backgrounds of the downstream data, their boxes jittered so that
+they take in background, the network is the detector's own, and the contrast is hierarchical and
+multi-view. All else is inferred here from its published relatives: the network, the loss a level
+and the least overlap of boxes from InstanceLoc (Yang et al., CVPR 2021), the jitter from SoCo (Wei
+et al., NeurIPS 2021). So this is *CoDo-like*, and with rectangles for masks and without jitter it
+is InstanceLoc but for its anchors.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional
+from torchvision.ops import roi_align
+
+from data.errors import UserError
+from data.options import setting
+from pretrain.contract import MethodSettings, Sizes, Views
+from pretrain.export import load_backbone
+from pretrain.methods.moco import MoCo, check_queue
+from pretrain.parts.backbones import build_backbone
+from pretrain.parts.boxes import (
+    JITTER_NUMBERS,
+    corners,
+    jitter_boxes,
+    overlap,
+    tight_boxes,
+    uniform_numbers,
+)
+from pretrain.parts.encoder import Count, Share
+from pretrain.parts.pyramid import HIDDEN, SIDE, box_head, pyramid, stage_maps
+from pretrain.settings import Settings
+
+
+class CoDoSettings(MethodSettings):
+    """Its `[method]` table."""
+
+    dim: Annotated[int, Field(ge=1, le=2**16)] = setting(128, "dimensions of the embedding")
+    temperature: Annotated[float, Field(gt=0)] = setting(0.2, "tau")
+    negatives: Count = setting(65536, "K, the length of each level's queue")
+    key_momentum: Share = setting(0.999, "momentum of the key network")
+    lowest_level: Literal[2, 3, 4, 5] = setting(2, "contrast from this pyramid level to level 5")
+    box_shift: Annotated[float, Field(ge=0, le=1)] = setting(
+        0.1, "the query's box moves by up to this share of its sides, in half of the cases"
+    )
+    box_enlarge: Annotated[float, Field(ge=0, le=1)] = setting(
+        0.3, "each of its sides then moves outward by up to this share"
+    )
+    queries: Literal[1, 2] = setting(1, "2: a third view, at half the size, asks for the keys too")
+
+
+class PyramidEncoder(nn.Module):
+    """A box of an image to points on unit spheres, a point a pyramid level (InstanceLoc).
+
+    The detector's own body, pyramid and box head: ResNet, FPN with 256 channels, four convolutions
+    and a linear layer of 1024, with batch norm; then the embedding. The box is cut out of each
+    level (RoIAlign, 7 x 7), and the levels share the head.
+    """
+
+    def __init__(self, arch: str, dim: int, lowest_level: int) -> None:
+        super().__init__()
+        self.backbone = build_backbone(arch)
+        self.stages = [str(level - 2) for level in range(lowest_level, 6)]
+        self.fpn = pyramid(self.backbone).fpn
+        for blocks in (self.fpn.inner_blocks, self.fpn.layer_blocks):
+            blocks[: -len(self.stages)].requires_grad_(False)  # of levels that are not contrasted
+        self.box_head = box_head()
+        self.head = nn.Linear(HIDDEN, dim)
+
+    def forward(self, images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, S, S), boxes (B, 4) in pixels -> (B, L, dim) float32 of unit length."""
+        size = images.shape[-1]
+        rows = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
+        rois = torch.cat([rows[:, None], corners(boxes)], 1)
+        levels = self.fpn(stage_maps(self.backbone, images))
+        maps = [levels[stage] for stage in self.stages]
+        cuts = [roi_align(x, rois, SIDE, x.shape[-1] / size, aligned=True) for x in maps]
+        stacked = torch.stack(cuts, 1)  # image by image, so that batch-norm groups hold whole ones
+        vectors = self.head(self.box_head(stacked.flatten(0, 1))).float()
+        return functional.normalize(vectors, dim=1).unflatten(0, stacked.shape[:2])
+
+
+class CoDo(MoCo):
+    """The instance in a query's box against the same in the key's, on every pyramid level.
+
+    A view's box is what is opaque of what was pasted, or the whole view where nothing was.
+
+    encoder : images and boxes -> unit vectors (B, L, dim), one a level.
+    seed : of the queues' first keys, the shuffles and the jitter.
+    """
+
+    Settings = CoDoSettings
+    wants = frozenset({"alpha"})
+
+    def __init__(self, encoder: nn.Module, settings: CoDoSettings, seed: int = 0) -> None:
+        super().__init__(encoder, settings, seed, queues=(6 - settings.lowest_level,))
+        self.lowest = settings.lowest_level
+        self.shift, self.enlarge = settings.box_shift, settings.box_enlarge
+
+    @classmethod
+    def count_views(cls, settings: CoDoSettings) -> int:
+        return 1 + settings.queries
+
+    @classmethod
+    def check(cls, settings: Settings, sizes: Sizes) -> None:
+        """Refuse networks without a pyramid, views too small for it, queues that do not fit."""
+        check_queue(settings, sizes)
+        if not settings.arch.startswith("resnet"):
+            raise UserError(
+                f"arch is {settings.arch!r}, which has no pyramid of feature maps for codo; set a "
+                'ResNet: arch = "resnet50".'
+            )
+        # Layer 4 is a 32nd of the view: one pixel is enough for two images, not for one.
+        least = 32 * settings.method.queries * (2 if sizes.group == 1 else 1)
+        if settings.image_size < least:
+            raise UserError(
+                f"image_size is {settings.image_size}, too small for codo's pyramid with batch "
+                f"norms over {sizes.group} images; give {least} or more."
+            )
+
+    @classmethod
+    def build(cls, settings: Settings, sizes: Sizes) -> CoDo:
+        s = settings.method
+        encoder = PyramidEncoder(settings.arch, s.dim, s.lowest_level)
+        if settings.init is not None:
+            load_backbone(encoder.backbone, settings.arch, settings.init)
+        return cls(encoder, s, settings.seed)
+
+    @classmethod
+    def chance_loss(cls, settings: Settings, images: int) -> float | None:
+        """ln(K + 1) for every level and query."""
+        s = settings.method
+        return (6 - s.lowest_level) * s.queries * math.log(s.negatives + 1)
+
+    def forward(self, views: Views, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the batch's mean loss, summed over levels and queries; logs each level's part."""
+        images = views.images
+        size = images[0].shape[-1]
+        boxes = [_boxes_of(alpha) for alpha in views.alpha]
+        numbers = uniform_numbers(self.seed, step, views.rows, 2 * JITTER_NUMBERS)
+        jittered = [
+            jitter_boxes(true, u, size, self.shift, self.enlarge)
+            for true, u in zip(boxes[::2], numbers.chunk(2, 1), strict=False)
+        ]
+        queries = [self.encoder_q(images[0], jittered[0])]  # (B, L, dim)
+        if len(images) == 3:
+            half = functional.interpolate(
+                images[2], scale_factor=0.5, mode="bilinear", antialias=True
+            )
+            queries.append(self.encoder_q(half, jittered[1] / 2))
+        with torch.no_grad():
+            x_k, order = self._shuffle(images[1], step)
+            boxes_k, _ = self._shuffle(boxes[1], step)
+            k = self._unshuffle(self.encoder_k(x_k, boxes_k), order)  # (B, L, dim)
+        with torch.autocast(k.device.type, enabled=False):
+            levels = sum(self._level_losses(q, k) for q in queries)  # (L,)
+        self._keys.append(k)
+        parts = {f"level{self.lowest + n}": part for n, part in enumerate(levels.detach())}
+        return levels.sum(), parts | {"box_overlap": overlap(jittered[0], boxes[0]).mean()}
+
+    def _level_losses(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        """InfoNCE of each level (L,), mean over the batch; q and k (B, L, dim)."""
+        l_pos = (q * k).sum(2, keepdim=True)  # (B, L, 1)
+        l_neg = torch.einsum("bld,ldk->blk", q, self.queue)  # (B, L, K)
+        logits = torch.cat([l_pos, l_neg], 2) / self.T  # the positive is column 0
+        return (torch.logsumexp(logits, 2) - logits[..., 0]).mean(0)
+
+
+def _boxes_of(alpha: torch.Tensor) -> torch.Tensor:
+    """Tight boxes (B, 4) of alpha (B, 1, S, S) above one half; the whole view where nothing is."""
+    boxes = tight_boxes(alpha[:, 0] > 0.5)
+    whole = boxes.new_tensor([0, 0, *alpha.shape[-2:]])
+    return torch.where(boxes[:, 2:3] > 0, boxes, whole)
