@@ -1,0 +1,1 @@
+"""Fine-tuning of detectors on PASCAL VOC and COCO, and their average precision."""
