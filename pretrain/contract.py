@@ -122,6 +122,10 @@ class Method:
         """The network that is kept after training: (B, 3, S, S) -> features (B, D)."""
         raise NotImplementedError
 
+    def detector(self) -> dict[str, Tensor]:
+        """Return what was trained of a detector besides its body, in torchvision's names."""
+        return {}
+
     def networks(self) -> list[torch.nn.Module]:
         """Return the parts that `compile` compiles: those with parameters."""
         return [part for part in self.children() if next(part.parameters(), None) is not None]

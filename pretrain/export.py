@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from data.errors import UserError
 from data.run import write_torch
@@ -16,19 +17,32 @@ from pretrain.settings import Settings
 FORMAT = "dilo-backbone"
 
 
-def export_backbone(backbone: nn.Module, settings: Settings, path: Path) -> None:
+def export_backbone(
+    backbone: nn.Module,
+    settings: Settings,
+    path: Path,
+    detector: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write {"format", "arch", "state_dict", "config"}; it loads with `weights_only=True`.
 
     The state_dict has float32 tensors on the CPU and torchvision's names, without the classifier
     (`pretrain.parts.backbones.CLASSIFIER`); `config` is the run's settings as JSON.
+
+    detector : what was trained of a detector besides its body (`pretrain.parts.pyramid.state`);
+        where there is any, it is the entry "detector".
     """
-    tensors = {name: t.detach().cpu().clone() for name, t in backbone.state_dict().items()}
+
+    def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
     contents = {
         "format": FORMAT,
         "arch": settings.arch,
-        "state_dict": tensors,
+        "state_dict": on_cpu(backbone.state_dict()),
         "config": settings.model_dump_json(exclude_none=True),
     }
+    if detector:
+        contents["detector"] = on_cpu(detector)
     write_torch(path, contents)
 
 

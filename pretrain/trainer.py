@@ -250,7 +250,7 @@ class _Training:
                 return self._stopped(stop)
         if here.first:
             backbone, curve, views = map(self.run.path, ("backbone.pt", "curve.png", "views.png"))
-            export_backbone(self.method.backbone, s, backbone)
+            export_backbone(self.method.backbone, s, backbone, self.method.detector())
             self.say(f"Done. Weights: {backbone}; curve: {curve}; what the network saw: {views}.")
         return Outcome(done=True)
 

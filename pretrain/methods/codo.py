@@ -35,7 +35,7 @@ from pretrain.parts.boxes import (
     uniform_numbers,
 )
 from pretrain.parts.encoder import Count, Share
-from pretrain.parts.pyramid import HIDDEN, SIDE, box_head, pyramid, stage_maps
+from pretrain.parts.pyramid import HIDDEN, SIDE, box_head, pyramid, stage_maps, state
 from pretrain.settings import Settings
 
 
@@ -138,6 +138,9 @@ class CoDo(MoCo):
         """ln(K + 1) for every level and query."""
         s = settings.method
         return (6 - s.lowest_level) * s.queries * math.log(s.negatives + 1)
+
+    def detector(self) -> dict[str, torch.Tensor]:
+        return state(self.encoder_q, self.encoder_q.box_head)
 
     def forward(self, views: Views, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the batch's mean loss, summed over levels and queries; logs each level's part."""

@@ -3,10 +3,13 @@
 import pytest
 import torch
 from torchvision import models
+from torchvision.models.detection import FasterRCNN
 
 from data.errors import UserError
 from pretrain.export import export_backbone, load_backbone
+from pretrain.methods.codo import CoDo, CoDoSettings, PyramidEncoder
 from pretrain.parts.backbones import build_backbone
+from pretrain.parts.pyramid import box_head, pyramid
 from pretrain.settings import build_settings
 
 
@@ -41,6 +44,30 @@ def test_starts_from_own_and_torchvisions_weights(exported, tmp_path):
     torch.save({"epoch": 3, "state_dict": wrapped}, tmp_path / "wrapped.pth")
     load_backbone(fresh, "resnet18", tmp_path / "wrapped.pth")
     assert torch.equal(fresh.conv1.weight, 2 * theirs.conv1.weight)
+
+
+def test_what_was_trained_of_a_detector(tmp_path):
+    """A run's pyramid and box head load into torchvision's detector, by name."""
+    torch.manual_seed(1)
+    encoder = PyramidEncoder("resnet18", 8, 2)
+    method = CoDo(encoder, CoDoSettings(name="codo", dim=8, negatives=4))
+    path = tmp_path / "backbone.pt"
+    settings = build_settings({"arch": "resnet18", "method": "codo"})
+    export_backbone(method.backbone, settings, path, method.detector())
+    saved = torch.load(path, weights_only=True)
+    body = {f"backbone.body.{name}": tensor for name, tensor in saved["state_dict"].items()}
+    network = build_backbone("resnet18")
+    theirs = FasterRCNN(pyramid(network), 21, box_head=box_head())
+    missing = theirs.load_state_dict(body | saved["detector"], strict=False)
+    assert not missing.unexpected_keys
+    own = {name.rpartition(".")[0] for name in missing.missing_keys}
+    assert own == {
+        "rpn.head.conv.0.0", "rpn.head.cls_logits", "rpn.head.bbox_pred", "roi_heads.box_head.5",
+        "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred",
+    }  # fmt: skip
+    assert torch.equal(
+        theirs.backbone.fpn.layer_blocks[0][0].weight, encoder.fpn.layer_blocks[0][0].weight
+    )
 
 
 def test_weights_that_do_not_fit(exported, tmp_path):
