@@ -27,6 +27,7 @@ import PIL
 
 from data.errors import UserError
 from data.keys import texts_digest
+from data.masks.seal import broken_seal
 
 FORMAT = "dilo-mask-shard"
 VERSION = 2
@@ -64,7 +65,7 @@ COMPRESSIONS = {
 def file_in_memory(**options: Any) -> h5py.File:
     """Open a new HDF5 file without a disk under it, so that no write fails half-way.
 
-    After `flush`, `file.id.get_file_image()` returns its bytes, for `data.files.write_whole`.
+    After `flush`, `file.id.get_file_image()` returns its bytes, for `data.masks.seal.write_sealed`.
     """
     return h5py.File(
         f"memory-{secrets.token_hex(8)}",
@@ -181,11 +182,14 @@ def open_shard(path: str | os.PathLike) -> h5py.File:
     """Open an HDF5 file for reading, without locks, for network file systems.
 
     And without HDF5's chunk cache, up to 8 MB a shard, which masks read at random never hit.
-    OSError, as the system says it; UserError where the file is no regular file or not HDF5, or,
-    `Locked`, where the environment asks for locks and another process holds one.
+    OSError, as the system says it; UserError where the file is no regular file, not HDF5 or not
+    what was sealed, or, `Locked`, where the environment asks for locks and another process holds
+    one.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe may never end
         raise UserError(f"{os.fspath(path)!r} is not a regular file; remove it.")
+    if reason := broken_seal(path):  # on which HDF5 may crash or never end
+        raise damaged(path, reason)
     with reading(path):
         try:
             return h5py.File(path, "r", locking=False, rdcc_nbytes=0)

@@ -17,7 +17,6 @@ import h5py
 import numpy as np
 
 from data.errors import UserError
-from data.files import write_whole
 from data.keys import Keys, texts_digest
 from data.masks.format import (
     INDEX_NAME,
@@ -40,6 +39,7 @@ from data.masks.format import (
     shard_name,
     shard_paths,
 )
+from data.masks.seal import write_sealed
 
 INDEX_FORMAT = "dilo-mask-index"
 _ROWS = ("status", "mask_size", "image_size", "checks")  # as in a shard
@@ -205,7 +205,7 @@ def build_index(folder: str | os.PathLike) -> Path:
     """Write `index.h5` for a whole set of shards, whole or not at all; return its path.
 
     The shards are named relative to it, so the folder can be moved. UserError as for `scan`,
-    OSError as for `write_whole`.
+    OSError as for `data.files.write_whole`.
     """
     folder = Path(folder)
     index = scan(folder)
@@ -236,8 +236,9 @@ def build_index(folder: str | os.PathLike) -> Path:
             file.attrs[name] = value
         _create_virtual(file, index, folder)
         file.flush()
+        columns = [(table[name].id.get_offset(), table[name].nbytes) for name in table]
         image = file.id.get_file_image()
-    write_whole(folder / INDEX_NAME, image)
+    write_sealed(folder / INDEX_NAME, image, apart=columns)  # they have `table_digest`
     return folder / INDEX_NAME
 
 

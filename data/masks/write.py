@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, Self
 import h5py
 import numpy as np
 
-from data.files import write_whole
 from data.keys import Keys, texts_digest
 from data.masks.format import (
     FORMAT,
@@ -25,6 +24,7 @@ from data.masks.format import (
     create_masks,
     file_in_memory,
 )
+from data.masks.seal import write_sealed
 
 
 class Chunk(NamedTuple):
@@ -173,13 +173,17 @@ class ShardWriter:
         missing = np.flatnonzero(~self._written)
         if len(missing):
             raise ValueError(f"{len(missing)} rows were not written, the first is {missing[0]}")
-        image = self._assemble()
+        image, chunks = self._assemble()
         self.path.with_name(INDEX_NAME).unlink(missing_ok=True)
-        write_whole(self.path, image)
+        write_sealed(self.path, image, apart=chunks)  # they have `checks`
 
-    def _assemble(self) -> bytes:
-        """Return the shard's bytes; every chunk is let go when it is copied."""
+    def _assemble(self) -> tuple[bytes, list[tuple[int, int]]]:
+        """Return the shard's bytes, and where chunks lie: (offset, bytes) of each.
+
+        Every chunk is let go when it is copied.
+        """
         checks = np.zeros(len(self._keys), np.uint32)
+        chunks: list[tuple[int, int]] = []
         with file_in_memory(block_size=1 << 22) as file:
             masks = create_masks(file, len(self._keys), self._canvas, self._compression).id
             for row, chunk in enumerate(self._chunks):
@@ -204,7 +208,8 @@ class ShardWriter:
             for name, value in header.items():
                 file.attrs[name] = value
             file.flush()
-            return file.id.get_file_image()
+            masks.chunk_iter(lambda chunk: chunks.append((chunk.byte_offset, chunk.size)))
+            return file.id.get_file_image(), chunks
 
     def __enter__(self) -> Self:
         return self
