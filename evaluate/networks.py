@@ -15,12 +15,13 @@ from pretrain.parts import backbones
 
 # DiLo's own names where torchvision calls another network by them, or none.
 DILO_NAMES = {"alexnet": "alexnet_bn", "vgg16": "vgg16_bn"}
-DILO_ONLY = {"alexnet_bn": "alexnet", "resnet50w2": "resnet50w2"}
+DILO_ONLY = {"alexnet_bn": "alexnet"} | {n: n for n in ("resnet50w2", "resnet18-l", "resnet50-l")}
 
 # Recognised by their keys alone, in this order. Any other network of torchvision needs --arch.
 RECOGNISED = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     *("wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d", "resnext101_32x8d", "resnet50w2"),
+    *("resnet18-l", "resnet50-l"),  # by the one channel of conv1
     *("alexnet", "alexnet_bn"),
     *("vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
 )
@@ -29,7 +30,7 @@ ANCHORS = ("conv1.weight", "features.0.weight")  # first keys of the families ab
 
 @cache
 def names() -> tuple[str, ...]:
-    """All names that `build` takes: torchvision's classification networks, and DiLo's two more."""
+    """All names that `build` takes: torchvision's classification networks, and DiLo's own."""
     there = torchvision.models.list_models(module=torchvision.models, exclude="squeezenet*")
     return (*there, *DILO_ONLY)  # SqueezeNet has no linear layer and so no penultimate features
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -84,6 +85,7 @@ class Method:
     views : V, how many of each image it takes; where its settings say so, see `count_views`.
     wants : which of the optional parts of `Views` it uses; see `OPTIONAL`.
     groups : batch-norm groups of the global batch by default; 0: one for each process.
+    defaults : of the run's settings, where this method needs others than the rest.
 
     Its state is its `state_dict`; what `forward` keeps for `update` is not part of it.
     """
@@ -92,6 +94,7 @@ class Method:
     views: ClassVar[int] = 1
     wants: ClassVar[frozenset[str]] = frozenset()
     groups: ClassVar[int] = 0
+    defaults: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod
     def count_views(cls, settings: MethodSettings) -> int:

@@ -65,8 +65,12 @@ class Settings(Switches):
     )
     # method
     method: SerializeAsAny[MethodSettings] = setting(..., "method and its own settings, a table")
-    arch: Literal["alexnet", "vgg16", "resnet18", "resnet50", "resnet50w2"] = setting(
-        "resnet50", "backbone (alexnet and vgg16 with batch norm)", heading="Method"
+    arch: Literal[
+        "alexnet", "vgg16", "resnet18", "resnet50", "resnet50w2", "resnet18-l", "resnet50-l"
+    ] = setting(
+        "resnet50",
+        "backbone (alexnet and vgg16 with batch norm; -l on lightness alone, layer4 at stride 1)",
+        heading="Method",
     )
     bn_groups: Annotated[int, Field(ge=0)] = setting(
         0,
@@ -205,12 +209,13 @@ def build_settings(*layers: Mapping[str, Any]) -> Settings:
         own |= table
     common.pop("method", None)
     common, own = ({n: v for n, v in d.items() if v is not None} for d in (common, own))
-    record = load_method(own["name"]).Settings
+    method = load_method(own["name"])
+    record = method.Settings
     for name in sorted(own.keys() - record.model_fields.keys()):
         _check_other(name, own.pop(name), record, own["name"])
     _check_types(common, Settings)
     _check_types(own, record)
-    return build(Settings, common, {"method": build(record, own)})
+    return build(Settings, method.defaults, common, {"method": build(record, own)})
 
 
 def _check_other(name: str, value: Any, record: type[Record], method: str) -> None:
@@ -271,8 +276,10 @@ def describe_settings() -> str:
     """Return every setting of a run and of every method with its default and meaning."""
     texts = [list_settings(Settings, build_settings())]
     for name in METHODS:
-        record = load_method(name).Settings
+        method = load_method(name)
+        own = ", ".join(f"{setting} = {value}" for setting, value in method.defaults.items())
         texts.append(
-            f"\n# with method = {name}\n" + list_settings(record, record(name=name), "method.")
+            f"\n# with method = {name}{own and f', whose defaults are {own}'}\n"
+            + list_settings(method.Settings, method.Settings(name=name), "method.")
         )
     return "\n".join(texts)

@@ -76,18 +76,18 @@ def test_saliency_background_and_training_method(example, photos, tmp_path):
     from pretrain.cli import main as pretrain
     from saliency.cli import main as saliency_compute
 
-    for path in ("saliency/methods/centre", "data/backgrounds/noise", "pretrain/methods/rotation"):
+    for path in ("saliency/methods/centre", "data/backgrounds/noise", "pretrain/methods/mirror"):
         example(path)
     masks, out = tmp_path / "masks", tmp_path / "run"
     run(saliency_compute, photos, masks, "--method", "centre", "--jobs", 1)
     mask = MaskShards(masks).read("a/0.png")
     assert mask[20, 30] == 255 and mask[0, 0] < 20
     output = run(
-        pretrain, photos, "--masks", masks, "--out", out, "--method", "rotation", "--background",
+        pretrain, photos, "--masks", masks, "--out", out, "--method", "mirror", "--background",
         "noise", "--arch", "resnet18", "--image-size", 32, "--batch-size", 4, "--epochs", 2,
         "--workers", 0, "--device", "cpu", "--set", "knn_every=0",
     )  # fmt: skip
-    assert "rotation, resnet18" in output and (out / "backbone.pt").is_file()
+    assert "mirror, resnet18" in output and (out / "backbone.pt").is_file()
 
 
 def test_probe(example, photos, tmp_path):

@@ -18,6 +18,8 @@ METHODS: dict[str, str] = {  # name: module and class; a module is imported when
     "instdisc": "pretrain.methods.instdisc:InstDisc",
     "moco": "pretrain.methods.moco:MoCo",
     "codo": "pretrain.methods.codo:CoDo",
+    "rotation": "pretrain.methods.rotation:Rotation",
+    "colourisation": "pretrain.methods.colourisation:Colourisation",
 }
 
 

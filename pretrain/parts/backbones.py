@@ -7,6 +7,8 @@
 | resnet18    | `resnet18` (its last layer is `fc`)                     | 512      |
 | resnet50    | `resnet50`                                              | 2048     |
 | resnet50w2  | none: `wide_resnet50_2` is another network; `ResNet50w2`| 4096     |
+| resnet18-l  | none: `resnet18` on lightness alone, layer4 at stride 1 | 512      |
+| resnet50-l  | none: `resnet50` likewise, as colourisation's (VISSL)   | 2048     |
 """
 
 from __future__ import annotations
@@ -16,12 +18,17 @@ from torch import nn
 from torchvision import models
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from data.images import IMAGENET_MEAN, IMAGENET_STD
+from pretrain.parts.colour import denormalised, lab
+
 FEATURES = {
     "alexnet": 4096,
     "vgg16": 4096,
     "resnet18": 512,
     "resnet50": 2048,
     "resnet50w2": 4096,
+    "resnet18-l": 512,
+    "resnet50-l": 2048,
 }
 ARCHITECTURES = tuple(FEATURES)
 
@@ -31,6 +38,8 @@ CLASSIFIER = {  # the layer of torchvision's model that a backbone lacks
     "resnet18": "fc",
     "resnet50": "fc",
     "resnet50w2": "fc",
+    "resnet18-l": "fc",
+    "resnet50-l": "fc",
 }
 
 
@@ -55,9 +64,41 @@ def build_backbone(arch: str) -> nn.Module:
         network = ResNet50w2()
     elif arch in ("resnet18", "resnet50"):
         network = getattr(models, arch)(weights=None)
+    elif arch in ("resnet18-l", "resnet50-l"):
+        network = of_lightness(getattr(models, arch.removesuffix("-l"))(weights=None))
     else:
         raise ValueError(f"no architecture {arch!r}; choose one of {', '.join(ARCHITECTURES)}")
     network.fc = nn.Identity()
+    return network
+
+
+def feature_map(network: ResNet, images: torch.Tensor) -> torch.Tensor:
+    """Return layer4's map of a ResNet, (B, C, h, w), before it is averaged over positions."""
+    x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
+    return network.layer4(network.layer3(network.layer2(network.layer1(x))))
+
+
+class LightnessConv(nn.Conv2d):
+    """A first convolution of one channel, L - 50 of Lab, that takes normalised RGB like all others.
+
+    So a network of lightness stands wherever one of colours does, gradients by the pixels included.
+    """
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) float32, normalised by ImageNet's mean and deviation."""
+        rgb = denormalised(images.float(), IMAGENET_MEAN, IMAGENET_STD)
+        return super().forward(lab(rgb)[:, :1] - 50)
+
+
+def of_lightness(network: ResNet) -> ResNet:
+    """Make a fresh ResNet see lightness alone and keep layer4 at stride 1, as the published
+    colourisation networks (Goyal et al. 2019; VISSL's LAYER4_STRIDE).
+    """
+    network.conv1 = LightnessConv(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    for module in network.layer4[0].modules():
+        if isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
     return network
 
 

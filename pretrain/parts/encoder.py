@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -68,18 +69,31 @@ def build_encoder(settings: Settings) -> Encoder:
     """Return the encoder of the settings, its backbone's weights read from `init` where given."""
     s = settings.method
     encoder = Encoder(settings.arch, s.dim, s.mlp, s.head_norm)
+    return with_init(encoder, encoder.backbone, settings)
+
+
+def with_init(network: nn.Module, backbone: nn.Module, settings: Settings) -> nn.Module:
+    """Read a network's backbone from `init`, where that is given; return the network."""
     if settings.init is not None:
-        load_backbone(encoder.backbone, settings.arch, settings.init)
-    return encoder
+        load_backbone(backbone, settings.arch, settings.init)
+    return network
 
 
 def check_encoder(settings: Settings, sizes: Sizes) -> None:
-    """Refuse views too small for the network, and batch norms of one value, by a run on shapes."""
-    s, size, images = settings.method, settings.image_size, sizes.group
+    """Refuse views too small for the encoder; see `check_network`."""
+    s = settings.method
+    check_network(settings, lambda: Encoder(settings.arch, s.dim, s.mlp, s.head_norm), sizes.group)
+
+
+def check_network(settings: Settings, build: Callable[[], nn.Module], images: int) -> None:
+    """Refuse views too small for a network, and batch norms of one value, by a run on shapes.
+
+    images : in each batch norm's group.
+    """
+    size = settings.image_size
     try:
         with torch.device("meta"):  # nothing is allocated or computed
-            encoder = Encoder(settings.arch, s.dim, s.mlp, s.head_norm).train()
-            encoder(torch.empty(images, 3, size, size))
+            build().train()(torch.empty(images, 3, size, size))
     except ValueError:  # a batch norm's, all others are RuntimeErrors
         raise UserError(
             f"each batch norm of {settings.arch} would see {images} image{'s' * (images > 1)} of "

@@ -85,7 +85,12 @@ def moco_v2(image_size: int = 224) -> ViewRecipe:
     )
 
 
-RECIPES = {"instdisc": instdisc, "moco-v2": moco_v2}
+def plain(image_size: int = 224) -> ViewRecipe:
+    """Crop .08-1 and flip alone: rotation's (MMSelfSup), and networks' with labels."""
+    return ViewRecipe(image_size=image_size, scale=(0.08, 1.0), jitter=0.0, gray=0.0)
+
+
+RECIPES = {"instdisc": instdisc, "moco-v2": moco_v2, "plain": plain}
 """Published augmentations by name; the first one is also MoCo v1's."""
 
 

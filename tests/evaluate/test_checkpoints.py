@@ -60,6 +60,37 @@ def test_moco_file_gives_the_query_encoder(tmp_path, resnet):
     assert "fc.0.weight" in loaded.source.left_out
 
 
+def of_vissl(state):
+    """As VISSL saves it: the trunk, beside heads."""
+    trunk = {f"_feature_blocks.{key}": v for key, v in state.items() if not key.startswith("fc.")}
+    heads = {"0.clf.0.weight": torch.zeros(4, 512), "0.clf.0.bias": torch.zeros(4)}
+    return {"classy_state_dict": {"base_model": {"model": {"trunk": trunk, "heads": heads}}}}
+
+
+def of_vissl_converted(state):
+    """As its model zoo has Goyal et al.'s, from Caffe2: no counters of batches."""
+    named = {f"_feature_blocks.{k}": v for k, v in state.items() if "num_batches" not in k}
+    return {"model_state_dict": {k: v for k, v in named.items() if ".fc." not in k}}
+
+
+def of_mmselfsup(state):
+    """As MMSelfSup saves it: {meta, state_dict, optimizer}."""
+    named = {f"backbone.{key}": v for key, v in state.items() if not key.startswith("fc.")}
+    named |= {"head.fc_cls.weight": torch.zeros(4, 512), "head.fc_cls.bias": torch.zeros(4)}
+    return {"meta": {"epoch": 70}, "state_dict": named, "optimizer": {"state": {}}}
+
+
+@pytest.mark.parametrize("layout", [of_vissl, of_vissl_converted, of_mmselfsup])
+@pytest.mark.parametrize("arch", ["resnet18", "resnet18-l"])
+def test_published_layouts_of_rotation_and_colourisation(tmp_path, layout, arch):
+    network = networks.build(arch)
+    torch.save(layout(network.state_dict()), tmp_path / "published.torch")
+    loaded = load_checkpoint(tmp_path / "published.torch").source
+    assert loaded.arch == arch
+    assert loaded.stripped_prefix in ("_feature_blocks.", "backbone.")
+    assert same_backbone(load_checkpoint(tmp_path / "published.torch").model, network)
+
+
 def test_state_of_pytorch_0_4_without_batch_counters_loads(tmp_path, resnet):
     state = {k: v for k, v in resnet.state_dict().items() if "num_batches" not in k}
     torch.save(state, tmp_path / "old.pth")
@@ -107,7 +138,7 @@ def test_safetensors(tmp_path, resnet):
     assert same_backbone(load_checkpoint(path).model, resnet)
 
 
-@pytest.mark.parametrize("arch", ["resnet50", "alexnet", "vgg11_bn", "resnet50w2"])
+@pytest.mark.parametrize("arch", ["resnet50", "alexnet", "vgg11_bn", "resnet50w2", "resnet50-l"])
 def test_architectures_are_told_apart(arch):
     with torch.device("meta"):
         assert networks.recognise(networks.build(arch).state_dict()) == arch
