@@ -76,13 +76,21 @@ class PyramidEncoder(nn.Module):
 
     def forward(self, images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, S, S), boxes (B, 4) in pixels -> (B, L, dim) float32 of unit length."""
-        size = images.shape[-1]
-        rows = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
-        rois = torch.cat([rows[:, None], corners(boxes)], 1)
+        rows = torch.arange(len(boxes), device=boxes.device)
+        return self.points(self.maps(images), images.shape[-1], boxes, rows)
+
+    def maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Return the contrasted pyramid levels of images (B, 3, S, S), the largest first."""
         levels = self.fpn(stage_maps(self.backbone, images))
-        maps = [levels[stage] for stage in self.stages]
+        return [levels[stage] for stage in self.stages]
+
+    def points(
+        self, maps: list[torch.Tensor], size: int, boxes: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """Return points (N, L, dim) of boxes (N, 4), each in the image, of `size` S, of its row."""
+        rois = torch.cat([rows[:, None].to(boxes), corners(boxes)], 1)
         cuts = [roi_align(x, rois, SIDE, x.shape[-1] / size, aligned=True) for x in maps]
-        stacked = torch.stack(cuts, 1)  # image by image, so that batch-norm groups hold whole ones
+        stacked = torch.stack(cuts, 1)  # box by box, so that batch-norm groups hold whole images
         vectors = self.head(self.box_head(stacked.flatten(0, 1))).float()
         return functional.normalize(vectors, dim=1).unflatten(0, stacked.shape[:2])
 
@@ -146,7 +154,7 @@ class CoDo(MoCo):
         """Return the batch's mean loss, summed over levels and queries; logs each level's part."""
         images = views.images
         size = images[0].shape[-1]
-        boxes = [_boxes_of(alpha) for alpha in views.alpha]
+        boxes = [boxes_of(alpha) for alpha in views.alpha]
         numbers = uniform_numbers(self.seed, step, views.rows, 2 * JITTER_NUMBERS)
         jittered = [
             jitter_boxes(true, u, size, self.shift, self.enlarge)
@@ -176,7 +184,7 @@ class CoDo(MoCo):
         return (torch.logsumexp(logits, 2) - logits[..., 0]).mean(0)
 
 
-def _boxes_of(alpha: torch.Tensor) -> torch.Tensor:
+def boxes_of(alpha: torch.Tensor) -> torch.Tensor:
     """Tight boxes (B, 4) of alpha (B, 1, S, S) above one half; the whole view where nothing is."""
     boxes = tight_boxes(alpha[:, 0] > 0.5)
     whole = boxes.new_tensor([0, 0, *alpha.shape[-2:]])

@@ -9,7 +9,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from data.errors import UserError
 from pretrain.build import check_sizes
 from pretrain.contract import Views
-from pretrain.methods.codo import CoDo, CoDoSettings, PyramidEncoder, _boxes_of
+from pretrain.methods.codo import CoDo, CoDoSettings, PyramidEncoder, boxes_of
 from pretrain.parts.boxes import overlap
 from pretrain.settings import build_settings
 
@@ -91,14 +91,14 @@ def test_the_queries_box_takes_in_background_and_the_keys_does_not(monkeypatch):
     )
     _, logged = method(x, 5)
     query, key = seen
-    true = [_boxes_of(alpha) for alpha in x.alpha]
+    true = [boxes_of(alpha) for alpha in x.alpha]
     assert sorted(key.tolist()) == sorted(true[1].tolist())  # shuffled with the images
     assert not torch.equal(query, true[0]) and (overlap(query, true[0]) >= 0.5).all()
     torch.testing.assert_close(logged["box_overlap"], overlap(query, true[0]).mean())
 
 
 def test_a_view_without_a_paste_is_its_own_box():
-    whole = _boxes_of(torch.cat([torch.ones(1, 1, S, S), torch.zeros(1, 1, S, S)]))
+    whole = boxes_of(torch.cat([torch.ones(1, 1, S, S), torch.zeros(1, 1, S, S)]))
     assert whole.tolist() == [[0, 0, S, S]] * 2
 
 
