@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from data.errors import UserError
 from data.options import setting
 from evaluate.labelled import Split, open_split
-from evaluate.options import ComparisonOptions, Count, Positive
+from evaluate.options import ComparisonOptions, Count, PoolOptions, Positive
 from evaluate.results import Report, Results, cells, unreadable_notes
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 COLUMNS = {
     "checkpoint": "label",
     "layer": "layer",
+    "pool": "pool",
     "size": "image_size",
     "k": "k",
     "T": "temperature",
@@ -26,7 +27,7 @@ COLUMNS = {
 }
 
 
-class Options(ComparisonOptions):
+class Options(ComparisonOptions, PoolOptions):
     """Classify by the nearest training images of frozen features.
 
     IMAGES holds train/ and val/ with a folder for each class, or the class folders themselves; then
@@ -45,11 +46,13 @@ class Options(ComparisonOptions):
 def run(options: Options, results: Results) -> Report:
     """Score every model at every k."""
     from evaluate.models import load_models
+    from evaluate.pooling import open_pool
 
     split = open_split(options.images, leave_one_out="leave one out")
+    pool = open_pool(options, options.images)
     rows = [
         {**model.describe(), **row}
-        for model in load_models(options.checkpoints, options)
+        for model in load_models(options.checkpoints, options, pool=pool)
         for row in _score(model, split, options)
     ]
     largest = rows[-1]["k"]
@@ -58,6 +61,7 @@ def run(options: Options, results: Results) -> Report:
         "split": split.how,
         "classes": len(split.train.classes),
         "batch_size": options.batch_size,
+        **(pool.describe(split.images) if pool else {}),
         "rows": rows,
     }
     notes = unreadable_notes(rows[0]["unreadable"])  # the same for all models
@@ -65,7 +69,8 @@ def run(options: Options, results: Results) -> Report:
         f"--k {k} is cut to {largest}: there are no more training images to vote."
         for k in sorted({k for k in options.k if k > largest})
     ]
-    return Report(content, [cells(row, COLUMNS) for row in rows], notes=[*notes, split.how])
+    notes += [*(pool.notes() if pool else []), split.how]
+    return Report(content, [cells(row, COLUMNS) for row in rows], notes=notes)
 
 
 def _score(model: Model, split: Split, options: Options) -> list[dict]:

@@ -57,6 +57,11 @@ class Split:
     folder: str = ""
 
     @property
+    def images(self) -> int:
+        """How many images there are in both parts."""
+        return len(self.train) if self.leave_one_out else len(self.train) + len(self.val)
+
+    @property
     def leave_one_out(self) -> bool:
         """Whether each image is compared with all others."""
         return self.train is self.val

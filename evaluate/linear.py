@@ -15,13 +15,22 @@ from data.errors import UserError
 from data.gallery.plots import plot
 from data.options import one_of, setting
 from evaluate.labelled import Split, open_split
-from evaluate.options import FLOAT32_MAX, Count, NetworkOptions, Positive, ResultOptions, Seed
+from evaluate.options import (
+    FLOAT32_MAX,
+    Count,
+    NetworkOptions,
+    PoolOptions,
+    Positive,
+    ResultOptions,
+    Seed,
+)
 from evaluate.protocols import PRESETS, Protocol
 from evaluate.results import Report, Results, cells, refuse_several, say, several, unreadable_notes
 
 if TYPE_CHECKING:
     from evaluate.linear_training import Epoch
     from evaluate.models import Model
+    from evaluate.pooling import MaskPool
     from pretrain.parts.distributed import World
 
 SHARES_WORK = True  # among torchrun's processes
@@ -29,6 +38,7 @@ UNFINISHED = ("resume",)  # what a run that was stopped leaves in the folder --o
 COLUMNS = {
     "checkpoint": "label",
     "layer": "layer",
+    "pool": "pool",
     "size": "image_size",
     "protocol": "protocol",
     "top-1 %": "top1",
@@ -45,7 +55,7 @@ def _epochs(text: str) -> tuple[int, ...]:
     return tuple(sorted(map(int, epochs)))
 
 
-class Options(NetworkOptions, ResultOptions):
+class Options(NetworkOptions, ResultOptions, PoolOptions):
     """Train a linear classifier on frozen features.
 
     IMAGES holds train/ and val/ with a folder for each class; from class folders alone a fifth of
@@ -96,9 +106,12 @@ class Options(NetworkOptions, ResultOptions):
 
 def run(options: Options, results: Results) -> Report | None:
     """Train and validate; None in all of torchrun's processes but the first."""
+    from evaluate.pooling import open_pool
+
+    pool = open_pool(options, options.images)
     if options.fast:
         refuse_several("linear --fast")
-        content = _run_fast(options, results)
+        content = _run_fast(options, results, pool)
     elif options.out is None and several():
         raise UserError("--out is needed under torchrun: all processes must agree on one folder.")
     else:
@@ -109,7 +122,7 @@ def run(options: Options, results: Results) -> Report | None:
         count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         pick_device(options.device, count - 1, count)
         with world(options.device) as processes:
-            content = _run_sgd(options, results, processes)
+            content = _run_sgd(options, results, processes, pool)
         if content is None:
             return None
     protocol = content["protocol"]
@@ -120,25 +133,29 @@ def run(options: Options, results: Results) -> Report | None:
     )
     notes = [
         *unreadable_notes(content["unreadable"]),
+        *(pool.notes() if pool else []),
         f"the backbone is unchanged: sha256 {content['backbone_sha256'][:16]}...",
         content["split"],
     ]
     return Report(content, [cells({**content, "protocol": how}, COLUMNS)], notes=notes)
 
 
-def _run_sgd(options: Options, results: Results, processes: World) -> dict | None:
+def _run_sgd(
+    options: Options, results: Results, processes: World, pool: MaskPool | None
+) -> dict | None:
     """Train by SGD; returns what the JSON says."""
     from data.run import Run
     from evaluate.linear_training import LinearProbe, remove_checkpoints, resume
     from evaluate.models import load_models
 
     split, protocol = open_split(options.images), options.protocol()
-    (model,) = load_models((options.checkpoint,), options, processes.device)
+    (model,) = load_models((options.checkpoint,), options, processes.device, pool)
     probe = LinearProbe(model, split, protocol, processes, options.amp)
     identity = {
         "protocol": str(asdict(protocol)),
         "backbone": probe.before,
         "layer": options.layer,
+        "--pool": options.pool,
         "image size": model.size,
         "images": _images_digest(split),
         "--amp": options.amp,
@@ -169,14 +186,14 @@ def _run_sgd(options: Options, results: Results, processes: World) -> dict | Non
     }
 
 
-def _run_fast(options: Options, results: Results) -> dict:
+def _run_fast(options: Options, results: Results, pool: MaskPool | None) -> dict:
     """Fit a logistic regression; returns what the JSON says."""
     from evaluate.checkpoints import digest
     from evaluate.classifiers import HOLDOUT, fit, top_k
     from evaluate.models import load_models
 
     split = open_split(options.images)
-    (model,) = load_models((options.checkpoint,), options)
+    (model,) = load_models((options.checkpoint,), options, pool=pool)
     before = digest(model.backbone)
     train, val = model.split_features(split)
     classes, device = len(split.train.classes), model.device
@@ -212,6 +229,7 @@ def _save_classifier(state: dict, split: Split, results: Results) -> None:
 def _common(model: Model, split: Split, options: Options) -> dict:
     return {
         **model.describe(),
+        **(model.pool.describe(split.images) if model.pool else {}),
         "images": options.images,
         "split": split.how,
         "train_images": len(split.train),

@@ -1,4 +1,4 @@
-"""The linear probe: a linear classifier trained by SGD on a frozen backbone's features."""
+"""SGD on class folders: the linear probe on a frozen backbone, and fine-tuning of the whole."""
 
 from __future__ import annotations
 
@@ -21,66 +21,68 @@ from data.device import to_host
 from data.errors import UserError
 from data.images.crop import crop_resize, reduction_for, snap_box
 from data.images.decode import open_image
-from data.loading import (
-    Batch,
-    EpochBatches,
-    Loader,
-    PlainDataset,
-    Request,
-    normalise,
-    seeded_order,
-    unreadable_of,
-)
+from data.loading import Batch, EpochBatches, Loader, Request, seeded_order, unreadable_of
 from data.run import Run, checkpoints
 from evaluate.checkpoints import digest
 from evaluate.classifiers import top_k
 from evaluate.labelled import Labelled, Split
+from evaluate.masks import MaskFinder
 from evaluate.models import Model
+from evaluate.pooling import PooledImages, View
 from evaluate.protocols import Protocol
 from evaluate.results import none_readable, say
 from pretrain.parts.distributed import World
 
-SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a crop: share of the image's area, width / height
+RATIO = (3 / 4, 4 / 3)  # of a crop: width / height
 
 
-def random_crop(path: str, size: int) -> np.ndarray:
-    """RandomResizedCrop(.08, 1) and flip of an image file, as linear probes are trained.
+def random_crop(path: str, size: int, scale: tuple[float, float] = (0.08, 1.0)) -> View:
+    """RandomResizedCrop and flip of an image file.
 
     The draws are torchvision's, from torch's generator, and so are the pixels: uint8 (size, size,
     3). Only a JPEG much larger than its crop is reduced while it is decoded, which moves the crop's
     borders by less than a pixel of it. Raises `UnreadableImage`.
+
+    scale : range of a crop's share of the image's area.
     """
     image = open_image(path)
     of_this_size = torch.empty((3, *image.size), device="meta")
-    box = RandomResizedCrop.get_params(of_this_size, list(SCALE), list(RATIO))
+    box = RandomResizedCrop.get_params(of_this_size, list(scale), list(RATIO))
     pixels, reduction = image.decode(reduction_for([box], size))
     if reduction > 1:
-        box = tuple(side // reduction for side in snap_box(box, reduction, image.size))
-    crop = crop_resize(pixels, box, size)
-    return crop[:, ::-1] if torch.rand(1).item() < 0.5 else crop
+        box = snap_box(box, reduction, image.size)
+    crop = crop_resize(pixels, tuple(side // reduction for side in box), size)
+    mirrored = torch.rand(1).item() < 0.5
+    return crop[:, ::-1] if mirrored else crop, image.size, box, mirrored
 
 
-class TrainingImages(PlainDataset):
+class TrainingImages(PooledImages):
     """Random crops; `dataset[Request(epoch, indices)]` is a batch as `PlainDataset` makes it.
 
     A crop is drawn from (seed, epoch, index) alone, so that it depends neither on the number of
     workers nor on where a run was resumed.
+
+    finder : of the masks of the images; None: batches hold no masks.
     """
 
-    def __init__(self, images: Labelled, size: int, seed: int):
-        super().__init__(images.root, images.keys, size, images.labels)
-        self.seed = seed
+    def __init__(
+        self, images: Labelled, size: int, settings: Protocol, finder: MaskFinder | None = None
+    ):
+        super().__init__(images, size, finder)
+        self.settings = settings
 
     def __getitem__(self, request: Request) -> Batch:
         """Return the batch of these images in this epoch."""
 
-        def read(index: int, path: str) -> np.ndarray:
-            state = np.random.SeedSequence((self.seed, request.epoch, index)).generate_state(1)
-            torch.manual_seed(int(state[0]))
-            return random_crop(path, self.image_size)
+        def view(index: int, path: str) -> View:
+            key = (self.settings.seed, request.epoch, index)
+            torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+            return random_crop(path, self.image_size, self.settings.scale)
 
         with torch.random.fork_rng(devices=[]):
-            return self.load(request.indices, read)
+            if self.finder is None:
+                return self.load(request.indices, lambda index, path: view(index, path)[0])
+            return self.load_views(request.indices, view)
 
 
 def new_head(dim: int, classes: int, settings: Protocol) -> nn.Sequential:
@@ -104,11 +106,12 @@ class Epoch:
     top5: float | None
 
 
-class LinearProbe:
+class Training:
     """Trains and validates; `state` and `restore` make it resumable after any epoch.
 
-    before : the backbone's digest; `run` proves that it did not change
+    trained : modules that learn, by their names in a state
     history : the epochs that are done; unreadable : images that were left out, key -> reason
+    predicted : of the last epoch, the class of each validation image, and its own, int64 (N,)
     """
 
     def __init__(
@@ -119,10 +122,11 @@ class LinearProbe:
                 f"--batch-size {settings.batch_size} is over all processes and must be a multiple "
                 f"of their number, {world.size}."
             )
-        self.backbone, self.settings = model.backbone.to(world.device), settings
-        self.world, self.amp = world, amp
+        self.model, self.settings, self.world, self.amp = model, settings, world, amp
+        self.backbone = model.backbone.to(world.device)
         self.before = digest(self.backbone)
-        images = TrainingImages(split.train, model.size, settings.seed)
+        finder = model.pool and model.pool.finder(split.train)
+        images = TrainingImages(split.train, model.size, settings, finder)
         share, count = settings.batch_size // world.size, len(split.train)
         self.batches = EpochBatches(
             seeded_order(settings.seed, count),
@@ -138,8 +142,9 @@ class LinearProbe:
         self.head = new_head(self.backbone.dim(model.size), len(split.train.classes), settings).to(
             world.device
         )
+        self.trained = self._to_train()
         self.optimizer = torch.optim.SGD(
-            self.head.parameters(),
+            [weight for module in self.trained.values() for weight in module.parameters()],
             settings.lr,
             momentum=settings.momentum,
             nesterov=settings.nesterov,
@@ -147,15 +152,17 @@ class LinearProbe:
         )
         self.history: list[Epoch] = []
         self.unreadable: dict[str, str] = {}
+        self.predicted: tuple[Tensor, Tensor] | None = None
 
-    def features(self, images: Tensor) -> Tensor:
-        """uint8 (B, S, S, 3) -> float32 (B, D), without gradient."""
-        images = normalise(images.to(self.world.device, non_blocking=True))
-        kind = self.world.device.type
-        with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=self.amp):
-            return self.backbone(images).float()
+    def _to_train(self) -> dict[str, nn.Module]:
+        return {"head": self.head}
 
-    def run(self, after_epoch: Callable[[LinearProbe], None] | None = None) -> None:
+    def features(self, batch: Batch) -> Tensor:
+        """A batch through the backbone: float32 (B, D)."""
+        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.amp):
+            return self.model.features_of(batch).float()
+
+    def run(self, after_epoch: Callable[[Training], None] | None = None) -> None:
         """Train the epochs that are not in the history yet."""
         model: nn.Module = self.head
         if self.world.size > 1:
@@ -171,21 +178,24 @@ class LinearProbe:
             self.history.append(Epoch(epoch, lr, loss, train_top1, top1, top5))
             if after_epoch is not None and self.world.first:
                 after_epoch(self)
-        if digest(self.backbone) != self.before:
-            raise RuntimeError("the backbone changed while the classifier was trained")
+
+    def _set_training(self, training: bool) -> None:
+        for module in self.trained.values():
+            module.train(training)
 
     def _train(self, model: nn.Module, epoch: int) -> tuple[float, float]:
-        model.train()
+        self._set_training(True)
         self.batches.epoch = epoch
+        batch_norm = self.settings.batch_norm or len(self.trained) > 1
         device, count = self.world.device, 0
         sums = torch.zeros(2, device=device, dtype=torch.float64)  # read at the epoch's end only
         for batch in self._bar(self.train_loader, f"epoch {epoch + 1}"):
             self.unreadable |= unreadable_of(batch)
             target = batch["label"].to(device, non_blocking=True)
-            if len(target) < 2 and self.settings.batch_norm and self.world.size == 1:
+            if len(target) < 2 and batch_norm and self.world.size == 1:
                 continue  # batch norm has no statistics of a single image
             if len(target):
-                logits = model(self.features(batch["image"]))
+                logits = model(self.features(batch))
             else:  # every image of this process was unreadable, and the others wait for it
                 logits = model(torch.zeros(0, self.head.fc.in_features, device=device))
             loss = F.cross_entropy(logits, target, reduction="sum") / max(len(target), 1)
@@ -210,7 +220,7 @@ class LinearProbe:
 
     def _validate(self) -> tuple[float, float | None]:
         """Top-1 and top-5 over the validation images; every process does all of it alike."""
-        self.head.eval()
+        self._set_training(False)
         labels = []
 
         def computed() -> Iterator[Tensor]:
@@ -218,13 +228,14 @@ class LinearProbe:
                 self.unreadable |= unreadable_of(batch)
                 if len(batch["index"]):
                     labels.append(batch["label"])
-                    yield self.head(self.features(batch["image"]))
+                    yield self.head(self.features(batch))
 
         with torch.no_grad():
             scores = list(to_host(computed()))
         if not scores:
             raise none_readable(self.unreadable)
         logits, target = torch.cat(scores), torch.cat(labels)
+        self.predicted = logits.argmax(1), target
         return top_k(logits, target, 1), top_k(logits, target, 5)
 
     def _bar(self, loader: Iterable, description: str):
@@ -234,7 +245,7 @@ class LinearProbe:
     def state(self) -> dict:
         """All that the next epoch depends on, for `restore`."""
         return {
-            "head": self.head.state_dict(),
+            **{name: module.state_dict() for name, module in self.trained.items()},
             "optimizer": self.optimizer.state_dict(),
             "history": [asdict(epoch) for epoch in self.history],
             "unreadable": dict(self.unreadable),
@@ -242,13 +253,39 @@ class LinearProbe:
 
     def restore(self, state: dict) -> None:
         """Continue after the last epoch of a state."""
-        self.head.load_state_dict(state["head"])
+        for name, module in self.trained.items():
+            module.load_state_dict(state[name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.unreadable = dict(state["unreadable"])
 
 
-def resume(run: Run, probe: LinearProbe, identity: dict[str, Any], overwrite: bool) -> None:
+class LinearProbe(Training):
+    """Trains the classifier alone; the backbone stays as it is, in eval mode, and `run` proves it.
+
+    before : the backbone's digest
+    """
+
+    @torch.no_grad()
+    def features(self, batch: Batch) -> Tensor:
+        """A batch through the backbone, without gradient: float32 (B, D)."""
+        return super().features(batch)
+
+    def run(self, after_epoch: Callable[[Training], None] | None = None) -> None:
+        """Train the epochs that are not in the history yet."""
+        super().run(after_epoch)
+        if digest(self.backbone) != self.before:
+            raise RuntimeError("the backbone changed while the classifier was trained")
+
+
+class FineTuning(Training):
+    """Trains the backbone and the classifier on it, batch norm's statistics included."""
+
+    def _to_train(self) -> dict[str, nn.Module]:
+        return {"backbone": self.backbone.requires_grad_(True), "head": self.head}
+
+
+def resume(run: Run, probe: Training, identity: dict[str, Any], overwrite: bool) -> None:
     """Restore the newest checkpoint of an unfinished run, if there is one.
 
     identity : what must be the same for a continuation to mean anything: protocol, backbone,

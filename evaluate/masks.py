@@ -114,8 +114,17 @@ class MaskFinder:
         plain = stem(key)
         return next((n for n in (self.prefix + plain, plain) if n in self.masks.names), None)
 
-    def read(self, key: str, image_size: tuple[int, int], size: int) -> np.ndarray:
-        """The mask in the image's centre crop, uint8 (size, size); `NoMask` says why not."""
+    def read(
+        self,
+        key: str,
+        image_size: tuple[int, int],
+        size: int,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> np.ndarray:
+        """The mask in a box of the image, by default its centre crop; `NoMask` says why not.
+
+        box : (top, left, height, width) in pixels of the image. Returns uint8 (size, size).
+        """
         name = self.name(key)
         if name is None:
             raise NoMask("has no mask")
@@ -123,7 +132,7 @@ class MaskFinder:
         if of_size is not None and of_size != tuple(image_size):
             theirs = f"{of_size[1]}x{of_size[0]}"
             raise NoMask(f"is {image_size[1]}x{image_size[0]}, its mask is of {theirs}")
-        return crop_mask(values, image_size, size)
+        return crop_mask(values, image_size, size, box)
 
     def foregrounds(
         self, images: Labelled, size: int, threshold: int, title: str
@@ -143,21 +152,26 @@ class MaskFinder:
 _EMPTY = "has an empty mask: nothing from {} up"
 
 
-def crop_mask(mask: np.ndarray, image_size: tuple[int, int], size: int) -> np.ndarray:
-    """The part of a mask, at whatever resolution, that the image's centre crop shows.
+def crop_mask(
+    mask: np.ndarray,
+    image_size: tuple[int, int],
+    size: int,
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    """The part of a mask, at whatever resolution, that a crop of its image shows.
 
-    mask : uint8 (h, w); image_size : (height, width) of its image. Returns uint8 (size, size).
+    mask : uint8 (h, w); image_size : (height, width) of its image; box : the crop's, (top, left,
+    height, width) in pixels of the image, by default the centre crop's. Returns uint8 (size, size).
     """
-    from data.images.crop import evaluation_size, sample_box  # needs torch
+    from data.images.crop import box_within, evaluation_size, sample_box  # needs torch
 
-    # where the crop is in the image, in pixels of the image, and then of the mask
-    target = evaluation_size(*image_size, size)
-    per_row, per_column = image_size[0] / target[0], image_size[1] / target[1]
-    top = round((target[0] - size) / 2) * per_row
-    left = round((target[1] - size) / 2) * per_column
-    y, x = mask.shape[0] / image_size[0], mask.shape[1] / image_size[1]
-    box = (top * y, left * x, size * per_row * y, size * per_column * x)
-    return sample_box(mask, box, (size, size))
+    if box is None:
+        target = evaluation_size(*image_size, size)
+        per_row, per_column = image_size[0] / target[0], image_size[1] / target[1]
+        top = round((target[0] - size) / 2) * per_row
+        left = round((target[1] - size) / 2) * per_column
+        box = (top, left, size * per_row, size * per_column)
+    return sample_box(mask, box_within((0, 0, *mask.shape), box, image_size), (size, size))
 
 
 def names_of(folders: list[Path]) -> list[str]:

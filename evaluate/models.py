@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from data.device import pick_device, to_host
 from data.errors import UserError
 from data.images.crop import centre_crop
-from data.loading import Crop, Loader, build_plain_loader, normalise, unreadable_of
+from data.loading import Batch, Crop, Loader, build_plain_loader, normalise, unreadable_of
 from evaluate.checkpoints import Checkpoint, load_checkpoint
 from evaluate.labelled import Labelled, Split
 from evaluate.masks import names_of
 from evaluate.options import PENULTIMATE, NetworkOptions
+from evaluate.pooling import MaskPool, PooledImages, masked_mean
 from evaluate.results import image_bar, none_readable, say
 
 DEFAULT_SIZE = 224
@@ -30,14 +31,19 @@ class Backbone(nn.Module):
         does not change them
     layer : "penultimate", what the classifier reads, or a module's name such as `layer4` or
         `features.8`; maps (B, D, H, W) are averaged over positions, tokens (B, T, D) over tokens
+    pool : whether maps are to be averaged by masks; a ResNet's penultimate features are then
+        layer4's, whose plain mean they are
     """
 
-    def __init__(self, checkpoint: Checkpoint, layer: str = PENULTIMATE):
+    def __init__(self, checkpoint: Checkpoint, layer: str = PENULTIMATE, pool: bool = False):
         super().__init__()
-        self.model, self.source, self.layer = checkpoint.model, checkpoint.source, layer
+        self.model, self.source, self.pool = checkpoint.model, checkpoint.source, pool
         self._output: Tensor | None = None
+        modules = dict(self.model.named_modules())
+        if pool and layer == PENULTIMATE and "layer4" in modules:
+            layer = "layer4"
+        self.layer = layer
         if layer != PENULTIMATE:
-            modules = dict(self.model.named_modules())
             if layer not in modules or not layer:
                 choices = ", ".join(name for name, _ in self.model.named_children())
                 raise UserError(
@@ -50,8 +56,8 @@ class Backbone(nn.Module):
     def _keep(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
         self._output = output
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) float32 -> (B, D)."""
+    def forward(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
+        """(B, 3, S, S) float32, and masks (B, S, S) in [0, 1] to average by -> (B, D)."""
         output = self.model(images)
         if self.layer != PENULTIMATE:
             output, self._output = self._output, None
@@ -61,8 +67,13 @@ class Backbone(nn.Module):
                     f"--layer {self.layer}: this module of {self.source.arch} {what}, and no "
                     "tensor; name another, such as the block around it."
                 )
+        if masks is not None and output.ndim != 4:
+            raise UserError(
+                f"--pool mask: {self.layer} of {self.source.arch} is no map of the image; name a "
+                "layer that is one by --layer."
+            )
         if output.ndim == 4:
-            return output.mean(dim=(2, 3))
+            return output.mean(dim=(2, 3)) if masks is None else masked_mean(output, masks)
         return output.mean(dim=1) if output.ndim == 3 else output
 
     @torch.no_grad()
@@ -70,7 +81,8 @@ class Backbone(nn.Module):
         """How many features D an image of this side has; UserError where it does not take one."""
         device = next(self.model.parameters()).device
         try:
-            return self(torch.zeros(1, 3, size, size, device=device)).shape[1]
+            image = torch.zeros(1, 3, size, size, device=device)
+            return self(image, image[:, 0] if self.pool else None).shape[1]
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
             raise UserError(
@@ -98,6 +110,7 @@ class Model:
     """A backbone under the name that the user gave it or that its path gives.
 
     size : side of its test crop; device : where it computes
+    pool : masks that its maps are averaged by; None: they are averaged plainly
     """
 
     label: str
@@ -105,6 +118,7 @@ class Model:
     size: int
     options: NetworkOptions
     device: torch.device
+    pool: MaskPool | None = None
 
     @torch.no_grad()
     def features(self, images: Labelled, part: str, crop: Crop = centre_crop) -> Features:
@@ -117,8 +131,7 @@ class Model:
                 unreadable.update(unreadable_of(batch))
                 if len(batch["index"]):
                     rows.append(batch["index"].numpy())
-                    pixels = normalise(batch["image"].to(self.device, non_blocking=True))
-                    yield self.backbone(pixels).float()
+                    yield self.features_of(batch).float()
                 bar.update(len(batch["index"]) + len(batch["unreadable"]))
 
         with image_bar(len(images), f"{self.label} {part}") as bar:
@@ -127,6 +140,12 @@ class Model:
             raise none_readable(unreadable)
         read = images.take(np.concatenate(rows)) if unreadable else images
         return Features(torch.cat(features), torch.from_numpy(read.labels), read, unreadable)
+
+    def features_of(self, batch: Batch) -> Tensor:
+        """A batch through the backbone: (B, D)."""
+        pixels = normalise(batch["image"].to(self.device, non_blocking=True))
+        masks = self.pool.masks_of(batch, self.device) if self.pool else None
+        return self.backbone(pixels, masks)
 
     def split_features(self, split: Split) -> tuple[Features, Features]:
         """Take features of the training and of the validation images."""
@@ -138,14 +157,21 @@ class Model:
     ) -> Loader:
         """Load the images with their labels, in batches as the options say, of `most` at most."""
         size = self.options.batch_size
+        size = size if most is None else min(size, most)
+        workers, pin = self.options.loading_workers, self.device.type == "cuda"
+        if self.pool is not None:
+            rows = np.arange(len(images))
+            batches = [rows[start : start + size] for start in rows[::size]]
+            dataset = PooledImages(images, self.size, self.pool.finder(images))
+            return Loader(dataset, batches, workers, pin_memory=pin)
         return build_plain_loader(
             images.root,
             keys=images.keys,
             labels=images.labels,
             image_size=self.size,
-            batch_size=size if most is None else min(size, most),
-            workers=self.options.loading_workers,
-            pin_memory=self.device.type == "cuda",
+            batch_size=size,
+            workers=workers,
+            pin_memory=pin,
             crop=crop,
         )
 
@@ -155,6 +181,7 @@ class Model:
             "label": self.label,
             **self.backbone.source.as_dict(),
             "layer": self.backbone.layer,
+            "pool": "mask" if self.pool else "plain",
             "image_size": self.size,
         }
 
@@ -180,11 +207,15 @@ def readable(images: Labelled, options: NetworkOptions) -> tuple[Labelled, dict[
 
 
 def load_models(
-    checkpoints: tuple[str, ...], options: NetworkOptions, device: torch.device | None = None
+    checkpoints: tuple[str, ...],
+    options: NetworkOptions,
+    device: torch.device | None = None,
+    pool: MaskPool | None = None,
 ) -> list[Model]:
     """Load a command line's checkpoints, `NAME=CHECKPOINT` or `CHECKPOINT`; say what they are.
 
     device : where they compute; None takes the one of the options.
+    pool : masks that maps are averaged by.
     """
     device = pick_device(options.device) if device is None else device
     given = [_named(text) for text in checkpoints]
@@ -200,10 +231,10 @@ def load_models(
     for label, path in zip(labels, paths, strict=True):
         loaded = load_checkpoint(path, options.arch)
         say(loaded.source.describe())
-        backbone = Backbone(loaded, options.layer)
+        backbone = Backbone(loaded, options.layer, pool is not None)
         size = options.image_size or loaded.source.trained_size or DEFAULT_SIZE
         backbone.dim(size)  # refuses a size before any image is read
-        models.append(Model(label, backbone, size, options, device))
+        models.append(Model(label, backbone, size, options, device, pool))
     return models
 
 

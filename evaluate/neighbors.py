@@ -11,7 +11,7 @@ from data.errors import UserError
 from data.gallery import Cell, Gallery, Row
 from data.options import setting
 from evaluate.labelled import Split, open_split, stratified_subset
-from evaluate.options import ComparisonOptions, Count
+from evaluate.options import ComparisonOptions, Count, PoolOptions
 from evaluate.results import Report, Results, cells, say, unreadable_notes
 
 if TYPE_CHECKING:
@@ -24,11 +24,12 @@ COLUMNS = {
     "right first %": "right_first",
     "neighbours": "neighbors",
     "layer": "layer",
+    "pool": "pool",
     "size": "image_size",
 }
 
 
-class Options(ComparisonOptions):
+class Options(ComparisonOptions, PoolOptions):
     """Show queries and their nearest neighbours, model beside model.
 
     Queries are the images of val/, neighbours those of train/; from class folders alone both are
@@ -75,7 +76,9 @@ class Neighbourhood:
 def run(options: Options, results: Results) -> Report:
     """Find every model's neighbours, and show them."""
     from evaluate.models import load_models
+    from evaluate.pooling import open_pool
 
+    pool = open_pool(options, options.images)
     split = open_split(options.images, leave_one_out="all images but the query itself")
     if not split.leave_one_out:
         queries = stratified_subset(split.val, options.limit)
@@ -84,7 +87,7 @@ def run(options: Options, results: Results) -> Report:
         say("--limit is for folders with train/ and val/; all images are queries here.")
     _check_count(options.neighbors, split)
     neighbourhoods = []
-    for model in load_models(options.checkpoints, options):
+    for model in load_models(options.checkpoints, options, pool=pool):
         neighbourhood, read, unreadable = _find(model, split, options.neighbors)
         neighbourhoods.append(neighbourhood)  # the rest is the same for all models
     models = [each.describe() for each in neighbourhoods]
@@ -94,13 +97,14 @@ def run(options: Options, results: Results) -> Report:
         "split": split.how,
         "queries": len(read.val),
         "candidates": len(read.train),
+        **(pool.describe(split.images) if pool else {}),
         "models": models,
         "rows": [_query(query, neighbourhoods, read) for query in order],
         "unreadable": unreadable,
     }
     table = [cells({**model, "neighbors": options.neighbors}, COLUMNS) for model in models]
     gallery = _gallery(neighbourhoods, read, order, table)
-    notes = unreadable_notes(unreadable)
+    notes = unreadable_notes(unreadable) + (pool.notes() if pool else [])
     return Report(content, table, notes=notes, gallery=gallery, rows=options.rows)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -70,6 +70,15 @@ class ComparisonOptions(NetworkOptions, ResultOptions):
         ..., "networks to compare", argument=True, metavar="CHECKPOINT..."
     )
     images: Path = setting(..., "labelled images", argument=True)
+
+
+class PoolOptions(Record):
+    """How a network's last map becomes features."""
+
+    pool: Literal["plain", "mask"] = setting(
+        "plain", "average over all positions, or over the foreground alone (DiLo's naive approach)"
+    )
+    masks: Path | None = setting(None, "mask shards or pictures of IMAGES, for --pool mask")
 
 
 class MaskOptions(Record):

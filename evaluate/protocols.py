@@ -1,9 +1,11 @@
-"""How a linear probe is trained, as published.
+"""How a linear probe is trained, and a network fine-tuned, as published.
 
 DiLo (arXiv 2004.06638, section 5.3) and MoCo (He et al., CVPR 2020, section 4.1) on ImageNet;
-Places as in Zhan et al. / DiLo's Table 6.
+Places as in Zhan et al. / DiLo's Table 6. Fine-tuning as openmixup, of CVSA's authors, does on
+fine-grained sets (CUB-200, Aircraft).
 """
 
+import math
 from dataclasses import dataclass
 
 
@@ -12,7 +14,9 @@ class Protocol:
     """How the classifier is trained; the defaults are DiLo's protocol.
 
     batch_size is over all processes. The learning rate is multiplied by .1 at the start of each
-    epoch in `milestones`. `batch_norm` puts a batch norm without parameters before the classifier.
+    epoch in `milestones`, or, with `cosine`, by (1 + cos(pi epoch / epochs)) / 2. `batch_norm` puts
+    a batch norm without parameters before the classifier. `scale` is the range of a training crop's
+    share of the area.
     """
 
     lr: float = 30.0
@@ -24,9 +28,13 @@ class Protocol:
     batch_size: int = 256
     batch_norm: bool = False
     seed: int = 0
+    cosine: bool = False
+    scale: tuple[float, float] = (0.08, 1.0)
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
+        if self.cosine:
+            return self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
         return self.lr * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
 
 
@@ -42,3 +50,8 @@ PRESETS = {
         batch_norm=True,
     ),
 }
+
+FINE_TUNING = Protocol(
+    lr=0.001, weight_decay=5e-4, epochs=200, milestones=(), batch_size=16, cosine=True,
+    scale=(0.5, 1.0),
+)  # fmt: skip

@@ -162,12 +162,12 @@ def unreadable_notes(unreadable: dict[str, str]) -> list[str]:
     return [f"left out, cannot be read: {key}: {reason}" for key, reason in unreadable.items()]
 
 
-def left_out_notes(label: str, left_out: dict[str, str]) -> list[str]:
+def left_out_notes(label: str, left_out: dict[str, str], what: str = "left out") -> list[str]:
     """Sentences on images without masks that can be used, by reason: key -> reason."""
     kinds: dict[str, list[str]] = {}
     for key, reason in left_out.items():
         kinds.setdefault(reason.split(":")[0], []).append(key)
-    return [f"{label}: left out, {reason}: {some(keys)}" for reason, keys in kinds.items()]
+    return [f"{label}: {what}, {reason}: {some(keys)}" for reason, keys in kinds.items()]
 
 
 def some(keys: list[str]) -> str:

@@ -50,7 +50,7 @@ def test_full_batch_training_reaches_scikit_learns_optimum(monkeypatch, split_fo
     monkeypatch.setattr(
         linear_training,
         "random_crop",
-        functools.cache(lambda path, size: centre_crop(decode(path).image, size)),
+        functools.cache(lambda path, size, _: (centre_crop(decode(path).image, size),)),
     )
     split = open_split(split_folder)
     decay = 0.05
