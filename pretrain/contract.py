@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pretrain.settings import Settings
 
-OPTIONAL = frozenset({"saliency", "alpha", "boxes"})
+OPTIONAL = frozenset({"saliency", "alpha", "boxes", "negative"})
 """The parts of `Views` that are made only for a method that has them in `wants`."""
 
 
@@ -32,6 +32,8 @@ class Views:
         flipped with the view. None: not wanted.
     boxes : float32 (B, V, 4), the tight box of saliency > .5 in the view: top, left, height, width
         in the view's pixels; 0 where there is no such pixel. None: not wanted.
+    negative : (B, 3, S, S), like a view: another image's object on the first view's background.
+        None: not wanted.
     """
 
     images: list[Tensor]
@@ -41,6 +43,7 @@ class Views:
     saliency: list[Tensor] | None = None
     alpha: list[Tensor] | None = None
     boxes: Tensor | None = None
+    negative: Tensor | None = None
 
     def chunk(self, parts: int) -> list[Views]:
         """Return the batch in `parts` equal parts; B must be a multiple of it."""
@@ -83,7 +86,8 @@ class Method:
 
     Settings : record of its `[method]` table.
     views : V, how many of each image it takes; where its settings say so, see `count_views`.
-    wants : which of the optional parts of `Views` it uses; see `OPTIONAL`.
+    wants : which of the optional parts of `Views` it uses (`OPTIONAL`); where its settings say so,
+        see `wanted`.
     groups : batch-norm groups of the global batch by default; 0: one for each process.
     defaults : of the run's settings, where this method needs others than the rest.
 
@@ -100,6 +104,11 @@ class Method:
     def count_views(cls, settings: MethodSettings) -> int:
         """Return V; for methods whose settings decide on it."""
         return cls.views
+
+    @classmethod
+    def wanted(cls, settings: MethodSettings) -> frozenset[str]:
+        """Return which optional parts it uses; for methods whose settings decide on it."""
+        return cls.wants
 
     @classmethod
     def check(cls, settings: Settings, sizes: Sizes) -> None:

@@ -24,10 +24,14 @@ from data.options import Record, build, list_settings, one_of, read_toml, settin
 from pretrain.contract import MethodSettings
 from pretrain.methods import METHODS, load_method
 from pretrain.views.recipes import (
+    PASTED_HELP,
+    PLACING_HELP,
     RECIPES,
     Blend,
     BlendSigma,
+    Pasted,
     PasteSettings,
+    Placing,
     Probability,
     Switches,
     ViewRecipe,
@@ -97,6 +101,8 @@ class Settings(Switches):
     )  # fmt: skip
     blend: Blend = setting("none", "blending of the mask's border", heading="Copy-paste")
     blend_sigma: BlendSigma = setting(5.0, "sigma of that blending, pixels of the original image")
+    paste_views: Pasted = setting("all", PASTED_HELP)
+    placement: Placing = setting("same", PLACING_HELP)
     # optimisation
     epochs: Annotated[int, Field(ge=1, le=10**6)] = setting(
         200, "passes over the images", heading="Method"
@@ -184,6 +190,8 @@ class Settings(Switches):
             pool=self.background_pool,
             blend=self.blend,
             sigma=self.blend_sigma,
+            views=self.paste_views,
+            placement=self.placement,
         )
 
     def scaled_lr(self) -> float:

@@ -99,12 +99,14 @@ class _Training:
         self.workers = s.workers
         if s.workers is None:
             self.workers = max(1, usable_cores() // here.local_size)
+        self.wants = load_method(s.method.name).wanted(s.method)
         self.loader = build_loader(
             s.images,
             s.masks,
             recipe=s.view_recipe(),
             paste=s.paste_settings(),
-            saliency=bool(load_method(s.method.name).wants & {"saliency", "boxes"}),
+            saliency=bool(self.wants & {"saliency", "boxes"}),
+            negative="negative" in self.wants,
             batch_size=s.batch_size // here.size,
             seed=s.seed,
             rank=here.rank,
@@ -286,7 +288,7 @@ class _Training:
         count = len(batch["index"])
         rows = here.rank * count + torch.arange(count, device=here.device)
         with torch.no_grad():
-            views = self.augment.views(batch, rows, self.method.wants)
+            views = self.augment.views(batch, rows, self.wants)
             if not s.channels_last:
                 views.images[:] = [view.contiguous() for view in views.images]
 

@@ -23,14 +23,18 @@ _SKIPPED = 100  # so many unreadable ones in a row mean that the folder is gone
 class Background(NamedTuple):
     """A line of the registry.
 
-    source : "module:Class"; None: one random gray level, which needs no pictures (`gray_level`).
+    source : "module:Class"; None: one random gray level, which needs no pictures (`gray_level`),
+        or a partner.
     about : one line for lists.
     pool : what the class is opened with, in words; None: it takes nothing.
+    partner : the background is another image of the data set (`data.backgrounds.partner`): "free"
+        of its object, or with the foreground "over" its object.
     """
 
     source: str | None
     about: str
     pool: str | None = None
+    partner: str | None = None
 
 
 BACKGROUNDS: dict[str, Background] = {
@@ -42,6 +46,13 @@ BACKGROUNDS: dict[str, Background] = {
         "data.backgrounds.pool:BackgroundPool",
         "crops without salient objects",
         "a pool made by `mask-shards backgrounds`",
+    ),
+    "constant": Background("data.backgrounds.constant:Constant", "ImageNet's mean colour, always"),
+    "mask-swap": Background(
+        None, "another image of the data set, its object covered by its surroundings", None, "free"
+    ),
+    "box-swap": Background(
+        None, "another image, the object's box pasted on its object's box", None, "over"
     ),
 }
 
@@ -85,7 +96,7 @@ def open_source(name: str, pool: str | os.PathLike | None = None) -> BackgroundS
     """Open a registered source; None for a random gray level, which needs none."""
     check_background(name, pool)
     line = BACKGROUNDS[name]
-    if line.source is None:
+    if line.source is None:  # a partner is read by whoever knows the data set
         return None
     module, _, kind = line.source.partition(":")
     source = getattr(importlib.import_module(module), kind)

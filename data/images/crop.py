@@ -10,8 +10,10 @@ import torch
 from data.images.bilinear import sample_grid
 
 
-def crop_resize(image: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
-    """Cut a box of whole pixels and resize it to size x size.
+def crop_resize(
+    image: np.ndarray, box: tuple[int, int, int, int], size: int | tuple[int, int]
+) -> np.ndarray:
+    """Cut a box of whole pixels and resize it to (height, width), or to size x size.
 
     The same pixels as torchvision's `resized_crop` (bilinear, antialiased) of a uint8 tensor: this
     is its kernel, on the channels-last layout that the decoder leaves, where it is fastest.
@@ -19,14 +21,15 @@ def crop_resize(image: np.ndarray, box: tuple[int, int, int, int], size: int) ->
     image : uint8 (H, W, 3).
     box : (top, left, height, width) within the image.
 
-    Returns uint8 (size, size, 3).
+    Returns uint8 (height, width, 3).
     """
     top, left, height, width = box
+    size = (size, size) if isinstance(size, int) else size
     pixels = torch.from_numpy(image[top : top + height, left : left + width])
-    if (height, width) == (size, size):
+    if (height, width) == size:
         return pixels.numpy()
     view = torch.nn.functional.interpolate(
-        pixels.permute(2, 0, 1)[None], (size, size), mode="bilinear", antialias=True
+        pixels.permute(2, 0, 1)[None], size, mode="bilinear", antialias=True
     )
     return view[0].permute(1, 2, 0).numpy()
 

@@ -22,6 +22,7 @@ from pretrain.views.recipes import ViewRecipe
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, torchvision's digits
 _PIXELS = ("image", "mask", "background", "parameters")  # of a batch, what views are made of
+_VIEWS = ("mask", "parameters", "crops", "saliency")  # of a batch, what has a row a view
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)  # numbers in JITTER_ORDERS
 
 
@@ -135,7 +136,7 @@ class DeviceAugment(nn.Module):
         self.register_buffer("orders", torch.from_numpy(JITTER_ORDERS), persistent=False)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """Return the views: V tensors float32 (B, 3, S, S), normalised, in channels_last layout."""
+        """Return the views, and then a batch's negative: float32 (B, 3, S, S), channels_last."""
         count, views, size = batch["image"].shape[:3]
         result = []
         for view in range(views):
@@ -162,6 +163,10 @@ class DeviceAugment(nn.Module):
         wants : the optional parts that are made; see `pretrain.contract.OPTIONAL`.
         """
         images = self(batch)
+        count = self.recipe.views
+        batch = {
+            name: value[:, :count] if name in _VIEWS else value for name, value in batch.items()
+        }
         flip = batch["parameters"][..., COLUMN["flip"], None, None] > 0
 
         def planes(pixels: torch.Tensor) -> list[torch.Tensor]:
@@ -176,9 +181,11 @@ class DeviceAugment(nn.Module):
             boxes = torch.stack([tight_boxes(mask[:, 0] > 0.5) for mask in saliency], 1)
         if "alpha" in wants:
             pasted = "mask" in batch
-            alpha = planes(batch["mask"]) if pasted else [torch.ones_like(x[:, :1]) for x in images]
+            ones = [torch.ones_like(image[:, :1]) for image in images[:count]]
+            alpha = planes(batch["mask"]) if pasted else ones
         return Views(
-            images=images,
+            images=images[:count],
+            negative=images[count] if "negative" in wants else None,
             index=batch["index"],
             rows=rows,
             crops=batch["crops"],

@@ -18,7 +18,15 @@ from torch.utils._pytree import tree_leaves, tree_map  # as torchvision's own v2
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from data.backgrounds import BackgroundSource, cover_box, gray_level, open_source, read_chosen
+from data.backgrounds import (
+    BACKGROUNDS,
+    BackgroundSource,
+    cover_box,
+    gray_level,
+    open_source,
+    read_chosen,
+)
+from data.errors import UserError
 from data.images.crop import box_within, sample_box
 from data.options import build
 from pretrain.views.recipes import PasteSettings, blurs
@@ -135,6 +143,11 @@ class CopyPaste(v2.Transform):
         super().__init__()
         given = {"probability": probability, "blend": blend, "sigma": sigma}
         build(PasteSettings, given, label=str)  # refuses invalid values
+        if isinstance(background, str) and BACKGROUNDS.get(background, (None,) * 4)[3]:
+            raise UserError(
+                f"background is {background!r}, whose partners are images of a whole data set; "
+                "CopyPaste sees one: give it another, or use pretrain's loader."
+            )
         self.background = open_source(background) if isinstance(background, str) else background
         self.probability = probability
         self.blend = blend

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from data.backgrounds import BACKGROUNDS
+from pretrain.views.object_crop import object_crop
 from pretrain.views.recipes import PasteSettings, ViewRecipe, blurs
 
 # Columns of a view's float32 parameter vector, in the order in which a batch carries them.
@@ -54,6 +57,14 @@ _TOP, _LEFT, _FLIP, _GRAY, _JITTER, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _
 _BLUR, _BLUR_SIGMA, _PASTE, _BLEND, _BACKGROUND, _OFFSET_Y, _OFFSET_X = range(30, 37)
 UNIFORMS = 40  # three to spare: adding a draw later must not move the others
 
+# What came later is drawn from another stream of the seed; 0 is the one above, 1 the order's, 2 the
+# replacements'.
+_LATER_STREAM = 3
+_PARTNER = 0
+_FRAME = slice(1, 5)  # height, width, top, left
+_CENTRE = slice(5, 5 + 2 * _ATTEMPTS)  # of each attempt at an object crop
+LATER_UNIFORMS = 64
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -63,6 +74,9 @@ class Draw:
     box : (top, left, height, width), pixels of the whole image.
     paste, blur_mask : whether to paste, and whether to blur the mask's border.
     background, offset : uniform numbers in [0, 1): which background, and where (y, x) it is cut.
+    partner : such a number: which other image of the data set.
+    frame : four, of the place of a cut-out (`placement.random_frame`); None: it stays in place.
+    cut : the object's box, like `box`, where that is cut out and moved.
     """
 
     parameters: np.ndarray
@@ -71,6 +85,9 @@ class Draw:
     blur_mask: bool
     background: float
     offset: tuple[float, float]
+    partner: float = 0.0
+    frame: np.ndarray | None = None
+    cut: tuple[int, int, int, int] | None = None
 
 
 def uniforms(seed: int, epoch: int, index: int, view: int) -> np.ndarray:
@@ -83,19 +100,38 @@ def uniforms(seed: int, epoch: int, index: int, view: int) -> np.ndarray:
     return np.random.Generator(philox).random(UNIFORMS)
 
 
+def later_uniforms(seed: int, epoch: int, index: int, view: int) -> np.ndarray:
+    """Return more such numbers, float64 (LATER_UNIFORMS,), from a stream of their own.
+
+    Of partners, of the place of cut-outs, of object crops: none of them moves the numbers above.
+    """
+    philox = np.random.Philox(key=[seed, _LATER_STREAM], counter=[0, view, index, epoch])
+    return np.random.Generator(philox).random(LATER_UNIFORMS)
+
+
 def draw_view(
     recipe: ViewRecipe,
     paste: PasteSettings | None,
     numbers: np.ndarray,
     image_size: tuple[int, int],
+    later: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
 ) -> Draw:
     """Turn a view's uniform numbers into its parameters.
 
     numbers : float64 (UNIFORMS,) from `uniforms`.
     image_size : (height, width) of the whole image, pixels.
+    later : float64 (LATER_UNIFORMS,) from `later_uniforms`, where `needs_later` says so.
+    mask : uint8 (h, w), the image's; object crops follow it, and without one are scale crops.
     """
     numbers = numbers.tolist()  # Python's floats: numpy's cost ten times as much one by one
-    box = _box(recipe, numbers, image_size)
+    box = None
+    if recipe.crop == "object" and mask is not None:
+        centres = later[_CENTRE].reshape(_ATTEMPTS, 2)
+        sizes = list(_sizes(recipe, numbers, image_size))
+        box = object_crop(sizes, centres, mask, image_size, recipe.crop_keeps, recipe.scale[0])
+    if box is None:
+        box = _box(recipe, numbers, image_size)
     pasted = paste is not None and numbers[_PASTE] < paste.probability
     blur_mask = paste is not None and blurs(paste.blend, numbers[_BLEND])
     values = np.zeros(len(PARAMETERS), np.float32)
@@ -125,6 +161,16 @@ def draw_view(
         blur_mask=blur_mask,
         background=numbers[_BACKGROUND],
         offset=(numbers[_OFFSET_Y], numbers[_OFFSET_X]),
+        partner=0.0 if later is None else float(later[_PARTNER]),
+        frame=later[_FRAME] if paste is not None and paste.placement == "frame" else None,
+    )
+
+
+def needs_later(recipe: ViewRecipe, paste: PasteSettings | None) -> bool:
+    """Return whether `draw_view` takes numbers of the later stream with these settings."""
+    return recipe.crop == "object" or (
+        paste is not None
+        and (paste.placement == "frame" or BACKGROUNDS[paste.background].partner is not None)
     )
 
 
@@ -132,10 +178,11 @@ def _box(
     recipe: ViewRecipe, numbers: list[float], image_size: tuple[int, int]
 ) -> tuple[int, int, int, int]:
     """Return (top, left, height, width) of the crop."""
-    if recipe.crop == "scale":
-        height, width = _scale_crop(recipe, numbers, image_size)
-        if height == 0:  # no attempt fitted: torchvision's fallback is a centred crop
+    if recipe.crop in ("scale", "object"):
+        size = next(_sizes(recipe, numbers, image_size), None)
+        if size is None:  # no attempt fitted: torchvision's fallback is a centred crop
             return _central_crop(recipe, image_size)
+        height, width = size
     else:
         height = width = max(1, round(min(image_size) * 224 / 256))
     if recipe.crop == "center":
@@ -145,10 +192,10 @@ def _box(
     return top, left, height, width
 
 
-def _scale_crop(
+def _sizes(
     recipe: ViewRecipe, numbers: list[float], image_size: tuple[int, int]
-) -> tuple[int, int]:
-    """Return (height, width) as RandomResizedCrop chooses them; (0, 0) if none fits."""
+) -> Iterator[tuple[int, int]]:
+    """Yield (height, width) of the attempts that fit; RandomResizedCrop takes the first."""
     smallest, largest = recipe.scale
     low, high = math.log(recipe.ratio[0]), math.log(recipe.ratio[1])
     for share, skew in zip(numbers[_AREA], numbers[_RATIO], strict=True):
@@ -156,8 +203,7 @@ def _scale_crop(
         ratio = math.exp(low + (high - low) * skew)
         width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < width <= image_size[1] and 0 < height <= image_size[0]:
-            return height, width
-    return 0, 0
+            yield height, width
 
 
 def _central_crop(recipe: ViewRecipe, image_size: tuple[int, int]) -> tuple[int, int, int, int]:

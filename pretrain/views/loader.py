@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from data.backgrounds import open_source
+from data.backgrounds import BACKGROUNDS, open_source
+from data.backgrounds.partner import Partners
 from data.errors import UserError
 from data.images.listing import list_images
 from data.keys import Keys
@@ -19,6 +20,7 @@ from pretrain.views.dataset import Batch, ViewDataset
 from pretrain.views.device_decode import DeviceDecoder
 from pretrain.views.mask_rows import MaskRows, match_masks
 from pretrain.views.recipes import PasteSettings, ViewRecipe
+from pretrain.views.swaps import Swaps
 
 _ORDER_STREAM = 1  # of the seed; 0 is the views', 2 the replacements'
 
@@ -43,10 +45,13 @@ class Loader(BatchLoader):
     parameters   float32 (B, V, P)      of the augmentation; columns: draws.PARAMETERS
     crops        float32 (B, V, 4)      what was cut: top, left, height, width, image's pixels
     missing      int64 (M,)             images of this batch that have no mask and are used unpasted
+    unmoved      int64 (B,)             views that stay as they are, since the object's box, theirs
+                                        or their partner's, is empty, below 2 % or above 90 %
     replaced     int64 (R,)             images that could not be read, and were replaced by others
     replaced_reasons                    list of R str, "key: reason"
     backgrounds_skipped                 list of str, unreadable backgrounds and why
 
+    With `negative` there is one view more: another image's object on the first view's background.
     `DeviceAugment` makes views of it. With workers, one process loads one batch;
     the workers stay alive from epoch to epoch until `close`.
 
@@ -89,6 +94,7 @@ def build_loader(
     recipe: ViewRecipe,
     paste: PasteSettings | None = None,
     saliency: bool = False,
+    negative: bool = False,
     batch_size: int,
     seed: int = 0,
     epoch: int = 0,
@@ -112,8 +118,8 @@ def build_loader(
     images, masks : the image folder, and the folder of its mask shards (None without pasting).
     recipe, paste : the views, and the copy-paste augmentation. `paste` None or of probability 0:
         nothing is pasted.
-    saliency : load the true mask of each view, pasted or not; without it and `paste` no masks are
-        read.
+    saliency : load the true mask of each view, pasted or not.
+    negative : add a view of another image's object on the first view's background.
     batch_size : images a step in this process.
     seed : >= 0.
     epoch, start_step : where to begin; `Loader.set_epoch` goes on from there.
@@ -125,7 +131,10 @@ def build_loader(
     decode_on : decode plain JPEGs in this process, on this device (`device_decode`), and
         only the others in the workers; None: the workers decode all.
 
-    UserError here: no images; a device that decodes no JPEGs; no masks though they are needed;
+    Masks are read where something is pasted, for `saliency` and `negative`, and for object crops.
+
+    UserError here: no images; a device that decodes no JPEGs, or is to decode views that show other
+    images or moved objects; no masks though they are needed; fewer than two where partners are;
     masks of another folder; images without a mask, unless allowed. While iterating: a mask of
     another size of image; a damaged shard; a folder in which nothing can be read any more.
     """
@@ -133,8 +142,19 @@ def build_loader(
     if paste is not None and paste.probability == 0:
         paste = None
     shards = rows = None
-    if paste is not None or saliency:
+    if paste is not None or saliency or negative or recipe.crop == "object":
         shards, rows = _open_masks(images, masks, keys, paste, allow_missing_masks)
+    partner = paste is not None and BACKGROUNDS[paste.background].partner
+    if decode_on is not None and (
+        negative or partner == "over" or (paste and paste.placement == "frame")
+    ):
+        raise UserError(
+            "decode is 'device', which cuts whole views out of their own images alone; set it to "
+            "'workers' for negatives on the same background, box-swap and placement = 'frame'."
+        )
+    swaps = None
+    if partner or negative:
+        swaps = Swaps(Partners(images, keys, shards, rows.rows), recipe)
     dataset = ViewDataset(
         images,
         keys,
@@ -147,6 +167,8 @@ def build_loader(
         None if labels is None else np.asarray(labels, np.int64),
         keep_jpegs=decode_on is not None,
         saliency=saliency,
+        swaps=swaps,
+        negative=negative,
     )
     requests = EpochBatches(
         lambda epoch: epoch_order(seed, epoch, len(keys)),
@@ -170,7 +192,7 @@ def _open_masks(
 ) -> tuple[MaskShards, MaskRows]:
     """Open the mask shards and find every image's row in them."""
     if masks is None:
-        what = "a method that looks at the saliency needs masks"
+        what = "a method that looks at the saliency, or a crop about the object, needs masks"
         remedy = "give the folder of the mask shards"
         if paste is not None:
             what = f"copy-paste with probability {paste.probability} needs masks"

@@ -20,15 +20,26 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0)]
 Blend = Literal["none", "gaussian", "mix"]
 BlendSigma = Annotated[float, Field(gt=0, le=SIGMA_MOST)]
+Pasted = Literal["all", "first"]
+PASTED_HELP = "which views of an image are pasted with that probability"
+Placing = Literal["same", "frame"]
+PLACING_HELP = (
+    "where a foreground is pasted: same (where it was, as large) or frame (its box anywhere in the "
+    "view, half as large as the view or more, as InstanceLoc)"
+)
 
 
 class Switches(Record):
     """What can be set of a recipe by itself."""
 
-    crop: Literal["scale", "spatial", "center"] = setting(
+    crop: Literal["scale", "spatial", "center", "object"] = setting(
         "scale",
         "kind of crop: scale (RandomResizedCrop), spatial (a square of 224/256 of the shorter side "
-        "anywhere, as Resize(256), RandomCrop(224)) or center (that square in the middle)",
+        "anywhere, as Resize(256), RandomCrop(224)), center (that square in the middle) or object "
+        "(a scale crop about the mask; needs masks)",
+    )
+    crop_keeps: Probability = setting(
+        0.2, "least share of the mask that an object crop keeps, in ten attempts (CAST)"
     )
     scale: tuple[float, float] = setting((0.2, 1.0), "range of the scale crop's share of the area")
     flip: Probability = setting(0.5, "probability of a horizontal flip")
@@ -106,10 +117,17 @@ class PasteSettings(Record):
         "none", "none takes the mask as it is, gaussian blurs it, mix does either, evenly"
     )
     sigma: BlendSigma = setting(5.0, "of that Gaussian, pixels of the original image")
+    views: Pasted = setting("all", PASTED_HELP)
+    placement: Placing = setting("same", PLACING_HELP)
 
     @model_validator(mode="after")
     def _pool(self) -> PasteSettings:
         check_background(self.background, self.pool)
+        if self.placement == "frame" and BACKGROUNDS[self.background].partner == "over":
+            raise ValueError(
+                f"placement is 'frame' and background is {self.background!r}, which has a place "
+                "for the object; set placement to 'same'"
+            )
         return self
 
 

@@ -131,7 +131,7 @@ def test_a_switch_changes_no_other_draw():
     [
         ({"image_size": 0}, "image_size is 0"),
         ({"views": 0}, "views is 0"),
-        ({"crop": "middle"}, "'middle'; it should be 'scale', 'spatial' or 'center'"),
+        ({"crop": "middle"}, "'middle'; it should be 'scale', 'spatial', 'center' or 'object'"),
         ({"flip": 1.5}, "flip is 1.5"),
         ({"hue": 0.6}, "hue is 0.6"),
         ({"contrast": -1}, "contrast is -1"),
