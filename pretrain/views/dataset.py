@@ -141,7 +141,8 @@ class ViewDataset:
                 unmoved[row] += done.unmoved
                 parameters[row, view], crops[row, view] = draw.parameters, done.box
                 parameters[row, view, COLUMN["paste"]] = done.pasted
-                parameters[row, view, _BOX] = done.box
+                if done.box != draw.box:
+                    parameters[row, view, _BOX] = done.box
             if self.negative:
                 draw, names = self._write_negative(rows, epoch, read, parameters[row, 0])
                 skipped += names
