@@ -143,7 +143,7 @@ def build_loader(
         paste = None
     shards = rows = None
     if paste is not None or saliency or negative or recipe.crop == "object":
-        shards, rows = _open_masks(images, masks, keys, paste, allow_missing_masks)
+        shards, rows = _open_masks(images, masks, keys, paste, recipe.crop, allow_missing_masks)
     partner = paste is not None and BACKGROUNDS[paste.background].partner
     if decode_on is not None and (
         negative or partner == "over" or (paste and paste.placement == "frame")
@@ -188,11 +188,14 @@ def _open_masks(
     masks: str | os.PathLike | None,
     keys: Keys,
     paste: PasteSettings | None,
+    crop: str,
     allow_missing: bool,
 ) -> tuple[MaskShards, MaskRows]:
     """Open the mask shards and find every image's row in them."""
     if masks is None:
-        what = "a method that looks at the saliency, or a crop about the object, needs masks"
+        what = "a method that looks at the saliency needs masks"
+        if crop == "object":
+            what = "crop = 'object' needs masks"
         remedy = "give the folder of the mask shards"
         if paste is not None:
             what = f"copy-paste with probability {paste.probability} needs masks"

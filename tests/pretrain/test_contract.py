@@ -23,7 +23,11 @@ def load(photographs, paste, **options):
         **options,
     )  # fmt: skip
     batch = next(iter(loader))
-    return batch, DeviceAugment(RECIPE).views(batch, torch.arange(6), OPTIONAL - {"negative"}), loader.keys
+    return (
+        batch,
+        DeviceAugment(RECIPE).views(batch, torch.arange(6), OPTIONAL - {"negative"}),
+        loader.keys,
+    )
 
 
 @pytest.mark.parametrize("paste", [PasteSettings(blend="gaussian"), None])

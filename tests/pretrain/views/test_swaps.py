@@ -213,7 +213,7 @@ def test_refusals(photographs, tmp_path):
     swap = PasteSettings(background="box-swap")
     with pytest.raises(UserError, match=r"decode is 'device'.*set it to 'workers'"):
         load(photographs, swap, decode_on=torch.device("cpu"))
-    with pytest.raises(UserError, match="crop about the object, needs masks"):
+    with pytest.raises(UserError, match="crop = 'object' needs masks"):
         build_loader(
             photographs.images, recipe=RECIPE.model_copy(update={"crop": "object"}), batch_size=2
         )
