@@ -93,21 +93,30 @@ def _cut(photograph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(values * tint, 0, 255)
 
 
-def write_scenes(folder: Path, truth: Path, train: int, val: int) -> None:
+def write_scenes(
+    folder: Path,
+    truth: Path,
+    train: int,
+    val: int,
+    backgrounds: tuple[str, str] = ("tied", "unseen"),
+) -> None:
     """Write pictures as folder/train/<class>/0000.jpg and folder/val/..., and their true masks.
 
     The masks are truth/train/<class>/0000.png and so on. The pictures depend on nothing but
-    `SEED` and their numbers. What is there already stays.
+    `SEED`, their numbers and their backgrounds. What is there already stays.
 
     Parameters
     ----------
     train, val : images, spread evenly over the classes.
+    backgrounds : of train and of val: "tied" to the class in part (`HABITAT_SHARE`), "shared" by
+        all classes alike, or "unseen", from other photographs than the first two.
     """
-    for part, count, loaders in (("train", train, TRAIN_SOURCES), ("val", val, VAL_SOURCES)):
+    for part, count, kind in (("train", train, backgrounds[0]), ("val", val, backgrounds[1])):
         if (folder / part).is_dir():
             continue
+        loaders = VAL_SOURCES if kind == "unseen" else TRAIN_SOURCES
         sources = {name: np.asarray(load()) for name, load in loaders.items()}
-        habitats = list(TRAIN_SOURCES) if part == "train" else [None] * len(CLASSES)
+        habitats = list(TRAIN_SOURCES) if kind == "tied" else [None] * len(CLASSES)
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(truth / part, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{part}-", dir=folder))

@@ -20,6 +20,9 @@ class Probe(NamedTuple):
 PROBES = {
     "linear": Probe("evaluate.linear", "Train a linear classifier on frozen features."),
     "knn": Probe("evaluate.knn", "Classify by the nearest training images of frozen features."),
+    "foreground": Probe(
+        "evaluate.foreground", "Measure what the object and what the background explain."
+    ),
     "robustness": Probe("evaluate.robustness", "Measure accuracy with the background swapped."),
     "neighbors": Probe("evaluate.neighbors", "Show queries and their nearest neighbours."),
     "gradients": Probe("evaluate.gradients", "Show where models look, and measure it with masks."),

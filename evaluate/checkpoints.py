@@ -43,6 +43,11 @@ class Source:
         return {key: facts[key] for key in facts if key not in ("config", "others")}
 
     @property
+    def untrained(self) -> bool:
+        """Whether these are random weights."""
+        return self.checkpoint.startswith("random:")
+
+    @property
     def trained_size(self) -> int | None:
         """The side of the views that a backbone of ours was trained at."""
         size = (self.config or {}).get("image_size")

@@ -104,6 +104,18 @@ def open_split(
     return Split(train, val, f"train/ and {val_folder.name}/", val_folder.name)
 
 
+def open_any(root: str | Path) -> tuple[Labelled, str]:
+    """List a folder whose labels do not matter, as of one class; and `Split.folder`.
+
+    Where there are `train` and `val` (or `validation`, `test`) it is the images of the latter.
+    """
+    root = Path(root)
+    val = next((name for name in VAL_NAMES if (root / name).is_dir()), "")
+    val = val if (root / "train").is_dir() else ""
+    keys = list_images(root / val)
+    return Labelled(root / val, keys, np.zeros(len(keys), np.int64), ["any"]), val
+
+
 def check_classes(train: Labelled, val: Labelled) -> None:
     """Refuse two folders of different classes."""
     differ = sorted(set(train.classes) ^ set(val.classes))

@@ -238,6 +238,25 @@ def load_models(
     return models
 
 
+def with_untrained(models: list[Model]) -> list[Model]:
+    """The models, and after them the untrained network of each architecture that is not there.
+
+    What it reaches, any architecture of the kind reaches by itself: no merit of the training.
+    """
+    there = {m.backbone.source.arch for m in models if m.backbone.source.untrained}
+    added = []
+    for model in models:
+        arch = model.backbone.source.arch
+        if arch in there:
+            continue
+        there.add(arch)
+        backbone = Backbone(load_checkpoint(f"random:{arch}"), model.options.layer)
+        labels = {each.label for each in models}
+        label = f"untrained {arch}" if added or "untrained" in labels else "untrained"
+        added.append(Model(label, backbone, model.size, model.options, model.device))
+    return [*models, *added]
+
+
 def _named(text: str) -> tuple[str | None, str]:
     name, equals, path = text.partition("=")
     if equals and name and path and "/" not in name and not Path(text).exists():

@@ -96,12 +96,12 @@ def mixed(image: np.ndarray, mask: np.ndarray, background: np.ndarray) -> np.nda
     return np.where(mask[..., None], image, background)
 
 
-def with_backgrounds(
+def usable(
     images: Labelled, finder: MaskFinder, size: int, threshold: int = MASK_THRESHOLD
 ) -> tuple[Labelled, dict[str, str]]:
     """The images that have a foreground and a background in their centre crop.
 
-    Of the others key -> reason. UserError where a class is left without two images.
+    Of the others key -> reason.
     """
     kept, left_out = [], {}
     for row, mask in finder.foregrounds(images, size, threshold, "masks"):
@@ -112,8 +112,15 @@ def with_backgrounds(
             left_out[images.keys[row]] = reason
         else:
             kept.append(row)
-    kept = np.array(kept, np.int64)
-    counts = np.bincount(images.labels[kept], minlength=len(images.classes))
+    return images.take(np.array(kept, np.int64)), left_out
+
+
+def with_backgrounds(
+    images: Labelled, finder: MaskFinder, size: int, threshold: int = MASK_THRESHOLD
+) -> tuple[Labelled, dict[str, str]]:
+    """What `usable` gives; UserError where a class is left without two images."""
+    kept, left_out = usable(images, finder, size, threshold)
+    counts = np.bincount(kept.labels, minlength=len(images.classes))
     if counts.min() < 2:
         name = images.classes[int(counts.argmin())]
         reason = next((f"; {k} {r}" for k, r in left_out.items() if k.startswith(name + "/")), "")
@@ -121,7 +128,7 @@ def with_backgrounds(
             f"--masks: the class '{name}' has {counts.min()} images with a usable mask, and two "
             f"are needed to swap backgrounds{reason}."
         )
-    return images.take(kept), left_out
+    return kept, left_out
 
 
 def donors(labels: np.ndarray, classes: int, seed: int = 0) -> dict[str, np.ndarray]:
