@@ -24,11 +24,13 @@ from data.options import Record, build, list_settings, one_of, read_toml, settin
 from pretrain.contract import MethodSettings
 from pretrain.methods import METHODS, load_method
 from pretrain.views.recipes import (
+    CUTOUT_HELP,
     PASTED_HELP,
     PLACING_HELP,
     RECIPES,
     Blend,
     BlendSigma,
+    Cutout,
     Pasted,
     PasteSettings,
     Placing,
@@ -103,6 +105,7 @@ class Settings(Switches):
     blend_sigma: BlendSigma = setting(5.0, "sigma of that blending, pixels of the original image")
     paste_views: Pasted = setting("all", PASTED_HELP)
     placement: Placing = setting("same", PLACING_HELP)
+    cutout: Cutout = setting("mask", CUTOUT_HELP)
     # optimisation
     epochs: Annotated[int, Field(ge=1, le=10**6)] = setting(
         200, "passes over the images", heading="Method"
@@ -192,6 +195,7 @@ class Settings(Switches):
             sigma=self.blend_sigma,
             views=self.paste_views,
             placement=self.placement,
+            cutout=self.cutout,
         )
 
     def scaled_lr(self) -> float:

@@ -12,7 +12,7 @@ is InstanceLoc but for its anchors.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -106,6 +106,9 @@ class CoDo(MoCo):
 
     Settings = CoDoSettings
     wants = frozenset({"alpha"})
+    defaults: ClassVar[dict[str, Any]] = {
+        "recipe": "moco-v2", "paste_probability": 1.0, "placement": "frame",
+    }  # fmt: skip
 
     def __init__(self, encoder: nn.Module, settings: CoDoSettings, seed: int = 0) -> None:
         super().__init__(encoder, settings, seed, queues=(6 - settings.lowest_level,))

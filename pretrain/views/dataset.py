@@ -196,7 +196,7 @@ class ViewDataset:
         side, mask = self.recipe.image_size, read.mask
         numbers = (self.seed, epoch, read.index, view)
         placement, behind, skipped, unmoved = Placement(draw.box, (0, 0, side, side)), 0, [], False
-        pasted = draw.paste and mask.usable
+        pasted = draw.paste and (mask.usable or draw.rectangle)
         if pasted and self._partner == "over":
             partner, skipped = self.swaps.over(numbers, draw)
             pasted, unmoved = partner is not None, partner is None
@@ -230,7 +230,7 @@ class ViewDataset:
         return cut_background(self.source, draw.background, draw.offset, draw.box, whole, side)
 
     def _alpha(self, draw: Draw, mask: _MaskOnce) -> Callable[[Box, tuple[int, int]], np.ndarray]:
-        if self._partner == "over":  # a rectangle, so that nothing shows of the object below it
+        if self._partner == "over" or draw.rectangle:  # over: nothing may show of the object below
             return lambda box, size: np.full(size, 255, np.uint8)
         return lambda box, size: mask.crop(box, size, draw.blur_mask)
 
@@ -264,9 +264,7 @@ class ViewDataset:
     def _draw(self, epoch: int, index: int, mask: _MaskOnce) -> tuple[list[Draw], int]:
         """Return how each view is made of an image, and how many are to move what cannot be."""
         recipe, draws, unmoved = self.recipe, [], 0
-        moving = self.paste is not None and (
-            self._partner == "over" or self.paste.placement == "frame"
-        )
+        framed = self.paste is not None and self.paste.placement == "frame"
         later = needs_later(recipe, self.paste)
         whole = mask.whole if recipe.crop == "object" and mask.usable else None
         for view in range(recipe.views):
@@ -282,10 +280,14 @@ class ViewDataset:
                 later_uniforms(*numbers) if later else None,
                 whole,
             )
-            if moving and draw.paste and mask.usable:
+            if draw.paste and mask.usable and self._partner == "over":
                 cut = salient_box(mask.whole, mask.image_size)
                 unmoved += cut is None
                 draw = replace(draw, paste=cut is not None, cut=cut)
+            elif draw.paste and framed:
+                objects = self.paste.cutout == "mask" and mask.usable
+                cut = salient_box(mask.whole, mask.image_size) if objects else None
+                draw = replace(draw, cut=cut or draw.box, rectangle=cut is None)
             draws.append(draw)
         return draws, unmoved
 

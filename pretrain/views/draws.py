@@ -77,6 +77,7 @@ class Draw:
     partner : such a number: which other image of the data set.
     frame : four, of the place of a cut-out (`placement.random_frame`); None: it stays in place.
     cut : the object's box, like `box`, where that is cut out and moved.
+    rectangle : the cut-out is all of its box, not what the mask shows of it.
     """
 
     parameters: np.ndarray
@@ -88,6 +89,7 @@ class Draw:
     partner: float = 0.0
     frame: np.ndarray | None = None
     cut: tuple[int, int, int, int] | None = None
+    rectangle: bool = False
 
 
 def uniforms(seed: int, epoch: int, index: int, view: int) -> np.ndarray:

@@ -142,8 +142,9 @@ def build_loader(
     if paste is not None and paste.probability == 0:
         paste = None
     shards = rows = None
-    if paste is not None or saliency or negative or recipe.crop == "object":
-        shards, rows = _open_masks(images, masks, keys, paste, recipe.crop, allow_missing_masks)
+    pasting = paste if paste is not None and paste.needs_masks else None
+    if pasting is not None or saliency or negative or recipe.crop == "object":
+        shards, rows = _open_masks(images, masks, keys, pasting, recipe.crop, allow_missing_masks)
     partner = paste is not None and BACKGROUNDS[paste.background].partner
     if decode_on is not None and (
         negative or partner == "over" or (paste and paste.placement == "frame")

@@ -28,6 +28,12 @@ PLACING_HELP = (
     "view, half as large as the view or more, as InstanceLoc)"
 )
 
+Cutout = Literal["mask", "rectangle"]
+CUTOUT_HELP = (
+    "what is pasted in a frame: mask (the object; the rectangle where there is none) or rectangle "
+    "(the whole crop, which needs no masks; InstanceLoc)"
+)
+
 
 class Switches(Record):
     """What can be set of a recipe by itself."""
@@ -119,6 +125,7 @@ class PasteSettings(Record):
     sigma: BlendSigma = setting(5.0, "of that Gaussian, pixels of the original image")
     views: Pasted = setting("all", PASTED_HELP)
     placement: Placing = setting("same", PLACING_HELP)
+    cutout: Cutout = setting("mask", CUTOUT_HELP)
 
     @model_validator(mode="after")
     def _pool(self) -> PasteSettings:
@@ -128,7 +135,17 @@ class PasteSettings(Record):
                 f"placement is 'frame' and background is {self.background!r}, which has a place "
                 "for the object; set placement to 'same'"
             )
+        if self.cutout == "rectangle" and self.placement != "frame":
+            raise ValueError(
+                "cutout is 'rectangle', which in its own position would hide the whole background; "
+                "set placement to 'frame'"
+            )
         return self
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether it looks at masks."""
+        return self.cutout == "mask" or BACKGROUNDS[self.background].partner is not None
 
 
 def blurs(blend: str, uniform: float) -> bool:

@@ -1,6 +1,7 @@
 """Swaps between images of a data set, against plain constructions in NumPy."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from pretrain.views.augment import DeviceAugment
 from pretrain.views.copy_paste import CopyPaste
 from pretrain.views.draws import COLUMN, draw_view, later_uniforms, uniforms
 from pretrain.views.loader import build_loader
-from pretrain.views.placement import showing
+from pretrain.views.placement import random_frame, showing
 from pretrain.views.recipes import PasteSettings, ViewRecipe
 from tests.pretrain.mask_samples import write_masks
 
@@ -32,7 +33,7 @@ class Plain:
         self.images, self.keys, self.shards = (
             photographs.images,
             keys,
-            MaskShards(photographs.masks),
+            photographs.masks and MaskShards(photographs.masks),
         )
 
     def image(self, index):
@@ -173,6 +174,41 @@ def test_a_frame_puts_the_cut_out_anywhere(photographs):
     assert len({tuple(box) for box in boxes}) > 8 and boxes[:, 2:].max(1).min() > SIZE / 3
     outside = levels(views.images[0])[alpha == 0].std(1)
     assert outside.max() < 0.01  # gray
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_a_rectangle_is_the_crop_itself(photographs, masks):
+    """As InstanceLoc: the crop, its aspect ratio kept, opaque in a random frame; needs no masks."""
+    paste = PasteSettings(probability=1, placement="frame", cutout="rectangle")
+    given = photographs if masks else replace(photographs, masks=None)
+    batch, _, _ = load(given, paste)
+    for row, index in enumerate(batch["index"].tolist()):
+        key = sorted(photographs.sizes)[index]
+        image = decode(photographs.images / key).image
+        for view in range(2):
+            numbers = (SEED, 0, index, view)
+            draw = draw_view(
+                RECIPE, paste, uniforms(*numbers), image.shape[:2], later_uniforms(*numbers)
+            )
+            top, left, height, width = random_frame(draw.box, SIZE, draw.frame)
+            alpha = batch["mask"][row, view].numpy()
+            assert alpha[top : top + height, left : left + width].min() == 255
+            assert (alpha > 0).sum() == height * width
+            inside = batch["image"][row, view, top : top + height, left : left + width].numpy()
+            assert (inside == crop_resize(image, draw.box, (height, width))).all()
+
+
+def test_what_has_no_object_is_framed_as_a_rectangle(photographs, tmp_path):
+    rows = {}
+    for number, (key, (height, width)) in enumerate(sorted(photographs.sizes.items())):
+        mask = np.full((height // 2, width // 2), 0 if number % 2 else 255, np.uint8)
+        rows[key] = (mask, (height, width))
+    write_masks(tmp_path / "masks", rows)
+    paste = PasteSettings(probability=1, placement="frame")
+    batch, _, _ = load(replace(photographs, masks=tmp_path / "masks"), paste)
+    for alpha in batch["mask"].flatten(0, 1).numpy():
+        _, _, height, width = tight_box(alpha)
+        assert (alpha > 0).sum() == height * width < SIZE * SIZE
 
 
 def test_workers_and_order_do_not_matter(photographs):
