@@ -46,6 +46,8 @@ from pretrain.views.augment import DeviceAugment
 from pretrain.views.loader import build_loader
 
 DRAW_EVERY = 20  # seconds between pictures of the loss
+_ODD = {"replaced": "unreadable images were replaced"}
+_ODD["damaged"] = "images are damaged inside, and shown as far as they could be decoded"
 _STATE = ("keys", "method", "optimizer")  # what a checkpoint needs to be resumed from
 
 
@@ -224,10 +226,11 @@ class _Training:
         for epoch in range(self.step // self.steps, s.epochs):
             self.loader.set_epoch(epoch, self.step % self.steps)
             log.begin_epoch()
-            replaced: list[str] = []
+            odd: dict[str, list[str]] = {name: [] for name in _ODD}
             bar = epoch_bar(epoch, s.epochs, self.steps, self.step % self.steps, here.first)
             for batch in log.timed(self.loader):
-                replaced += batch["replaced_reasons"] + batch["backgrounds_skipped"]
+                odd["replaced"] += batch["replaced_reasons"] + batch["backgrounds_skipped"]
+                odd["damaged"] += batch["damaged"]
                 lr = self._set_learning_rate()
                 values = self._train_on(batch)
                 self.step += 1
@@ -248,7 +251,7 @@ class _Training:
                     bar.close()
                     return self._stopped(stop)
             bar.close()
-            if self._end_epoch(epoch, lr, replaced, stop):
+            if self._end_epoch(epoch, lr, odd, stop):
                 return self._stopped(stop)
         if here.first:
             backbone, curve, views = map(self.run.path, ("backbone.pt", "curve.png", "views.png"))
@@ -310,15 +313,18 @@ class _Training:
 
     # ---- what happens now and then ----
 
-    def _end_epoch(self, epoch: int, lr: float, replaced: list[str], stop: StopRequest) -> bool:
+    def _end_epoch(
+        self, epoch: int, lr: float, odd: dict[str, list[str]], stop: StopRequest
+    ) -> bool:
         """Save, measure, report and draw; return whether to stop."""
         s, here, log = self.settings, self.here, self.log
         step_seconds, waited = log.epoch_speed()
-        replaced = sorted(set(here.gather(replaced)))  # an image may be drawn again
-        if replaced and here.first:
-            line = {"step": self.step, "epoch": epoch, "replaced": len(replaced)}
-            log.write(line | {"reasons": replaced[:10]})
-            log.save()
+        told = {name: sorted(set(here.gather(odd[name]))) for name in odd}  # each image once
+        odd = {name: reasons for name, reasons in told.items() if reasons}
+        for name, reasons in odd.items() if here.first else ():
+            counted = {name: len(reasons), "reasons": reasons[:10]}
+            log.write({"step": self.step, "epoch": epoch} | counted)
+        log.save()
         self._save()
         stopping = self.step < self.last_step and here.any(bool(stop))[0]
         report = f"epoch {epoch + 1}/{s.epochs}: loss {log.mean_loss:.4f}"
@@ -328,9 +334,9 @@ class _Training:
         starved = f" ({waited:.0%} of the time waiting for images)" if waited > 0.05 else ""
         rate = s.batch_size / step_seconds
         self.say(f"{report}, lr {lr:g}, {rate:.0f} images/s{starved}, {left} left")
-        if replaced:
-            some = "; ".join(replaced[:3]) + ("; ..." if len(replaced) > 3 else "")
-            self.say(f"  {len(replaced)} unreadable images were replaced: {some}")
+        for name, reasons in odd.items():
+            some = "; ".join(reasons[:3] + ["..."] * (len(reasons) > 3))
+            self.say(f"  {len(reasons)} {_ODD[name]}: {some}")
         if here.first:
             log.save()
             # Not after each of many short epochs: it would take as long as they.

@@ -26,7 +26,9 @@ from data.masks.format import (
     INDEX_NAME,
     Status,
     open_shard,
+    own_columns,
     read_header,
+    reading,
     shard_name,
     shard_paths,
     software_versions,
@@ -77,6 +79,11 @@ class Plan:
     def shard_count(self) -> int:
         return math.ceil(len(self.keys) / self.shard_size)
 
+    @property
+    def numbers(self) -> range:
+        """The shards of this part."""
+        return range(self.part - 1, self.shard_count, self.parts)
+
     @cached_property
     def digest(self) -> str:
         return self.keys.digest()
@@ -110,14 +117,17 @@ class Summary:
 
     statuses : images per status in the shards of the plan's part, earlier runs' included. Flat is
         an image whose mask is zero by every method.
-    failures : the first (key, reason) of images without a mask.
+    remarked : images with a mask that are damaged inside.
+    failures, remarks : the first (key, reason) of images without a mask, and of those.
     images : images that this run did.
     masks, mask_bytes : what it wrote of them: masks of all methods, and their compressed size.
     shards_written, shards_kept, shards_missing : missing are other parts'.
     """
 
     statuses: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
+    remarked: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
+    remarks: list[tuple[str, str]] = field(default_factory=list)
     images: int = 0
     masks: int = 0
     mask_bytes: int = 0
@@ -136,8 +146,11 @@ class Summary:
     def count(self, key: str, status: Status, error: str) -> None:
         """Count an image."""
         self.statuses[status] += 1
-        if error and len(self.failures) < 5:
-            self.failures.append((key, error))
+        masked = status in (Status.OK, Status.FLAT)
+        self.remarked += masked and bool(error)
+        named = self.remarks if masked else self.failures
+        if error and len(named) < 5:
+            named.append((key, error))
 
     def report(self, out: Path, seconds: float) -> str:
         """Return the closing lines: what was made, what failed, what is still missing."""
@@ -154,6 +167,12 @@ class Summary:
             lines.append(
                 f"{self.statuses[Status.FLAT]} images have an empty mask: nothing stands out."
             )
+        if self.remarked:
+            lines.append(
+                f"{self.remarked} images are damaged inside, and their masks are of what could be "
+                "decoded; the first of them:"
+            )
+            lines += [f"  {key!r}: {remark}" for key, remark in self.remarks]
         if self.failed:
             lines.append(f"{self.failed} images have no mask; the first of them:")
             lines += [f"  {key!r}: {reason}" for key, reason in self.failures]
@@ -187,7 +206,15 @@ def make_shards(
     for method, folder in plan.folders.items():
         _prepare(plan, method, folder)
     summary = Summary()
-    missing = _missing(plan, summary)
+    stop = StopRequest() if stop is None else stop
+    missing = _missing(plan)
+    kept = [number for number in plan.numbers if number not in missing]
+    for number in _changed(plan, compute, kept, stop):
+        missing[number] = list(plan.folders)
+    for number in kept:
+        if number not in missing:
+            _count_kept(plan, number, summary)
+    missing = dict(sorted(missing.items()))
     blocks = (block for number in missing for block in plan.blocks(number))
     results = compute(plan, blocks)
     progress = tqdm(
@@ -197,7 +224,7 @@ def make_shards(
         disable=None if show_progress is None else not show_progress,
     )
     with closing(results), progress:
-        rows = _rows(results, StopRequest() if stop is None else stop, progress)
+        rows = _rows(results, stop, progress)
         for number, methods in missing.items():
             _write_shard(plan, number, methods, rows, summary)
     _build_indices(plan, summary)
@@ -247,39 +274,68 @@ def _difference(plan: Plan, method: str, path: Path) -> str | None:
     return None
 
 
-def _missing(plan: Plan, summary: Summary) -> dict[int, list[str]]:
-    """Return the shards to make, each with the methods that lack it; count those that are there."""
+def _missing(plan: Plan) -> dict[int, list[str]]:
+    """Return the shards that are not there, each with the methods that lack it."""
     missing: dict[int, list[str]] = {}
-    for number in range(plan.part - 1, plan.shard_count, plan.parts):
+    for number in plan.numbers:
         name = shard_name(number)
         methods = [m for m, folder in plan.folders.items() if not (folder / name).exists()]
         if methods:
             missing[number] = methods
-        else:
-            _count_kept(plan, number, summary)
     return missing
+
+
+def _changed(plan: Plan, compute: Compute, numbers: list[int], stop: StopRequest) -> set[int]:
+    """Try the unreadable images of shards again; return the shards that are no longer true."""
+    told: list[tuple[int, set[str]]] = []  # of each image: its shard, its reasons there
+    blocks = []
+    for number in numbers:
+        reasons: dict[int, set[str]] = {}
+        for folder in plan.folders.values():
+            status, errors = _recorded(folder / shard_name(number))
+            for row in np.flatnonzero(status == Status.UNREADABLE).tolist():
+                reasons.setdefault(row, set()).add(errors[row])
+        told += [(number, reasons[row]) for row in sorted(reasons)]
+        keys = plan.shard_keys(number)[np.array(sorted(reasons), int)]
+        blocks += [Block(keys[i : i + _BLOCK], number) for i in range(0, len(keys), _BLOCK)]
+    if not told:
+        return set()
+    click.echo(f"{len(told)} images that could not be read are tried again.", err=True)
+    changed = set()
+    with closing(compute(plan, blocks)) as results:
+        for (number, reasons), row in zip(told, _rows(results, stop), strict=True):
+            if row.status != Status.UNREADABLE or {row.error} != reasons:
+                changed.add(number)
+    return changed
 
 
 def _count_kept(plan: Plan, number: int, summary: Summary) -> None:
     """Count the images of a shard that an earlier run has finished."""
-    statuses = []
-    for folder in plan.folders.values():
-        with open_shard(folder / shard_name(number)) as file:
-            statuses.append(file["status"][:])
-            errors = file["error"].asstr()[:]  # alike in all
+    paths = [folder / shard_name(number) for folder in plan.folders.values()]
+    statuses, errors = zip(*map(_recorded, paths), strict=True)  # the errors are alike in all
     keys = plan.shard_keys(number)
-    for key, status, error in zip(keys, np.min(statuses, axis=0), errors, strict=True):
+    for key, status, error in zip(keys, np.min(statuses, axis=0), errors[0], strict=True):
         summary.count(key, Status(status), error)
     summary.shards_kept += 1
 
 
-def _rows(results: Iterator[list[Row]], stop: StopRequest, progress: tqdm) -> Iterator[Row]:
+def _recorded(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Return the status and the error of each row of a shard."""
+    with open_shard(path) as file, reading(path):
+        columns = own_columns(file, read_header(file))
+        return columns["status"][:], columns["error"].asstr()[:].tolist()
+
+
+def _rows(
+    results: Iterator[list[Row]], stop: StopRequest, progress: tqdm | None = None
+) -> Iterator[Row]:
     """Yield the rows, until there is a request to stop."""
     for rows in results:
         if stop:
             raise KeyboardInterrupt(stop.number)
         for row in rows:
-            progress.update()
+            if progress is not None:
+                progress.update()
             yield row
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from data.device import Fetched, as_current, memory_layout
-from data.images.decode import UnreadableImage, capped_size, decode
+from data.images.decode import UnreadableImage, capped_size, open_image
 from data.images.listing import key_path
 from data.loading import Loader, as_tensor
 from data.masks.format import Status
@@ -33,6 +33,7 @@ class Image(NamedTuple):
     shard : its number.
     image_size, mask_size : (height, width), upright; that of the mask has its long side capped.
     error, status : why it has no mask; "" where it may get one.
+    remark : what is damaged inside it.
     """
 
     key: str
@@ -41,6 +42,7 @@ class Image(NamedTuple):
     mask_size: tuple[int, int] = (0, 0)
     error: str = ""
     status: Status = Status.UNREADABLE
+    remark: str = ""
 
 
 Batch = list[tuple[Image, Tensor | None]]  # with the input (3, S, S) of each that has no error
@@ -63,11 +65,12 @@ class _PreparedBlocks:
 
     def _prepared(self, image: Image) -> tuple[Image, np.ndarray | None]:
         try:
-            pixels, size = decode(key_path(self.root, image.key), self.decode_side)
+            opened = open_image(key_path(self.root, image.key))
+            pixels, _ = opened.decode(max_side=self.decode_side)
         except UnreadableImage as reason:
             return image._replace(error=str(reason)), None
-        image = image._replace(image_size=size, status=Status.FAILED)
-        mask_size = capped_size(size, self.max_side)
+        image = image._replace(image_size=opened.size, status=Status.FAILED, remark=opened.remark)
+        mask_size = capped_size(opened.size, self.max_side)
         if reason := too_long(mask_size):
             return image._replace(error=reason), None
         try:
@@ -209,7 +212,8 @@ class DeviceStage:
             mask = compressed(saliency, self._encoder(canvas, plan.compression))
         except Exception as error:  # one odd image must not end hours of work
             return Row({}, image.image_size, error=reason_of(error))
-        return Row(dict.fromkeys(plan.folders, mask), image.image_size, image.mask_size)
+        masks = dict.fromkeys(plan.folders, mask)
+        return Row(masks, image.image_size, image.mask_size, error=image.remark)
 
     def _encoder(self, canvas: int, compression: str) -> ChunkEncoder:
         """This thread's encoder; two are kept, for with --max-side 0 each shard has a canvas."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.images.decode import UnreadableImage, decode, read_size
+from data.images.decode import UnreadableImage, open_image, read_size
 from data.images.listing import key_path
 from data.masks.format import Status, status_of
 from data.masks.write import Chunk, ChunkEncoder
@@ -25,7 +25,7 @@ class Row(NamedTuple):
     """An image's results, as a worker sends them; sizes are (height, width).
 
     masks : of each method, with its status: a mask may be all zero by one and not by another.
-    status, error : why there is none.
+    status, error : why there is none. Of an image that is damaged inside, `error` is a remark.
     """
 
     masks: dict[str, tuple[Chunk, Status]]
@@ -60,9 +60,11 @@ def _compute_row(
     encoder: ChunkEncoder,
 ) -> Row:
     try:
-        image, image_size = decode(path, max_side)
+        opened = open_image(path)
+        image, _ = opened.decode(max_side=max_side)
     except UnreadableImage as reason:
         return Row({}, status=Status.UNREADABLE, error=str(reason))
+    image_size = opened.size
     if reason := too_long(image.shape[:2]):
         return Row({}, image_size, error=reason)
     try:
@@ -70,7 +72,7 @@ def _compute_row(
         masks = {name: compressed(maps[name], encoder) for name in methods}
     except Exception as error:  # one odd image must not end hours of work
         return Row({}, image_size, error=reason_of(error))
-    return Row(masks, image_size, image.shape[:2])
+    return Row(masks, image_size, image.shape[:2], error=opened.remark)
 
 
 @lru_cache(maxsize=2)  # not more: with --max-side 0 each shard has a canvas of its own

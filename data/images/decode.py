@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -17,7 +18,14 @@ from data.images.limits import TooLarge, check_declared, check_file, in_time
 from data.images.listing import UnreadableImage
 from data.images.modes import TURN, orientation, to_rgb, upright_size
 from data.images.odd import read_tiff, without_side_notes
-from data.images.plain_jpeg import decode_plain_jpeg, is_baseline, is_plain_jpeg
+from data.images.plain_jpeg import (
+    decode_like_pillow,
+    decode_plain_jpeg,
+    is_baseline,
+    is_plain_jpeg,
+    print_damage,
+)
+from data.images.remarks import remarks_caught
 
 # Pillow would also run Ghostscript on an EPS file that calls itself .jpg. Photographs come first.
 Image.init()
@@ -62,12 +70,15 @@ class OpenImage:
     """An image of which the header is read, and the pixels are not yet; made by `open_image`.
 
     size : height and width of the upright image.
+    remark : what the decoder says of an image that is damaged inside, and shown as far as it can be
+        decoded; empty before `decode`, and where nothing is wrong.
     """
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._image = _open(BytesIO(data))
         self.size = upright_size(self._image)
+        self.remark = ""
 
     def decode(self, reduction: int = 1, max_side: int = 0) -> tuple[np.ndarray, int]:
         """Decode it, once, to uint8 (h, w, 3); return by what its sides were divided, too.
@@ -78,7 +89,8 @@ class OpenImage:
         max_side : as for `decode`.
         """
         target = capped_size(self.size, max_side)
-        with _reasons(), in_time(self.size[0] * self.size[1]):
+        remarks: list[str] = []
+        with _reasons(), in_time(self.size[0] * self.size[1]), remarks_caught(remarks):
             scale = max(reduction, _draft_scale(self._image, target))
             check_declared(self._image, self._data, scale)
             pixels = decode_plain_jpeg(self._image, self._data, target, reduction)
@@ -88,6 +100,7 @@ class OpenImage:
             self._data = b""
             if reduction == 1 and pixels.shape[:2] != target:
                 pixels = cv2.resize(pixels, target[::-1], interpolation=cv2.INTER_AREA)
+        self.remark = "; ".join(dict.fromkeys(remarks))[:200]
         return pixels, reduction
 
     def jpeg(self) -> np.ndarray | None:
@@ -155,6 +168,7 @@ def _why(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
     text = " ".join(str(error).split()) or type(error).__name__
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)  # the same file gives the same reason
     if not isinstance(error, OSError):
         return f"damaged ({text})"
     plain = {errno.EACCES: "permission denied", errno.ENOENT: "no such file or folder"}
@@ -190,7 +204,7 @@ def _open(file: BinaryIO) -> Image.Image:
     # a JPEG may be decoded at a smaller scale; it is checked again when that is known
     check_declared(image, reduction=8 if image.format in ("JPEG", "MPO") else 1)
     if image.format == "TIFF":
-        with _own_limit(), in_time(image.width * image.height):
+        with _own_limit(), in_time(image.width * image.height), remarks_caught([]):
             image.load()  # which turns it: before, its size and its orientation disagree
     return image
 
@@ -236,19 +250,33 @@ def _decode_any(image: Image.Image, target: tuple[int, int], data: bytes) -> np.
     the target: a JPEG is decoded at 1/2, 1/4 or 1/8 (its DCT), others are averaged over squares.
     """
     enough = 2 * max(target)
-    if image.format in ("JPEG", "MPO") and max(image.size) >= 2 * enough:
-        image.draft(None, (enough, enough))
     turn = TURN.get(orientation(image))
-    try:
-        image.load()
-    except (SyntaxError, ValueError):  # a side note after a PNG's pixels
-        stripped = without_side_notes(BytesIO(data))
-        if stripped is None:
-            raise
-        image = Image.open(stripped, formats=["PNG"])
-        image.load()
+    if image.format in ("JPEG", "MPO"):
+        image = _load_jpeg(image, target, data)
+    else:
+        try:
+            image.load()
+        except (SyntaxError, ValueError):  # a side note after a PNG's pixels
+            stripped = without_side_notes(BytesIO(data))
+            if stripped is None:
+                raise
+            image = Image.open(stripped, formats=["PNG"])
+            image.load()
     factor = max(1, max(image.size) // enough)
     pixels = to_rgb(image, factor)
     if turn is not None:
         pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
     return np.require(pixels, requirements=["C", "W"])
+
+
+def _load_jpeg(image: Image.Image, target: tuple[int, int], data: bytes) -> Image.Image:
+    """Decode a JPEG at a fraction of its size that is at least twice the target."""
+    scale = _draft_scale(image, target)
+    pixels = decode_like_pillow(image, data, scale)
+    if pixels is not None:
+        return Image.fromarray(pixels)
+    if scale > 1:
+        image.draft(None, (2 * max(target),) * 2)
+    image.load()
+    print_damage(data)  # Pillow says nothing of it
+    return image

@@ -1,10 +1,14 @@
 """Upright colour JPEGs, most of all photographs: decoded by OpenCV, whole or at a fraction."""
 
+import contextlib
+
 import cv2
 import numpy as np
 from PIL import Image
 
 from data.images.modes import orientation
+
+_END = b"\xff\xd9"  # the marker of the end of an image
 
 
 def is_plain_jpeg(image: Image.Image, data: bytes) -> bool:
@@ -16,7 +20,7 @@ def is_plain_jpeg(image: Image.Image, data: bytes) -> bool:
     return (
         image.format == "JPEG"
         and image.mode == "RGB"
-        and data.endswith(b"\xff\xd9")
+        and data.endswith(_END)
         and orientation(image) == 1
     )
 
@@ -56,13 +60,32 @@ def decode_plain_jpeg(
     # beyond four times the target, decoding at a smaller scale is faster
     if max(image.size) >= 4 * max(target) or not is_plain_jpeg(image, data):
         return None
+    return _decode(data, image.size, reduction)
+
+
+def decode_like_pillow(image: Image.Image, data: bytes, reduction: int) -> np.ndarray | None:
+    """Decode any whole three-channel JPEG, as it is stored, as `draft` and `load` of Pillow do.
+
+    Parameters and result are as for `decode_plain_jpeg`.
+    """
+    known = image.mode == "RGB" and data.endswith(_END)
+    return _decode(data, image.size, reduction) if known else None
+
+
+def print_damage(data: bytes) -> None:
+    """Have OpenCV print what is wrong with a JPEG that another decoder took without a word."""
+    with contextlib.suppress(cv2.error):
+        cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+
+
+def _decode(data: bytes, size: tuple[int, int], reduction: int) -> np.ndarray | None:
+    """Decode a JPEG of (width, height) at a fraction; None where that cannot be done."""
     try:
         flags = _REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
-    size = (-(-image.height // reduction), -(-image.width // reduction), 3)
-    if pixels is None or pixels.shape != size:
+    if pixels is None or pixels.shape != (-(-size[1] // reduction), -(-size[0] // reduction), 3):
         return None
     # OpenCV knows reduced decoding in BGR alone
     return pixels if reduction == 1 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)

@@ -116,7 +116,7 @@ class MaskShards:
             )
 
     def error(self, row: int | str) -> str:
-        """Return why an image has no mask; empty where it has one."""
+        """Return why an image has no mask; where it has one, what is damaged inside the image."""
         row = self._row(row)
         number = self._number(row)
         path = self.shards[number]

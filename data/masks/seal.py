@@ -27,9 +27,12 @@ def write_sealed(path: Path, image: bytes, apart: Iterable[tuple[int, int]] = ()
 
     apart : (offset, bytes) of what the seal leaves out, because it has checksums of its own.
     """
-    with replacing(path) as temporary, open(temporary, "w+b") as file:
-        file.write(image)
-        file.write(_seal(file, len(image), apart))
+    with replacing(path) as temporary:
+        temporary.write_bytes(image)
+        with open(temporary, "r+b") as file:
+            seal = _seal(file, len(image), apart)
+            file.seek(len(image))
+            file.write(seal)
 
 
 def broken_seal(path: str | os.PathLike) -> str:

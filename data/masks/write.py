@@ -151,7 +151,7 @@ class ShardWriter:
         """Take one row; rows come in any order, each once.
 
         Sizes are (height, width). `chunk` is None, and `error` the reason, for an image without a
-        mask (status UNREADABLE or FAILED).
+        mask (status UNREADABLE or FAILED); for another, `error` is a remark.
         """
         if self._written[row]:
             raise ValueError(f"row {row} is written twice")

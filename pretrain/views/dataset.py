@@ -52,6 +52,7 @@ class _Read(NamedTuple):
 
     reduction : the pixels' sides are the image's divided by it.
     unmoved : views that were to move the object, and there is none that could be.
+    remark : what is damaged inside it.
     """
 
     index: int
@@ -62,6 +63,7 @@ class _Read(NamedTuple):
     pixels: np.ndarray | None = None
     reduction: int = 1
     jpeg: np.ndarray | None = None
+    remark: str = ""
 
     def cut(self, box: Box, size: tuple[int, int]) -> np.ndarray:
         """Return a box of the image, uint8 (*size, 3)."""
@@ -124,12 +126,15 @@ class ViewDataset:
         parameters = np.empty((count, views + self.negative, len(PARAMETERS)), np.float32)
         crops = np.empty((count, views + self.negative, 4), np.float32)
         replaced: list[tuple[int, str]] = []
+        damaged: list[tuple[int, str]] = []
         skipped: list[str] = []  # backgrounds
         unmoved = np.zeros(count, np.int64)
         kept: dict[int, np.ndarray] = {}  # JPEGs by their row in the batch
         for row, index in enumerate(indices):
             read = self._read(epoch, int(index), replaced)
             shown[row], unmoved[row] = read.index, read.unmoved
+            if read.remark:
+                damaged.append((read.index, read.remark))
             if read.jpeg is not None:
                 kept[row] = read.jpeg
             rows = {name: array[row] for name, array in pixels.items() if name != "image"}
@@ -165,9 +170,8 @@ class ViewDataset:
         if self.labels is not None:
             arrays["label"] = self.labels[shown]
         batch |= {name: as_tensor(array) for name, array in arrays.items()}
-        batch["replaced_reasons"] = [
-            f"{printable(self.keys[index])}: {reason}" for index, reason in replaced
-        ]
+        for name, told in (("replaced_reasons", replaced), ("damaged", damaged)):
+            batch[name] = [f"{printable(self.keys[index])}: {reason}" for index, reason in told]
         batch["backgrounds_skipped"] = [f"background {name}" for name in skipped]
         return batch
 
@@ -314,7 +318,7 @@ class ViewDataset:
                     draws = [
                         replace(draw, box=snap_box(draw.box, factor, image.size)) for draw in draws
                     ]
-                return read(draws, unmoved, pixels, factor)
+                return read(draws, unmoved, pixels, factor, remark=image.remark)
             except UnreadableImage as error:
                 replaced.append((index, str(error)))
             if others is None:

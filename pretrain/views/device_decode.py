@@ -21,7 +21,7 @@ from pretrain.views.dataset import Batch, ViewDataset
 from pretrain.views.draws import COLUMN
 
 # all else has a row an image
-_OF_BATCH = ("missing", "replaced", "replaced_reasons", "backgrounds_skipped")
+_OF_BATCH = ("missing", "replaced", "replaced_reasons", "damaged", "backgrounds_skipped")
 _SIZE = slice(COLUMN["image_height"], COLUMN["image_width"] + 1)
 
 
@@ -111,7 +111,8 @@ class DeviceDecoder:
         new = [n for n, reason in enumerate(reasons) if reason not in batch["replaced_reasons"]]
         batch["replaced"] = torch.cat([batch["replaced"], again["replaced"][new]])
         batch["replaced_reasons"] = batch["replaced_reasons"] + [reasons[n] for n in new]
-        batch["backgrounds_skipped"] += again["backgrounds_skipped"]
+        for name in ("damaged", "backgrounds_skipped"):
+            batch[name] += again[name]
         return batch
 
 

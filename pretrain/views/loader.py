@@ -49,6 +49,7 @@ class Loader(BatchLoader):
                                         or their partner's, is empty, below 2 % or above 90 %
     replaced     int64 (R,)             images that could not be read, and were replaced by others
     replaced_reasons                    list of R str, "key: reason"
+    damaged                             list of str, "key: remark", of images damaged inside
     backgrounds_skipped                 list of str, unreadable backgrounds and why
 
     With `negative` there is one view more: another image's object on the first view's background.

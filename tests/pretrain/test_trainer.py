@@ -361,12 +361,17 @@ def test_unreadable_image_is_replaced_and_reported(photographs, tmp_path, capsys
         target.write_bytes(path.read_bytes())
     target.write_bytes(b"not a JPEG")
     target.rename(target.with_name(os.fsdecode(b"\xff odd\n.jpg")))  # sorts, as before, last
+    first = min(root.rglob("*.jpg"))
+    whole = first.read_bytes()
+    first.write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
     settings = tiny(photographs, images=str(root), allow_missing_masks=True)
     train(settings, tmp_path / "run")
     text = capsys.readouterr().out
     assert "1 unreadable image" in text and r"\udcff odd\n.jpg: not an image" in text
     lines = [line for line in metrics(tmp_path / "run") if "replaced" in line]
     assert [line["replaced"] for line in lines] == [1, 1]
+    assert "1 images are damaged inside" in text and f"{first.name}: Corrupt JPEG data" in text
+    assert [line["damaged"] for line in metrics(tmp_path / "run") if "damaged" in line] == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 import saliency
 from data.errors import UserError
-from data.images.decode import decode
+from data.images.decode import decode, open_image
 from data.images.listing import list_images
 from data.masks.format import INDEX_NAME, Status, read_header, shard_name, shard_paths
 from data.masks.read import MaskShards
@@ -160,20 +160,22 @@ def decoded(monkeypatch) -> list[str]:
     """The images that are decoded, as they are."""
     names = []
 
-    def count(path, max_side):
+    def count(path):
         names.append(os.path.basename(path))
-        return decode(path, max_side)
+        return open_image(path)
 
-    monkeypatch.setattr(rows, "decode", count)
+    monkeypatch.setattr(rows, "open_image", count)
     return names
 
 
-def test_a_second_run_decodes_nothing_and_says_the_same(photographs, tmp_path, decoded):
+def test_a_second_run_decodes_only_what_was_unreadable_and_says_the_same(
+    photographs, tmp_path, decoded
+):
     first = make(photographs, tmp_path)
     before = contents(tmp_path)
     decoded.clear()
     second = make(photographs, tmp_path)
-    assert decoded == []
+    assert decoded == ["torn.jpg"]
     assert (second.images, second.shards_kept, second.shards_written) == (0, 3, 0)
     assert second.statuses == first.statuses and second.failures == first.failures
     assert contents(tmp_path) == before
@@ -186,7 +188,7 @@ def test_only_what_is_missing_is_computed(photographs, rbd_shards, tmp_path, dec
     (tmp_path / f".{shard_name(1)}.0123abcd.tmp").write_bytes(b"half of it")
     decoded.clear()
     make(photographs, tmp_path)
-    assert decoded == ["disc-3.png", "disc-4.png", "disc-5.png"]
+    assert decoded == ["torn.jpg", "disc-3.png", "disc-4.png", "disc-5.png"]
     assert contents(tmp_path) == contents(rbd_shards)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         INDEX_NAME,
@@ -226,14 +228,14 @@ def stop_after(monkeypatch):
     def stop(images):
         done = 0
 
-        def count(path, max_side):
+        def count(path):
             nonlocal done
             done += 1
             if done > images:
                 raise KeyboardInterrupt
-            return decode(path, max_side)
+            return open_image(path)
 
-        monkeypatch.setattr(rows, "decode", count)
+        monkeypatch.setattr(rows, "open_image", count)
 
     return stop
 

@@ -150,6 +150,26 @@ def test_the_report_tells_how_many_and_why(odd_run):
     assert "'empty.jpg': empty file" in result.stdout
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_image_damaged_inside_has_a_mask_and_a_remark(odd_images, tmp_path, jobs):
+    whole = (odd_images / "a name with spaces.jpg").read_bytes()
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "cut.jpg").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
+    (images / "whole.jpg").write_bytes(whole)
+    arguments = (images, tmp_path / "out", "--jobs", jobs)
+    runs = [call_in_process(*arguments) for _ in range(2)]  # the second finds all of it there
+    for done in runs:
+        assert done.returncode == 0
+        assert "1 images are damaged inside, and their masks are of what could be" in done.stdout
+        assert "  'cut.jpg': Corrupt JPEG data: premature end" in done.stdout
+        assert "JPEG" not in done.stderr
+    shards = MaskShards(tmp_path / "out")
+    assert shards.status("cut.jpg") == OK and "premature" in shards.error("cut.jpg")
+    assert shards.error("whole.jpg") == ""
+    assert verify(tmp_path / "out", images).sound
+
+
 def test_many_failures_are_an_exit_code_also_when_all_is_there(odd_images, odd_run):
     _, out = odd_run
     result = call(odd_images, out, *ODD_OPTIONS, "--max-failures", 0.1)

@@ -251,6 +251,21 @@ def test_masks_of_another_size_of_image_are_refused(photographs, tmp_path, worke
     assert repr(key) in caught.value.message and "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_damaged_inside_are_shown_and_named(tmp_path, workers, capfd):
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.jpg")
+    whole = (tmp_path / "1.jpg").read_bytes()
+    (tmp_path / "1.jpg").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
+    loader = build_loader(tmp_path, recipe=RECIPE, batch_size=3, workers=workers)
+    (batch,) = batches(loader)
+    assert sorted(batch["index"].tolist()) == [0, 1, 2] and batch["replaced_reasons"] == []
+    (remark,) = batch["damaged"]
+    assert remark.startswith("1.jpg: Corrupt JPEG data")
+    assert "JPEG" not in capfd.readouterr().err
+
+
 def test_unreadable_images_are_replaced_counted_and_named(photographs, tmp_path):
     images = tmp_path / "images"
     shutil.copytree(photographs.images, images)
