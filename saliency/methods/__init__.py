@@ -10,6 +10,9 @@ METHODS: dict[str, Method] = {
     "rbd": Method("saliency.methods.rbd", "robust background detection (Zhu et al., CVPR 2014)"),
     "mc": Method("saliency.methods.mc", "absorbing Markov chain (Jiang et al., ICCV 2013)"),
     "gs": Method("saliency.methods.gs", "geodesic saliency (Wei et al., ECCV 2012)"),
+    "fusion": Method(
+        "saliency.methods.fusion", "RBD, MC and GS by cellular automata (Qin et al., CVPR 2015)"
+    ),
     "basnet": Method(
         "saliency.methods.basnet",
         "boundary-aware network (Qin et al., CVPR 2019)",

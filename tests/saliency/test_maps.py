@@ -125,7 +125,7 @@ _INTERRUPTED = """
 import numpy as np
 from saliency.maps import saliency_maps
 
-METHODS = ("rbd", "mc", "gs")
+METHODS = ("rbd", "mc", "gs", "fusion")
 
 image = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
 saliency_maps(image, METHODS)
