@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 METHODS: dict[str, str] = {  # name: module and class; a module is imported when it is used
     "instdisc": "pretrain.methods.instdisc:InstDisc",
     "moco": "pretrain.methods.moco:MoCo",
+    "cvsa": "pretrain.methods.cvsa:CVSA",
     "codo": "pretrain.methods.codo:CoDo",
     "rotation": "pretrain.methods.rotation:Rotation",
     "colourisation": "pretrain.methods.colourisation:Colourisation",

@@ -14,7 +14,7 @@ from torch.nn import functional
 from data.device import sent
 from data.errors import UserError
 from data.options import setting
-from pretrain.contract import Method, Sizes, Views
+from pretrain.contract import Method, MethodSettings, Sizes, Views
 from pretrain.parts.distributed import all_gather, own_share
 from pretrain.parts.encoder import (
     Count,
@@ -33,6 +33,9 @@ class MoCoSettings(EncoderSettings):
 
     negatives: Count = setting(65536, "K, the queue's length: a multiple of the batch")
     key_momentum: Share = setting(0.999, "momentum of the key encoder")
+    background_negative: bool = setting(
+        False, "a negative more: another object on the query's own background; needs masks"
+    )
 
     @field_validator("negatives", mode="before")
     @classmethod
@@ -46,6 +49,10 @@ class MoCo(Method, nn.Module):
     """A query of one view against the key of the other, with a queue of earlier keys as negatives.
 
     v1 has a linear head and tau .07; v2 an MLP head (the encoder's) and tau .2.
+
+    With `background_negative` another image's object on the query's own background is one more
+    negative of that query alone, and never enters the queue (BG_Swaps, Ryali et al. 2021, arXiv
+    2103.12719): the background then tells positive from negative no longer.
 
     encoder : images -> unit vectors (B, dim), of queries; that of the keys starts as its copy.
     seed : of the queue's first keys and of the shuffles.
@@ -86,8 +93,14 @@ class MoCo(Method, nn.Module):
 
     @classmethod
     def chance_loss(cls, settings: Settings, images: int) -> float | None:
-        """ln(K + 1)."""
-        return math.log(settings.method.negatives + 1)
+        """ln(K + 1), or with the background's negative ln(K + 2)."""
+        s = settings.method
+        return math.log(s.negatives + 1 + s.background_negative)
+
+    @classmethod
+    def wanted(cls, settings: MethodSettings) -> frozenset[str]:
+        more = isinstance(settings, MoCoSettings) and settings.background_negative
+        return cls.wants | {"negative"} if more else cls.wants
 
     @classmethod
     def notes(cls, settings: Settings, sizes: Sizes) -> list[str]:
@@ -102,16 +115,34 @@ class MoCo(Method, nn.Module):
         """Return the batch's mean loss; `step` decides the shuffle."""
         x_q, x_k = views.images
         q = self.encoder_q(x_q)  # (B, dim)
-        with torch.no_grad():
-            x_k, order = self._shuffle(x_k, step)
-            k = self._unshuffle(self.encoder_k(x_k), order)  # (B, dim)
+        (k,) = self._encode_keys(step, x_k)
+        return self._contrast(q, k, views, step)
+
+    @torch.no_grad()
+    def _encode_keys(self, step: int, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return what the key encoder makes of inputs, shuffled for its batch norms and back."""
+        shuffled = [self._shuffle(x, step) for x in inputs]
+        outputs = self.encoder_k(*(x for x, _ in shuffled))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return tuple(self._unshuffle(output, shuffled[0][1]) for output in outputs)
+
+    def _contrast(
+        self, q: torch.Tensor, k: torch.Tensor, views: Views, step: int
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the loss of queries and keys (B, dim), which `update` will put into the queue."""
+        same_background, logged = [], {}
+        if views.negative is not None:
+            same_background = [self._encode_keys(step, views.negative)[0]]
         with torch.autocast(q.device.type, enabled=False):
             l_pos = (q * k).sum(1, keepdim=True)  # (B, 1)
+            l_own = [(q * other).sum(1, keepdim=True) for other in same_background]
             l_neg = q @ self.queue  # (B, K)
-            logits = torch.cat([l_pos, l_neg], 1) / self.T  # (B, 1 + K); the positive is column 0
+            logits = torch.cat([l_pos, *l_own, l_neg], 1) / self.T  # the positive is column 0
+        if l_own:
+            logged["object_over_background"] = (l_pos > l_own[0]).float().mean()
         labels = torch.zeros(len(q), dtype=torch.long, device=q.device)
         self._keys.append(k)
-        return functional.cross_entropy(logits, labels), {}
+        return functional.cross_entropy(logits, labels), logged
 
     @torch.no_grad()
     def update(self) -> None:

@@ -35,6 +35,7 @@ TINY = {
 
 OF_METHODS: dict[str, dict[str, object]] = {  # where the defaults are not to be tried
     "moco": {"recipe": "moco-v2", "mlp": True, "schedule": "cosine"},
+    "cvsa": {"background_negative": True},
     "codo": {"lowest_level": 4, "queries": 2, "image_size": 64},
     "colourisation": {"arch": "resnet18-l"},
 }

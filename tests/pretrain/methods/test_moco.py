@@ -1,5 +1,7 @@
 """MoCo by hand: loss, queue, momentum, shuffle."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -123,3 +125,19 @@ def test_without_batch_norm_the_shuffle_changes_nothing(step):
     method(x, step)
     k = method._keys[-1]
     torch.testing.assert_close(k, method.encoder_k(x.images[1]))
+
+
+def test_another_object_on_the_same_background_is_one_more_negative():
+    method = build(temperature=0.2, background_negative=True)
+    x = replace(views(), negative=torch.randn(2, 3, 4, 4))
+    loss, logged = method(x, 0)
+    q = method.encoder_q(x.images[0]).detach().double()
+    k, own = (method.encoder_k(image).double() for image in (x.images[1], x.negative))
+    scores = torch.cat([(q * k).sum(1, True), (q * own).sum(1, True), q @ method.queue.double()], 1)
+    expected = (torch.logsumexp(scores / 0.2, 1) - scores[:, 0] / 0.2).mean()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+    assert logged["object_over_background"] == (scores[:, 0] > scores[:, 1]).float().mean()
+    method.update()
+    torch.testing.assert_close(method.queue[:, :2].T.double(), k)  # and it is not enqueued
+    assert "negative" in MoCo.wanted(MoCoSettings(background_negative=True))
+    assert "negative" not in MoCo.wanted(MoCoSettings())
