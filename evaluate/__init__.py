@@ -23,6 +23,7 @@ PROBES = {
     "foreground": Probe(
         "evaluate.foreground", "Measure what the object and what the background explain."
     ),
+    "finetune": Probe("evaluate.finetune", "Train the whole network on class folders."),
     "robustness": Probe("evaluate.robustness", "Measure accuracy with the background swapped."),
     "neighbors": Probe("evaluate.neighbors", "Show queries and their nearest neighbours."),
     "gradients": Probe("evaluate.gradients", "Show where models look, and measure it with masks."),

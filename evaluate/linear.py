@@ -157,7 +157,7 @@ def _run_sgd(
         "layer": options.layer,
         "--pool": options.pool,
         "image size": model.size,
-        "images": _images_digest(split),
+        "images": images_digest(split),
         "--amp": options.amp,
     }
     unfinished = Run(results.folder, checkpoints=UNFINISHED[0])
@@ -165,17 +165,17 @@ def _run_sgd(
 
     def after_epoch(probe: LinearProbe) -> None:
         unfinished.save(len(probe.history), {**probe.state(), "identity": identity})
-        say(_line(probe.history[-1], protocol.epochs))
+        say(epoch_line(probe.history[-1], protocol.epochs))
 
     probe.run(after_epoch)
     if not processes.first:
         return None
     results.afterwards.append(lambda: remove_checkpoints(unfinished))
     _save_classifier(probe.head.state_dict(), split, results)
-    _plot(probe.history, results.path("curve.png"))
+    plot_history(probe.history, results.path("curve.png"))
     how = {"preset": options.preset, **asdict(protocol), "amp": options.amp}
     return {
-        **_common(model, split, options),
+        **common(model, split, options),
         "protocol": {**how, "gpus": processes.size},
         "top1": probe.history[-1].top1,
         "top5": probe.history[-1].top5,
@@ -203,7 +203,7 @@ def _run_fast(options: Options, results: Results, pool: MaskPool | None) -> dict
     _save_classifier({"weight": regression.weight, "bias": regression.bias}, split, results)
     logits = regression(val.features)
     return {
-        **_common(model, split, options),
+        **common(model, split, options),
         "protocol": {
             "fast": "logistic regression on features of the test crop",
             "c": regression.c,
@@ -226,7 +226,8 @@ def _save_classifier(state: dict, split: Split, results: Results) -> None:
     torch.save(content, results.path("classifier.pt"))
 
 
-def _common(model: Model, split: Split, options: Options) -> dict:
+def common(model: Model, split: Split, options: NetworkOptions) -> dict:
+    """What a result says about model and data."""
     return {
         **model.describe(),
         **(model.pool.describe(split.images) if model.pool else {}),
@@ -239,7 +240,7 @@ def _common(model: Model, split: Split, options: Options) -> dict:
     }
 
 
-def _images_digest(split: Split) -> str:
+def images_digest(split: Split) -> str:
     """Tells images and their labels from others."""
     sha = hashlib.sha256()
     for part in (split.train, split.val):
@@ -248,15 +249,16 @@ def _images_digest(split: Split) -> str:
     return sha.hexdigest()[:16]
 
 
-def _line(epoch: Epoch, epochs: int) -> str:
+def epoch_line(epoch: Epoch, epochs: int) -> str:
+    """An epoch in a line."""
     return (
         f"epoch {epoch.epoch + 1}/{epochs}  lr {epoch.lr:g}  loss {epoch.loss:.4f}  "
         f"train {100 * epoch.train_top1:.2f} %  val {100 * epoch.top1:.2f} %"
     )
 
 
-def _plot(history: list[Epoch], path: Path) -> None:
-    """Draw the accuracies over the epochs."""
+def plot_history(history: list[Epoch], path: Path, cuts: bool = True) -> None:
+    """Draw the accuracies over the epochs, and where the rate is cut."""
     from matplotlib.ticker import MaxNLocator
 
     epochs = [epoch.epoch + 1 for epoch in history]
@@ -264,9 +266,10 @@ def _plot(history: list[Epoch], path: Path) -> None:
         axes.plot(epochs, [100 * e.train_top1 for e in history], label="training crops", alpha=0.7)
         axes.plot(epochs, [100 * e.top1 for e in history], label="validation")
         for before, after in pairwise(history):
-            if after.lr != before.lr:
+            if cuts and after.lr != before.lr:
                 axes.axvline(after.epoch + 0.5, color="gray", linewidth=0.8, linestyle=":")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel="epoch (dotted: the rate is cut)", ylabel="top-1 %")
+        dotted = " (dotted: the rate is cut)" if cuts else ""
+        axes.set(xlabel=f"epoch{dotted}", ylabel="top-1 %")
         axes.grid(alpha=0.3)
         axes.legend()

@@ -123,7 +123,7 @@ class Training:
                 f"of their number, {world.size}."
             )
         self.model, self.settings, self.world, self.amp = model, settings, world, amp
-        self.backbone = model.backbone.to(world.device)
+        self.backbone = model.backbone.to(world.device, memory_format=torch.channels_last)
         self.before = digest(self.backbone)
         finder = model.pool and model.pool.finder(split.train)
         images = TrainingImages(split.train, model.size, settings, finder)
