@@ -1,0 +1,137 @@
+"""How detectors are trained: the published protocols, and what a user puts in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from data.errors import UserError
+from data.options import Record, build, one_of, parse_assignment, setting
+from evaluate.options import Count, Positive
+
+PUBLISHED_IMAGES = 16  # a step, in all protocols
+_Side = Annotated[int, Field(ge=32)]
+_Anchor = Annotated[int, Field(ge=4)]
+
+
+class Settings(Record):
+    """A training; the defaults are those of all protocols. Steps and images are over all GPUs."""
+
+    detector: Annotated[str, one_of(("c4", "fpn"))] = setting(
+        "c4", "Faster R-CNN on stage 4 (c4), or Mask R-CNN on a feature pyramid (fpn)"
+    )
+    images_per_step: Count = setting(PUBLISHED_IMAGES, "images in a step")
+    steps: Count = setting(9000, "steps of training")
+    milestones: tuple[Count, ...] = setting((), "steps at which the rate is cut to a tenth")
+    lr: Positive = setting(0.02, "learning rate")
+    warmup_steps: Annotated[int, Field(ge=0)] = setting(
+        1000, "steps over which the rate rises from a thousandth"
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = setting(0.9, "of SGD")
+    weight_decay: Annotated[float, Field(ge=0)] = setting(1e-4, "of all weights but norms'")
+    train_sides: Annotated[tuple[_Side, ...], Field(min_length=1)] = setting(
+        tuple(range(640, 801, 32)), "short sides of images in training, one drawn for each image"
+    )
+    test_side: _Side = setting(800, "short side of images in testing")
+    longest_side: _Side = setting(1333, "no side of an image is longer")
+    anchors: Annotated[tuple[_Anchor, ...], Field(min_length=1)] = setting(
+        (32, 64, 128, 256, 512), "sides of square anchors; one for each of a pyramid's five levels"
+    )
+    proposals_train: Count = setting(2000, "proposals of an image in training")
+    proposals_test: Count = setting(1000, "proposals of an image in testing")
+    regions: Count = setting(512, "proposals of an image that losses are computed of")
+    precise_bn: Annotated[int, Field(ge=0)] = setting(
+        200, "batches that batch norms' statistics are measured over before testing; 0: none"
+    )
+    average: Annotated[str, one_of(("11 points", "area"))] = setting(
+        "11 points", "VOC's average precision, as in 2007 or as from 2010 on"
+    )
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A published training and what it is tested on.
+
+    train : VOC's years, or COCO's split; test : likewise
+    """
+
+    data: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+_VOC_SIDES = tuple(range(480, 801, 32))
+_VOC = {"detector": "c4", "warmup_steps": 100, "train_sides": _VOC_SIDES}
+_COCO = {"detector": "fpn", "proposals_train": 1000}
+
+# MoCo's detection/configs; 9k steps and the fractions .75, .917 at which the rate falls: VOC07
+PROTOCOLS = {
+    "voc07": Protocol(
+        "voc", ("2007",), ("2007",), {**_VOC, "steps": 9000, "milestones": (6750, 8250)}
+    ),
+    "voc0712": Protocol(
+        "voc", ("2007", "2012"), ("2007",), {**_VOC, "steps": 24000, "milestones": (18000, 22000)}
+    ),
+    "coco-1x": Protocol(
+        "coco",
+        ("train2017",),
+        ("val2017",),
+        {**_COCO, "steps": 90000, "milestones": (60000, 80000)},
+    ),
+    "coco-2x": Protocol(
+        "coco",
+        ("train2017",),
+        ("val2017",),
+        {**_COCO, "steps": 180000, "milestones": (120000, 160000)},
+    ),
+}
+
+
+def build_settings(protocol: str, assignments: Sequence[str]) -> Settings:
+    """Return a protocol's settings with `name=value` in their place.
+
+    With other than 16 images a step, rate and steps follow the linear rule (Goyal et al. 2017), as
+    far as they are not given: rate * n / 16, steps and warm-up * 16 / n. Milestones move along with
+    the steps.
+    """
+    given: dict[str, Any] = {}
+    for text in assignments:
+        given |= parse_assignment(text, Settings)
+    published = PROTOCOLS[protocol].settings
+    plain = build(Settings, published, given)
+    share = plain.images_per_step / PUBLISHED_IMAGES
+    ruled = {
+        "lr": plain.lr * share,
+        "steps": max(1, round(plain.steps / share)),
+        "warmup_steps": round(plain.warmup_steps / share),
+    }
+    steps = given.get("steps", ruled["steps"])
+    moved = [round(step * steps / published["steps"]) for step in published["milestones"]]
+    settings = build(Settings, published, ruled, {"milestones": [max(1, m) for m in moved]}, given)
+    if settings.detector == "fpn" and len(settings.anchors) != 5:
+        raise UserError(
+            f"the setting anchors has {len(settings.anchors)} sides; give five for a pyramid, one "
+            "for each level."
+        )
+    return settings
+
+
+def rule(settings: Settings, protocol: str) -> str:
+    """Say in a sentence how rate and steps came about."""
+    own, published = settings.images_per_step, build(Settings, PROTOCOLS[protocol].settings)
+    if own == PUBLISHED_IMAGES:
+        return f"{own} images a step, learning rate {settings.lr:g}, {settings.steps} steps."
+    share, steps = own / PUBLISHED_IMAGES, round(published.steps * PUBLISHED_IMAGES / own)
+    by_rule = settings.lr == published.lr * share and settings.steps == steps
+    text = (
+        f"{own} images a step in place of {PUBLISHED_IMAGES}: the linear rule gives the learning "
+        f"rate {published.lr * share:g} = {published.lr:g} x {own}/{PUBLISHED_IMAGES}, and {steps} "
+        f"steps = {published.steps} x {PUBLISHED_IMAGES}/{own}"
+    )
+    if not by_rule:
+        text += f"; set were the rate {settings.lr:g} and {settings.steps} steps"
+    return text + f"; batch norm sees {own} images and not {PUBLISHED_IMAGES}."
