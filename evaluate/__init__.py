@@ -27,6 +27,9 @@ PROBES = {
     "robustness": Probe("evaluate.robustness", "Measure accuracy with the background swapped."),
     "neighbors": Probe("evaluate.neighbors", "Show queries and their nearest neighbours."),
     "gradients": Probe("evaluate.gradients", "Show where models look, and measure it with masks."),
+    "detect": Probe(
+        "evaluate.detection.detect", "Fine-tune detectors on VOC or COCO, and measure AP."
+    ),
     "saliency": Probe("evaluate.saliency", "Score saliency masks against ground truth."),
     "export": Probe("evaluate.export", "Write a backbone's weights for other software."),
 }

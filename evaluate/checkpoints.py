@@ -68,10 +68,14 @@ class Source:
 
 @dataclass
 class Checkpoint:
-    """A backbone with its weights; the classifier is the identity."""
+    """A backbone with its weights; the classifier is the identity.
+
+    detector : what a pretraining hands over besides, under the names of `pretrain.parts.pyramid`
+    """
 
     model: nn.Module
     source: Source
+    detector: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def load_checkpoint(checkpoint: str | Path, arch: str | None = None) -> Checkpoint:
@@ -98,10 +102,10 @@ def load_checkpoint(checkpoint: str | Path, arch: str | None = None) -> Checkpoi
     else:
         path = find_file(file)
     source = Source(checkpoint, str(path), sha256_of(path))
-    return Checkpoint(_read(path, choice, source, arch), source)
+    return _read(path, choice, source, arch)
 
 
-def _read(path: Path, choice: str, source: Source, arch: str | None) -> nn.Module:
+def _read(path: Path, choice: str, source: Source, arch: str | None) -> Checkpoint:
     """Build the backbone that a file holds, and note in `source` what is read of it."""
     content, name = read_weights(path, "CHECKPOINT"), f"CHECKPOINT {source.checkpoint}"
     source.config = _config(content, path)
@@ -129,7 +133,8 @@ def _read(path: Path, choice: str, source: Source, arch: str | None) -> nn.Modul
             "name an earlier checkpoint, or train again."
         )
     fill(model, state)
-    return model
+    handed = content.get("detector") if content.get("format") == FORMAT else None
+    return Checkpoint(model, source, dict(handed) if isinstance(handed, Mapping) else {})
 
 
 def find_file(path: Path) -> Path:

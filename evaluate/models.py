@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -218,17 +218,8 @@ def load_models(
     pool : masks that maps are averaged by.
     """
     device = pick_device(options.device) if device is None else device
-    given = [_named(text) for text in checkpoints]
-    paths = [path for _, path in given]
-    tails = names_of([Path(path) for path in paths])
-    labels = [name or tail for (name, _), tail in zip(given, tails, strict=True)]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise UserError(
-                f"CHECKPOINT: two of them are called '{label}'; name one by NAME=CHECKPOINT."
-            )
     models = []
-    for label, path in zip(labels, paths, strict=True):
+    for label, path in labelled_paths(checkpoints):
         loaded = load_checkpoint(path, options.arch)
         say(loaded.source.describe())
         backbone = Backbone(loaded, options.layer, pool is not None)
@@ -255,6 +246,20 @@ def with_untrained(models: list[Model]) -> list[Model]:
         label = f"untrained {arch}" if added or "untrained" in labels else "untrained"
         added.append(Model(label, backbone, model.size, model.options, model.device))
     return [*models, *added]
+
+
+def labelled_paths(checkpoints: Sequence[str]) -> list[tuple[str, str]]:
+    """Return label and path of each `NAME=CHECKPOINT` or `CHECKPOINT` of a command line."""
+    given = [_named(text) for text in checkpoints]
+    paths = [path for _, path in given]
+    tails = names_of([Path(path) for path in paths])
+    labels = [name or tail for (name, _), tail in zip(given, tails, strict=True)]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(
+                f"CHECKPOINT: two of them are called '{label}'; name one by NAME=CHECKPOINT."
+            )
+    return list(zip(labels, paths, strict=True))
 
 
 def _named(text: str) -> tuple[str | None, str]:

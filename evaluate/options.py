@@ -36,12 +36,26 @@ class ResultOptions(Record):
     )
 
 
-class NetworkOptions(Record):
-    """How images go through a network. The command runs in full float32: `without_tf32`."""
+class LoadingOptions(Record):
+    """A network by name, who loads images for it, and where it computes."""
 
     arch: str | None = _network(
         None, "torchvision's name of the network, where the weights do not tell"
     )
+    workers: Seed | None = _network(
+        None, "processes that load images", shown_default="one for each core, at most 16"
+    )
+    device: str = _network("auto", "where to compute: cpu, cuda, cuda:1, mps")
+
+    @property
+    def loading_workers(self) -> int:
+        """How many processes load images."""
+        return min(usable_cores(), MOST_WORKERS) if self.workers is None else self.workers
+
+
+class NetworkOptions(LoadingOptions):
+    """How images go through a network. The command runs in full float32: `without_tf32`."""
+
     layer: str = _network(
         PENULTIMATE,
         "which features: a module's name, such as layer4; maps are averaged over space",
@@ -52,15 +66,6 @@ class NetworkOptions(Record):
         shown_default="the size that a checkpoint of pretrain was trained at, else 224",
     )
     batch_size: Count = _network(256, "images in a batch")
-    workers: Seed | None = _network(
-        None, "processes that load images", shown_default="one for each core, at most 16"
-    )
-    device: str = _network("auto", "where to compute: cpu, cuda, cuda:1, mps")
-
-    @property
-    def loading_workers(self) -> int:
-        """How many processes load images."""
-        return min(usable_cores(), MOST_WORKERS) if self.workers is None else self.workers
 
 
 class ComparisonOptions(NetworkOptions, ResultOptions):

@@ -13,7 +13,6 @@ from evaluate.detection.settings import Settings
 
 STRIDE = 16
 BEFORE_NMS = (12000, 6000)  # proposals in training and in testing
-POOLED = 14  # side of a region; stage 5 halves it
 
 
 def build_c4(network: ResNet, classes: int, settings: Settings) -> GeneralizedRCNN:
@@ -28,5 +27,5 @@ def build_c4(network: ResNet, classes: int, settings: Settings) -> GeneralizedRC
     backbone.out_channels = width // 2
     parts = {"layer4": network.layer4, "norm": nn.BatchNorm2d(width)}
     head = nn.Sequential(OrderedDict(parts, mean=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten()))
-    box = (AlignedPool((STRIDE,), POOLED), head, predictor(width, classes))
+    box = (AlignedPool((STRIDE,), settings.pooled), head, predictor(width, classes))
     return assemble(backbone, width // 2, (STRIDE,), settings, BEFORE_NMS, box)

@@ -43,6 +43,9 @@ class Settings(Record):
     proposals_train: Count = setting(2000, "proposals of an image in training")
     proposals_test: Count = setting(1000, "proposals of an image in testing")
     regions: Count = setting(512, "proposals of an image that losses are computed of")
+    pooled: Annotated[int, Field(ge=2)] = setting(
+        14, "side of a region before stage 5 halves it (c4)"
+    )
     precise_bn: Annotated[int, Field(ge=0)] = setting(
         200, "batches that batch norms' statistics are measured over before testing; 0: none"
     )
@@ -120,18 +123,16 @@ def build_settings(protocol: str, assignments: Sequence[str]) -> Settings:
     return settings
 
 
-def rule(settings: Settings, protocol: str) -> str:
-    """Say in a sentence how rate and steps came about."""
+def rule(settings: Settings, protocol: str, norm: int) -> str:
+    """Say in a sentence how rate and steps came about, and over how many images batch norm is."""
     own, published = settings.images_per_step, build(Settings, PROTOCOLS[protocol].settings)
-    if own == PUBLISHED_IMAGES:
-        return f"{own} images a step, learning rate {settings.lr:g}, {settings.steps} steps."
-    share, steps = own / PUBLISHED_IMAGES, round(published.steps * PUBLISHED_IMAGES / own)
-    by_rule = settings.lr == published.lr * share and settings.steps == steps
-    text = (
-        f"{own} images a step in place of {PUBLISHED_IMAGES}: the linear rule gives the learning "
-        f"rate {published.lr * share:g} = {published.lr:g} x {own}/{PUBLISHED_IMAGES}, and {steps} "
-        f"steps = {published.steps} x {PUBLISHED_IMAGES}/{own}"
-    )
-    if not by_rule:
-        text += f"; set were the rate {settings.lr:g} and {settings.steps} steps"
-    return text + f"; batch norm sees {own} images and not {PUBLISHED_IMAGES}."
+    lr = published.lr * own / PUBLISHED_IMAGES
+    steps = round(published.steps * PUBLISHED_IMAGES / own)
+    text = f"{own} images a step, learning rate {settings.lr:g}, {settings.steps} steps"
+    if own != PUBLISHED_IMAGES:
+        text += (
+            f" (published {PUBLISHED_IMAGES}, {published.lr:g} and {published.steps}; by the "
+            f"linear rule {lr:g} = {published.lr:g} x {own}/{PUBLISHED_IMAGES} and {steps} = "
+            f"{published.steps} x {PUBLISHED_IMAGES}/{own})"
+        )
+    return f"{text}; batch norm over {norm} images (published {PUBLISHED_IMAGES})."

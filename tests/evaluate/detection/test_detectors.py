@@ -328,12 +328,11 @@ def test_protocols_and_the_linear_rule():
     half = build_settings("voc07", ["images_per_step=8"])
     assert (half.lr, half.steps, half.milestones) == (0.01, 18000, (13500, 16500))
     assert half.warmup_steps == 200
-    assert "0.01 = 0.02 x 8/16" in rule(half, "voc07") and "batch norm sees 8" in rule(
-        half, "voc07"
-    )
+    text = rule(half, "voc07", 4)
+    assert "0.01 = 0.02 x 8/16 and 18000 = 9000 x 16/8" in text and "norm over 4 images" in text
     short = build_settings("coco-2x", ["images_per_step=4", "steps=180", "lr=0.1"])
     assert (short.lr, short.steps, short.milestones) == (0.1, 180, (120, 160))
-    assert "set were the rate 0.1 and 180 steps" in rule(short, "coco-2x")
+    assert "learning rate 0.1, 180 steps" in rule(short, "coco-2x", 4)
     with pytest.raises(UserError, match="give five"):
         build_settings("coco-1x", ["anchors=[8]"])
     with pytest.raises(UserError, match="did you mean 'steps'"):
