@@ -41,13 +41,12 @@ from pretrain.parts.distributed import World, mean_over_processes, world
 from pretrain.parts.negatives import stream_key
 from pretrain.parts.schedule import learning_rate
 from pretrain.preview import save_views
+from pretrain.remarks import Remarks
 from pretrain.settings import FREE_ON_RESUME, Settings, build_settings
 from pretrain.views.augment import DeviceAugment
 from pretrain.views.loader import build_loader
 
 DRAW_EVERY = 20  # seconds between pictures of the loss
-_ODD = {"replaced": "unreadable images were replaced"}
-_ODD["damaged"] = "images are damaged inside, and shown as far as they could be decoded"
 _STATE = ("keys", "method", "optimizer")  # what a checkpoint needs to be resumed from
 
 
@@ -226,11 +225,10 @@ class _Training:
         for epoch in range(self.step // self.steps, s.epochs):
             self.loader.set_epoch(epoch, self.step % self.steps)
             log.begin_epoch()
-            odd: dict[str, list[str]] = {name: [] for name in _ODD}
+            remarks = Remarks()
             bar = epoch_bar(epoch, s.epochs, self.steps, self.step % self.steps, here.first)
             for batch in log.timed(self.loader):
-                odd["replaced"] += batch["replaced_reasons"] + batch["backgrounds_skipped"]
-                odd["damaged"] += batch["damaged"]
+                remarks.add(batch)
                 lr = self._set_learning_rate()
                 values = self._train_on(batch)
                 self.step += 1
@@ -251,7 +249,7 @@ class _Training:
                     bar.close()
                     return self._stopped(stop)
             bar.close()
-            if self._end_epoch(epoch, lr, odd, stop):
+            if self._end_epoch(epoch, lr, remarks, stop):
                 return self._stopped(stop)
         if here.first:
             backbone, curve, views = map(self.run.path, ("backbone.pt", "curve.png", "views.png"))
@@ -313,17 +311,11 @@ class _Training:
 
     # ---- what happens now and then ----
 
-    def _end_epoch(
-        self, epoch: int, lr: float, odd: dict[str, list[str]], stop: StopRequest
-    ) -> bool:
+    def _end_epoch(self, epoch: int, lr: float, remarks: Remarks, stop: StopRequest) -> bool:
         """Save, measure, report and draw; return whether to stop."""
         s, here, log = self.settings, self.here, self.log
         step_seconds, waited = log.epoch_speed()
-        told = {name: sorted(set(here.gather(odd[name]))) for name in odd}  # each image once
-        odd = {name: reasons for name, reasons in told.items() if reasons}
-        for name, reasons in odd.items() if here.first else ():
-            counted = {name: len(reasons), "reasons": reasons[:10]}
-            log.write({"step": self.step, "epoch": epoch} | counted)
+        sentences = remarks.tell(here.gather, log, {"step": self.step, "epoch": epoch})
         log.save()
         self._save()
         stopping = self.step < self.last_step and here.any(bool(stop))[0]
@@ -334,9 +326,8 @@ class _Training:
         starved = f" ({waited:.0%} of the time waiting for images)" if waited > 0.05 else ""
         rate = s.batch_size / step_seconds
         self.say(f"{report}, lr {lr:g}, {rate:.0f} images/s{starved}, {left} left")
-        for name, reasons in odd.items():
-            some = "; ".join(reasons[:3] + ["..."] * (len(reasons) > 3))
-            self.say(f"  {len(reasons)} {_ODD[name]}: {some}")
+        for sentence in sentences:
+            self.say(f"  {sentence}")
         if here.first:
             log.save()
             # Not after each of many short epochs: it would take as long as they.

@@ -37,13 +37,13 @@ class World:
         dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.control)
         return tuple(bool(vote) for vote in votes)
 
-    def gather(self, texts: list[str]) -> list[str]:
-        """Return all processes' texts. Every process must call it."""
+    def gather(self, values: list) -> list:
+        """Return the values, texts or numbers, of all processes. Every process must call it."""
         if self.size == 1:
-            return texts
-        lists: list[list[str]] = [[] for _ in range(self.size)]
-        dist.all_gather_object(lists, texts, group=self.control)
-        return [text for part in lists for text in part]
+            return values
+        lists: list[list] = [[] for _ in range(self.size)]
+        dist.all_gather_object(lists, values, group=self.control)
+        return [value for part in lists for value in part]
 
 
 @contextmanager
