@@ -1,18 +1,25 @@
-"""`probe export`: a backbone's weights under torchvision's names."""
+"""`probe export`: a backbone's weights under the names of other software."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
 from data.errors import UserError
 from data.files import write_whole
-from data.options import Record, setting
+from data.options import Record, one_of, setting
 from evaluate.results import say
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evaluate.checkpoints import Checkpoint
+
 SUFFIXES = (".pt", ".pth", ".safetensors")
+DETECTORS = {"torchvision": SUFFIXES, "detectron2": (".pkl",)}  # and the endings of their files
 
 
 class Options(Record):
@@ -21,6 +28,10 @@ class Options(Record):
     OUT ends in .pt, .pth or .safetensors and holds a plain state_dict with torchvision's names, as
     float32, without the classifier: model.load_state_dict(weights, strict=False) then misses the
     classifier's two tensors alone.
+
+    --for torchvision names a ResNet as torchvision's detectors have it (backbone.body...), --for
+    detectron2 writes a .pkl that detectron2 loads as MODEL.WEIGHTS. Pyramid and box head go along
+    where the pretraining trained them (codo).
     """
 
     checkpoint: str = setting(..., "the network", argument=True)
@@ -28,37 +39,60 @@ class Options(Record):
     arch: str | None = setting(
         None, "torchvision's name of the network, where the weights do not tell"
     )
+    detector: Annotated[str, one_of(DETECTORS)] | None = setting(
+        None, "for the detectors of this software", names=("--for",)
+    )
     overwrite: bool = setting(False, "replace OUT where it exists")
 
 
 def run(options: Options) -> None:
     """Write the file."""
-    import safetensors.torch
-
-    from data.run import torch_bytes
     from evaluate.checkpoints import load_checkpoint
     from evaluate.networks import classifier
 
-    out = options.out
-    if out.suffix not in SUFFIXES:
-        raise UserError(f"OUT {out} must end in {', '.join(SUFFIXES)}.")
+    out, endings = options.out, DETECTORS.get(options.detector, SUFFIXES)
+    if out.suffix not in endings:
+        raise UserError(f"OUT {out} must end in {', '.join(endings)}.")
     loaded = load_checkpoint(options.checkpoint, options.arch)
     say(loaded.source.describe())
-    state = {
-        key: (value.float() if value.is_floating_point() else value).detach().cpu().contiguous()
-        for key, value in loaded.model.state_dict().items()
-    }
-    if out.suffix == ".safetensors":
-        # a single entry: the order of several is another each time
-        data = safetensors.torch.save(state, {"format": "pt"})
-    else:
-        data = bytes(torch_bytes(state))
+    data, count = _content(options, loaded)
     same = out.exists() and _parts(out.read_bytes()) == _parts(data)
     if out.exists() and not options.overwrite and not same:  # what is there stays
         raise UserError(f"OUT {out} exists; name another file or add --overwrite.")
     write_whole(out, data)
     name = loaded.source.arch
-    click.echo(f"{out}: {len(state)} tensors of {name}, all but {classifier(name)}")
+    click.echo(f"{out}: {count} tensors of {name}, all but {classifier(name)}")
+
+
+def _content(options: Options, loaded: Checkpoint) -> tuple[bytes, int]:
+    """Return the file's bytes, and how many tensors they hold."""
+    import safetensors.torch
+    from torchvision.models.resnet import ResNet
+
+    from data.run import torch_bytes
+    from evaluate.detection.names import for_detectron2, for_torchvision
+
+    state, detector = _plain(loaded.model.state_dict()), _plain(loaded.detector)
+    if options.detector is not None and not isinstance(loaded.model, ResNet):
+        raise UserError(
+            f"--for {options.detector}: CHECKPOINT {options.checkpoint} is {loaded.source.arch}; "
+            "its detectors are built on ResNets."
+        )
+    if options.detector == "detectron2":
+        return for_detectron2(state, detector), len(state) + len(detector)
+    if options.detector == "torchvision":
+        state = for_torchvision(state, detector)
+    if options.out.suffix == ".safetensors":
+        # a single entry: the order of several is another each time
+        return safetensors.torch.save(state, {"format": "pt"}), len(state)
+    return bytes(torch_bytes(state)), len(state)
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        key: (value.float() if value.is_floating_point() else value).detach().cpu().contiguous()
+        for key, value in tensors.items()
+    }
 
 
 def _parts(data: bytes) -> tuple[object, bytes]:
