@@ -169,10 +169,7 @@ class CoDo(MoCo):
                 images[2], scale_factor=0.5, mode="bilinear", antialias=True
             )
             queries.append(self.encoder_q(half, jittered[1] / 2))
-        with torch.no_grad():
-            x_k, order = self._shuffle(images[1], step)
-            boxes_k, _ = self._shuffle(boxes[1], step)
-            k = self._unshuffle(self.encoder_k(x_k, boxes_k), order)  # (B, L, dim)
+        (k,) = self._encode_keys(step, images[1], boxes[1])  # (B, L, dim)
         with torch.autocast(k.device.type, enabled=False):
             levels = sum(self._level_losses(q, k) for q in queries)  # (L,)
         self._keys.append(k)
