@@ -43,6 +43,13 @@ def info(out: Path, as_json: bool) -> None:
         click.echo(json.dumps({**facts, **summary}, indent=2))
         return
     click.echo(tabulate(as_table(masks, summary), tablefmt="plain", disable_numparse=True))
+    if summary["poor"]:
+        click.echo(
+            "\ntoo poor to paste (`pretrain --set paste_coverage=0.05,0.9` leaves the first "
+            "two kinds unpasted), such as:"
+        )
+        for key, why in summary["poor_examples"]:
+            click.echo(f"  {printable(key)}: {why}")
     if summary["failures"]:
         failed = summary["counts"]["unreadable"] + summary["counts"]["failed"]
         click.echo(f"\nno mask for {failed:,} images:")

@@ -341,18 +341,19 @@ def _toml_line(name: str, value: Any) -> str:
 def parse_assignment(text: str, record: type[Record]) -> dict[str, Any]:
     """Return {name: value} of `name=value`, nested for `table.name=value`.
 
-    The value is TOML, or else a bare string. What takes text alone, such as a folder, gets it:
-    `masks=3` is a folder named 3.
+    The value is TOML, or else a bare string; a list may lack its brackets. What takes text alone,
+    such as a folder, gets it: `masks=3` is a folder named 3.
     """
     name, equals, value = text.partition("=")
     path, bare = name.strip().replace("-", "_").split("."), value.strip()
     if not equals or not all(path):
         raise UserError(f"--set {text!r} is not of the form name=value, such as image_size=64.")
+    field = record.model_fields.get(path[0]) if len(path) == 1 else None
+    listed = field is not None and _tuple_of(field) is not None and not bare.startswith("[")
     try:
-        parsed = tomllib.loads(f"value = {bare}")["value"]
+        parsed = tomllib.loads(f"value = [{bare}]" if listed else f"value = {bare}")["value"]
     except (tomllib.TOMLDecodeError, KeyError):
         parsed = bare
-    field = record.model_fields.get(path[0]) if len(path) == 1 else None
     if field is not None and field.annotation in (str, str | None) and not isinstance(parsed, str):
         parsed = bare
     for part in reversed(path):

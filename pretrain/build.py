@@ -97,6 +97,9 @@ def introduction(
     masks = loader.masks
     if masks is not None:
         flat = f"; {masks.flat} masks are empty" if masks.flat else ""
+        if masks.poor:
+            low, high = s.paste_coverage
+            flat += f"; {masks.poor} images stay unpasted, their masks' means not in {low}..{high}"
         lines.append(f"Pasting with probability {s.paste_probability:g} on {s.background}{flat}.")
         if masks.missing:
             lines.append(f"Used unpasted: {masks.complaint(s.images, s.masks)}.")

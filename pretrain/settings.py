@@ -24,12 +24,14 @@ from data.options import Record, build, list_settings, one_of, read_toml, settin
 from pretrain.contract import MethodSettings
 from pretrain.methods import METHODS, load_method
 from pretrain.views.recipes import (
+    COVERAGE_HELP,
     CUTOUT_HELP,
     PASTED_HELP,
     PLACING_HELP,
     RECIPES,
     Blend,
     BlendSigma,
+    Coverage,
     Cutout,
     Pasted,
     PasteSettings,
@@ -103,6 +105,7 @@ class Settings(Switches):
     )  # fmt: skip
     blend: Blend = setting("none", "blending of the mask's border", heading="Copy-paste")
     blend_sigma: BlendSigma = setting(5.0, "sigma of that blending, pixels of the original image")
+    paste_coverage: Coverage = setting((0.0, 1.0), COVERAGE_HELP)
     paste_views: Pasted = setting("all", PASTED_HELP)
     placement: Placing = setting("same", PLACING_HELP)
     cutout: Cutout = setting("mask", CUTOUT_HELP)
@@ -193,6 +196,7 @@ class Settings(Switches):
             pool=self.background_pool,
             blend=self.blend,
             sigma=self.blend_sigma,
+            coverage=self.paste_coverage,
             views=self.paste_views,
             placement=self.placement,
             cutout=self.cutout,

@@ -1,10 +1,12 @@
 """What is inside a folder of mask shards, in numbers."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from data.masks.format import Status, open_shard, own_dataset, reading
+from data.masks.poor import why_poor
 from data.masks.read import MaskShards
 
 
@@ -15,13 +17,20 @@ def summarise(masks: MaskShards, sample: int = 2000, failures: int = 10) -> dict
     stored_bytes of all masks, file_bytes with everything else;
     mask_sizes and image_sizes, the smallest, median and largest long side in pixels, or None;
     coverage, the mean of the masks' values in [0, 1] over `sampled` masks, or None;
+    poor, how many of those are too poor to paste, by the reason (`data.masks.poor`), and
+    poor_examples, key and reason of the first few;
     failures, key, status and reason of the first few images without a mask.
     """
     status = masks.statuses()
     with_mask = np.flatnonzero(status <= Status.FLAT)
     failed = np.flatnonzero(status > Status.FLAT)
     picked = with_mask[np.linspace(0, len(with_mask) - 1, min(sample, len(with_mask)), dtype=int)]
-    means = [float(masks.read(row).mean()) / 255 for row in picked]
+    means, poor = [], {}
+    for row in picked.tolist():
+        mask = masks.read(row)
+        means.append(float(mask.mean()) / 255)
+        if why := why_poor(mask):
+            poor[masks.keys[row]] = why
     stored = 0
     for path in masks.shards:
         with open_shard(path) as file, reading(path):
@@ -37,6 +46,8 @@ def summarise(masks: MaskShards, sample: int = 2000, failures: int = 10) -> dict
         "image_sizes": _spread([masks.image_size(row) for row in picked]),
         "coverage": float(np.mean(means)) if means else None,
         "sampled": len(picked),
+        "poor": dict(Counter(poor.values())),
+        "poor_examples": list(poor.items())[:failures],
         "failures": [
             (masks.keys[row], masks.status(row).name.lower(), masks.error(row))
             for row in failed[:failures].tolist()
@@ -71,8 +82,14 @@ def as_table(masks: MaskShards, summary: dict[str, Any]) -> list[tuple[str, Any]
             ("long side of images", "{} .. median {} .. {}".format(*summary["image_sizes"])),
             ("long side of masks", "{} .. median {} .. {}".format(*summary["mask_sizes"])),
             ("coverage", f"{summary['coverage']:.1%} of an image {of_masks}"),
+            ("too poor to paste", _shares(summary["poor"], summary["sampled"])),
         ]
     return rows
+
+
+def _shares(counts: dict[str, int], total: int) -> str:
+    each = ", ".join(f"{why} {count:,}" for why, count in sorted(counts.items()))
+    return f"{sum(counts.values()) / total:.1%}" + (f" ({each})" if each else "")
 
 
 def _pairs(values: dict[str, Any]) -> str:

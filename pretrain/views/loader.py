@@ -57,7 +57,7 @@ class Loader(BatchLoader):
     the workers stay alive from epoch to epoch until `close`.
 
     keys : the images, in the order of `index`.
-    masks : how many images have no mask, or a flat one (used unpasted too); None without pasting.
+    masks : how many images have no mask, or a flat or poor one (used unpasted); None: no pasting.
     """
 
     def __init__(
@@ -204,7 +204,8 @@ def _open_masks(
             remedy += ", or the probability 0"
         raise UserError(f"{what}; {remedy}.")
     shards = MaskShards(masks)
-    rows = match_masks(keys, shards, images)
+    coverage = (0.0, 1.0) if paste is None else paste.coverage
+    rows = match_masks(keys, shards, images, coverage)
     if rows.missing and not allow_missing:
         raise UserError(
             f"{rows.complaint(images, masks)}; compute them, or allow missing masks to use "

@@ -20,6 +20,8 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0)]
 Blend = Literal["none", "gaussian", "mix"]
 BlendSigma = Annotated[float, Field(gt=0, le=SIGMA_MOST)]
+Coverage = tuple[Probability, Probability]
+COVERAGE_HELP = "range of a mask's mean in [0, 1]; images of other masks stay unpasted"
 Pasted = Literal["all", "first"]
 PASTED_HELP = "which views of an image are pasted with that probability"
 Placing = Literal["same", "frame"]
@@ -123,6 +125,7 @@ class PasteSettings(Record):
         "none", "none takes the mask as it is, gaussian blurs it, mix does either, evenly"
     )
     sigma: BlendSigma = setting(5.0, "of that Gaussian, pixels of the original image")
+    coverage: Coverage = setting((0.0, 1.0), COVERAGE_HELP)
     views: Pasted = setting("all", PASTED_HELP)
     placement: Placing = setting("same", PLACING_HELP)
     cutout: Cutout = setting("mask", CUTOUT_HELP)
@@ -130,6 +133,10 @@ class PasteSettings(Record):
     @model_validator(mode="after")
     def _pool(self) -> PasteSettings:
         check_background(self.background, self.pool)
+        if self.coverage[0] > self.coverage[1]:
+            raise ValueError(
+                f"paste_coverage is {list(self.coverage)}; the smaller comes first, as 0.05,0.9"
+            )
         if self.placement == "frame" and BACKGROUNDS[self.background].partner == "over":
             raise ValueError(
                 f"placement is 'frame' and background is {self.background!r}, which has a place "

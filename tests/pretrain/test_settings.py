@@ -257,3 +257,11 @@ def test_rows_that_are_not_there(tmp_path):
     assert read_config(plain) == {"lr": 0.1, "method": {"name": "moco"}}
     with pytest.raises(UserError, match="lacks; leave out --row"):
         read_config(plain, "table2a-rbd")
+
+
+def test_a_list_may_lack_its_brackets():
+    given = parse_assignment("paste_coverage=0.05,0.9", Settings)
+    assert given == parse_assignment("paste_coverage=[0.05, 0.9]", Settings)
+    assert given == {"paste_coverage": [0.05, 0.9]}
+    with pytest.raises(UserError, match="the smaller comes first"):
+        build_settings({"images": "x"}, {"paste_coverage": [0.9, 0.1]})

@@ -60,6 +60,10 @@ def test_rows(tmp_path, write_shards):
     assert image.picture is None and image.caption == "no such file or folder"
     assert mask_cell.caption == "unreadable: empty file"
 
+    write_shards(tmp_path / "whole", {"a.png": np.full((20, 40), 250, np.uint8)})
+    whole = mask_row("a.png", [MaskShards(tmp_path / "whole")], images, 60).cells[1]
+    assert whole.caption == "covers 98%: too poor to paste, nearly everything"
+
     assert mask_row("c.png", sets[:1], images, 60).cells[1].caption == "nothing stands out"
     image, mask_cell, foreground = mask_row("a.png", sets[:1], None, 10).cells
     assert image.picture is foreground.picture is None

@@ -1,10 +1,13 @@
 """The figures of `info` are those of the masks."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from data.errors import UserError
 from data.masks.format import shard_name
+from data.masks.poor import why_poor
 from data.masks.read import MaskShards
 from data.masks.summary import as_table, summarise
 
@@ -22,7 +25,16 @@ def test_figures(tmp_path, write_shards, masks):
     assert summary["failures"] == [("m.jpg", "unreadable", "empty file")]
     assert summary["file_bytes"] == sum(path.stat().st_size for path in shards.shards)
     assert 0 < summary["stored_bytes"] < summary["file_bytes"]
+    poor = {
+        key: why
+        for key, mask in masks.items()
+        if not isinstance(mask, str)
+        if (why := why_poor(mask))
+    }
+    assert summary["poor"] == dict(Counter(poor.values()))
+    assert dict(summary["poor_examples"]) == poor and poor["a/002.JPEG"] == "empty"
     table = dict(as_table(shards, summary))
+    assert table["too poor to paste"].startswith(f"{len(poor) / 10:.1%} (")
     assert table["bytes per mask"] == f"{summary['stored_bytes'] / 10:,.0f}"
     assert summarise(shards, sample=3)["sampled"] == 3
     assert table["images, flat"] == "1"

@@ -388,3 +388,20 @@ raise RuntimeError("stop")
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1 and done.stderr.endswith("RuntimeError: stop\n")
+
+
+def test_images_of_poor_masks_stay_unpasted(photographs):
+    """Those alone, and nothing else moves."""
+    paste = PasteSettings(probability=1)
+    everything = make(photographs, paste=paste)
+    shares = np.array([everything.dataset.masks.read(row).mean() / 255 for row in range(12)])
+    low, high = np.quantile(shares, [0.3, 0.8])
+    kept = make(photographs, paste=PasteSettings(probability=1, coverage=(low, high)))
+    poor = (shares < low) | (shares > high)
+    assert kept.masks.poor == poor.sum() > 3 and everything.masks.poor == 0
+    for ours, theirs in zip(batches(kept), batches(everything), strict=True):
+        pasted = ours["parameters"][:, 0, COLUMN["paste"]].bool()
+        assert torch.equal(pasted, torch.from_numpy(~poor)[ours["index"]])
+        assert torch.equal(ours["image"], theirs["image"])
+        assert torch.equal(ours["mask"][pasted], theirs["mask"][pasted])
+        assert (ours["mask"][~pasted] == 255).all()
