@@ -91,8 +91,9 @@ def main(images: str, line: _CommandLine, given: dict[str, Any], **method: Any) 
     """Pretrain a backbone on the folder IMAGES, without labels.
 
     Objects are copied by their saliency masks, pasted on other backgrounds, and told apart by
-    a method of contrast (DiLo, arXiv 2004.06638). RUN gets the configuration, metrics.jsonl,
-    TensorBoard events, checkpoints, pictures, and at the end backbone.pt in torchvision's names.
+    a method of contrast (DiLo, arXiv 2004.06638); or a relative of it is trained, by --method.
+    RUN gets the configuration, metrics.jsonl, TensorBoard events, checkpoints, pictures, and at
+    the end backbone.pt in torchvision's names.
     """
     sys.stdout.reconfigure(errors="backslashreplace")  # keys may hold what a terminal cannot show
     run = Run(line.out)

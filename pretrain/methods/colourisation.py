@@ -102,12 +102,14 @@ class Colourisation(Method, nn.Module):
 
     @classmethod
     def check(cls, settings: Settings, sizes: Sizes) -> None:
-        """Refuse a network that sees the colours, and views too small."""
+        """Refuse a network that sees the colours, views without any, and views too small."""
         if not settings.arch.endswith("-l"):
             raise UserError(
                 f"arch is {settings.arch!r}, and colourisation needs a network that does not see "
                 "the colours; give resnet50-l or resnet18-l."
             )
+        if settings.gray == 1:
+            raise UserError("gray is 1, and colourisation learns colours; give less than 1.")
         check_network(settings, lambda: build_backbone(settings.arch), sizes.group)
 
     @classmethod

@@ -152,10 +152,20 @@ def test_two_colours_are_learnt_from_brightness():
     assert losses[-1] < least + 0.7
 
 
-def test_a_network_of_colours_is_refused(photographs):
-    settings = build_settings(
-        {"images": str(photographs.images), "method": "colourisation", "arch": "resnet50"},
-        {"batch_size": 4},
-    )
-    with pytest.raises(UserError, match="does not see the colours; give resnet50-l or resnet18-l"):
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"arch": "resnet50"}, "does not see the colours; give resnet50-l or resnet18-l"),
+        ({"gray": 1.0}, "gray is 1, and colourisation learns colours"),
+        ({"batch_size": 1, "image_size": 8}, "one value a channel has no statistics"),
+        ({"method": "rotation", "arch": "alexnet", "image_size": 8}, "too small for alexnet"),
+        ({"method": "rotation", "arch": "resnet18-l", "gray": 1.0}, None),
+    ],
+)
+def test_settings_that_do_not_fit(changes, sentence):
+    settings = build_settings({"method": "colourisation", "batch_size": 4} | changes)
+    if sentence is None:
+        assert check_sizes(settings, 12, 1).group == 4
+        return
+    with pytest.raises(UserError, match=sentence):
         check_sizes(settings, 12, 1)
