@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import signal
 from collections.abc import Iterator
+from pathlib import Path
+
+_SHARED = Path("/dev/shm")
 
 
 def usable_cores() -> int:
@@ -30,3 +35,31 @@ def signals_held_from_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def sweep_after_death() -> None:
+    """Have what this process leaves in shared memory removed even if its whole group is killed.
+
+    Joblib's own cleaner belongs to the group and dies with it; then its semaphores and folders stay
+    in /dev/shm for as long as the machine runs. This one is a process in a session of its own. It
+    waits for a pipe to be closed, as happens however this process ends.
+    """
+    if not _SHARED.is_dir():
+        return
+    end, held = os.pipe()  # `held` is closed with this process, and no program inherits it
+    pid = os.getpid()
+    if os.fork():
+        os.close(end)
+        return
+    try:  # nothing here may raise into the program that was forked
+        os.setsid()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        os.dup2(end, 0)
+        os.closerange(1, os.sysconf("SC_OPEN_MAX"))
+        os.read(0, 1)
+        for name in (f"sem.loky-{pid}-*", f"joblib_memmapping_folder_{pid}_*"):
+            for path in _SHARED.glob(name):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    finally:
+        os._exit(0)

@@ -19,7 +19,7 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from threadpoolctl import threadpool_limits
 
 from data.errors import UserError
-from data.processes import signals_held_from_children, usable_cores
+from data.processes import signals_held_from_children, sweep_after_death, usable_cores
 from saliency.batch import Block, Plan
 from saliency.rows import Row, compute_rows
 
@@ -120,6 +120,8 @@ class Workers:
         options = own if self._backend == "loky" else {}
         with joblib.parallel_config(self._backend, n_jobs=self.jobs, **options):
             parallel = joblib.Parallel(return_as="generator", batch_size=1, pre_dispatch="2*n_jobs")
+        if self._backend == "loky":
+            _sweep_once(os.getpid())
         resource_tracker.ensure_running()  # before: starting these sets the mask of signals too
         multiprocessing.resource_tracker.ensure_running()
         with signals_held_from_children():
@@ -158,6 +160,11 @@ def _connect_ray(scheduler: str | None, jobs: int) -> tuple[int, Callable[[], No
     ray.init(scheduler, num_cpus=cores, log_to_driver=False, logging_level="error")
     register_ray()
     return max(1, int(ray.cluster_resources().get("CPU", 1))), ray.shutdown
+
+
+@lru_cache
+def _sweep_once(process: int) -> None:
+    sweep_after_death()
 
 
 def _end_processes() -> None:

@@ -111,10 +111,11 @@ def trials(options: dict, names: list[str]) -> Iterator[tuple[str, str, Harm]]:
         for number in range(count):
             seed = f"{options['seed']} {number}"
             yield f"{what}, random bytes", seed, random_harm(files, seed)
-    for what, harm in of_shards(names):
-        yield "shards, structure", what, harm
-    for what, harm in of_index():
-        yield "index.h5, structure", what, harm
+    if options["structure"]:
+        for what, harm in of_shards(names):
+            yield "shards, structure", what, harm
+        for what, harm in of_index():
+            yield "index.h5, structure", what, harm
 
 
 def unsealed(folder: Path) -> None:
@@ -127,6 +128,7 @@ def unsealed(folder: Path) -> None:
 @click.command()
 @click.option("--bytes", default=550, help="Randomly damaged shards.")
 @click.option("--index", default=270, help="Randomly damaged indices.")
+@click.option("--structure/--no-structure", default=True, help="What h5py can make of them.")
 @click.option("--compression", default="zstd")
 @click.option("--without-seals", is_flag=True, help="Only verify is bound to end then.")
 @click.option("--images", type=Path, help="Photographs to take.")

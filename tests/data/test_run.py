@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 import torch
@@ -56,7 +57,35 @@ def garbage(path):
     path.write_bytes(os.urandom(5000))
 
 
-@pytest.mark.parametrize("harm", [flip_a_bit, truncate, empty, garbage])
+def a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def broken_pickle(path, position=40):
+    """Change one instruction of the pickle, with every CRC-32 right."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: bytearray(archive.read(name)) for name in archive.namelist()}
+    (pickled,) = (part for name, part in parts.items() if name.endswith("data.pkl"))
+    pickled[position] = ord("b")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, part in parts.items():
+            archive.writestr(name, bytes(part))
+
+
+def test_a_pickle_damaged_anywhere_falls_back(tmp_path):
+    """With every CRC right; what PyTorch raises then is of a dozen kinds."""
+    checkpoint.save(tmp_path, 1, state(1))
+    last = checkpoint.save(tmp_path, 2, state(2))
+    whole, fallen_back = last.read_bytes(), 0
+    for position in range(2, 120, 2):
+        last.write_bytes(whole)
+        broken_pickle(last, position)
+        fallen_back += checkpoint.load_newest(tmp_path).step == 1
+    assert fallen_back > 40  # where a name is changed it is another state, and nobody can tell
+
+
+@pytest.mark.parametrize("harm", [flip_a_bit, truncate, empty, garbage, a_folder])
 def test_damaged_last_falls_back(tmp_path, harm):
     checkpoint.save(tmp_path, 1, state(1))
     last = checkpoint.save(tmp_path, 2, state(2))
@@ -64,7 +93,7 @@ def test_damaged_last_falls_back(tmp_path, harm):
     found = checkpoint.load_newest(tmp_path)
     assert found.step == 1 and found.state["step"] == 1
     ((path, reason),) = found.damaged
-    assert path == last and "damaged" in reason
+    assert path == last and ("damaged" in reason or reason == "Is a directory")
     found.set_aside()
     assert not last.exists() and last.with_name(last.name + ".damaged").exists()
 
