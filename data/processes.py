@@ -46,7 +46,7 @@ def sweep_after_death() -> None:
     """
     if not _SHARED.is_dir():
         return
-    end, held = os.pipe()  # `held` is closed with this process, and no program inherits it
+    end, _ = os.pipe()  # the other end is closed with this process; no program inherits it
     pid = os.getpid()
     if os.fork():
         os.close(end)

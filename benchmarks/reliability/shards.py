@@ -5,7 +5,8 @@
 Random damage (bits, bytes, zeros, cuts) and crafted structure (attributes, datasets, links, virtual
 and external storage, chunks, other files), each in a copy of a small set. What counts as an answer
 is a mask, status, size or reason by `MaskShards`, with the index and without, and what `verify` and
-`info` say. "same" is everything as it was, "refused" an error in a sentence.
+`info` say. "same" is everything as it was, "refused" an error in a sentence (`UserError`, or the
+system's own `OSError`).
 """
 
 import random
@@ -51,7 +52,7 @@ def judge(folder: Path, truth: dict[str, tuple]) -> str:
             (folder / "index.h5").unlink(missing_ok=True)
         try:
             told = answers(folder)
-        except UserError:
+        except (UserError, OSError):
             outcomes.add("refused")
             continue
         if told.keys() != truth.keys():
