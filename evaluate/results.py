@@ -142,7 +142,7 @@ def refuse_several(what: str) -> None:
     if several():
         raise UserError(
             f"probe {what} runs in one process, and WORLD_SIZE is {os.environ['WORLD_SIZE']}, as "
-            "under torchrun; start it without torchrun, which is for probe linear."
+            "under torchrun; start it without torchrun, which is for probe linear and probe detect."
         )
 
 
