@@ -64,7 +64,7 @@ def split(images: Path, out: Path) -> Path:
         target = folder / ("val" if row % 5 == 4 else "train") / key
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.is_symlink():
-            target.symlink_to(key_path(images, key).resolve())
+            target.symlink_to(Path(key_path(images, key)).resolve())
     return folder
 
 
@@ -127,9 +127,9 @@ def judge(checkpoint: str | Path, data: Path, masks: Path, folder: Path, size: i
     limit = true.pop("limit")
     figures = {"linear": linear["top1"], "knn": knn["rows"][0]["top1"]}
     figures |= located(network, data / "val", MaskShards(masks), None, 2 * size, limit)
-    if true["images"] is not None:
+    if true["photographs"] is not None:
         shards = MaskShards(true["rbd"])
-        scores = located(network, true["images"], shards, true["masks"], 2 * size, limit)
+        scores = located(network, true["photographs"], shards, true["truth"], 2 * size, limit)
         figures |= {f"true {name}": value for name, value in scores.items()}
     write_whole(path, json.dumps(figures))
     return figures
@@ -154,7 +154,7 @@ def main(images, masks, out, true, size, epochs, seeds, limit) -> None:  # fmt: 
     """Train all rows on IMAGES and print the table of what is there, after every run."""
     with errors_told():
         data = split(images, out)
-        options = dict(zip(("images", "rbd", "masks"), true, strict=True)) | {"limit": limit}
+        options = dict(zip(("photographs", "rbd", "truth"), true, strict=True)) | {"limit": limit}
         torch.manual_seed(0)
         figures = defaultdict(list)
         figures[UNTRAINED].append(

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 
+from data.backgrounds.partner import tight_box
 from data.gallery import Cell, Gallery, Row
 from data.gallery.rows import fit
 from data.images.decode import UnreadableImage, decode
@@ -30,7 +31,9 @@ def views_gallery(
     """Return a batch's first `count` images as rows of a gallery.
 
     A row is an image: the whole photograph with the boxes of its crops; then of each view the crop,
-    its mask, the crop on its new background, and the final view before normalisation.
+    its mask, the crop on its new background, where the batch has it the true saliency with the
+    object's box, and the final view before normalisation. A negative on the first view's background
+    comes last.
 
     batch : from the loader, on `augment`'s device.
     images, keys : the image folder and its images; those that cannot be read again stay blank.
@@ -41,12 +44,15 @@ def views_gallery(
         if isinstance(value, torch.Tensor) and name not in ("missing", "replaced")
     }
     stages = {name: value.cpu() for name, value in augment.preview(part).items()}
-    shown = ("image", "mask", "pasted", "view") if "mask" in stages else ("image", "view")
+    shown = [name for name in ("image", "mask", "pasted", "saliency", "view") if name in stages]
+    if "mask" not in stages:
+        shown.remove("pasted")
     parameters = part["parameters"].cpu()
     views = parameters.shape[1]
     columns = ["image"]
     for view in range(views):
         number = f" {view + 1}" if views > 1 else ""
+        number = " of the negative" if view >= augment.recipe.views else number
         columns += [("crop" if stage == "image" else stage) + number for stage in shown]
     rows = []
     for row, index in enumerate(part["index"].tolist()):
@@ -54,7 +60,8 @@ def views_gallery(
         for view in range(views):
             for stage in shown:
                 note = _note(stage, parameters[row, view], "background" in part)
-                cells.append(Cell(_picture(stages[stage][row, view]), note))
+                picture = _picture(stages[stage][row, view])
+                cells.append(Cell(_boxed(picture) if stage == "saliency" else picture, note))
         rows.append(Row(keys[index], cells))
     return Gallery("What the network sees", [], columns, rows)
 
@@ -85,6 +92,8 @@ def _note(stage: str, values: torch.Tensor, has_backgrounds: bool) -> str:
         if not value("paste"):
             return "original"
         return "" if has_backgrounds else f"gray {value('level'):.0f}"
+    if stage == "saliency":
+        return ""
     done = [name for name in ("gray", "jitter", "flip") if value(name)]
     done += [f"blur {value('blur'):.1f}"] * (value("blur") > 0)
     return " ".join(done)
@@ -102,6 +111,15 @@ def _photograph(images: str | os.PathLike, key: str, parameters: torch.Tensor) -
     for top, left, height, width in boxes.round().int().tolist():
         cv2.rectangle(small, (left, top, width, height), _BOX, 2)
     return Cell(small)
+
+
+def _boxed(mask: np.ndarray) -> np.ndarray:
+    """Return a mask, uint8 (S, S), in gray with the object's box."""
+    picture, box = np.stack([mask] * 3, -1), tight_box(mask)
+    if box is not None:
+        top, left, height, width = box
+        cv2.rectangle(picture, (left, top, width, height), _BOX, max(1, len(mask) // 80))
+    return picture
 
 
 def _picture(pixels: torch.Tensor) -> np.ndarray:

@@ -278,9 +278,7 @@ class _Training:
         s, here = self.settings, self.here
         torch.manual_seed(stream_key(s.seed, self.step, here.rank))  # dropout's
         batch = {
-            name: value.to(here.device, non_blocking=True)
-            if isinstance(value, torch.Tensor)
-            else value
+            name: value.to(here.device, non_blocking=True) if torch.is_tensor(value) else value
             for name, value in batch.items()
         }
         pictures = self.run.path("views.png")
@@ -307,6 +305,8 @@ class _Training:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.update()
+        if self.loader.moves:  # views an image that stayed as they were, for want of an object
+            sums["unmoved"] = batch["unmoved"].float().mean()
         return dict(sums)
 
     # ---- what happens now and then ----

@@ -266,7 +266,8 @@ class DeviceAugment(nn.Module):
         """Return what happens to a batch, for pictures: float32 (B, V, C, S, S) in [0, 1].
 
         image : the crops; mask (one channel) and background, only when the batch has masks;
-        pasted : the crops on their backgrounds; view : augmented, before normalisation.
+        pasted : the crops on their backgrounds; view : augmented, before normalisation;
+        saliency (one channel) : flipped like the view, only when the batch has it.
         """
         numbers = range(batch["image"].shape[1])
         pasted = torch.stack([self.pasted(batch, view) for view in numbers], 1)
@@ -277,6 +278,10 @@ class DeviceAugment(nn.Module):
                 [self.photometric(pasted[:, v], batch["parameters"][:, v]) for v in numbers], 1
             ),
         }
+        if "saliency" in batch:
+            flip = batch["parameters"][..., COLUMN["flip"], None, None] > 0
+            saliency = torch.where(flip, batch["saliency"].flip(-1), batch["saliency"])
+            stages["saliency"] = saliency.unsqueeze(2) / 255
         if "mask" in batch:
             stages["mask"] = batch["mask"].unsqueeze(2) / 255
             stages["background"] = torch.stack(

@@ -58,6 +58,7 @@ class Loader(BatchLoader):
 
     keys : the images, in the order of `index`.
     masks : how many images have no mask, or a flat or poor one (used unpasted); None: no pasting.
+    moves : whether pasted views show the object elsewhere than their image does.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Loader(BatchLoader):
         decoder: DeviceDecoder | None = None,
     ) -> None:
         super().__init__(dataset, requests, workers, pin_memory=pin_memory, keep_workers=True)
-        self.keys, self.masks = dataset.keys, dataset.rows
+        self.keys, self.masks, self.moves = dataset.keys, dataset.rows, dataset.moves
         self.requests, self.decoder = requests, decoder
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pretrain.preview import save_views, views_gallery
@@ -54,3 +55,22 @@ def test_without_pasting_and_without_the_files(photographs, tmp_path):
     assert [cell.picture is None for cell in cells] == [True, False, False]
     assert "no such file" in cells[0].caption
     assert Image.open(tmp_path / "v.png").width > 3 * 160
+
+
+def test_a_negative_and_the_objects_boxes_are_drawn(photographs):
+    recipe = ViewRecipe(views=1, image_size=32)
+    loader = build_loader(
+        photographs.images, photographs.masks, recipe=recipe, batch_size=3, saliency=True,
+        negative=True, paste=PasteSettings(probability=1, background="box-swap"),
+    )  # fmt: skip
+    batch, augment = next(iter(loader)), DeviceAugment(recipe)
+    gallery = views_gallery(batch, augment, photographs.images, loader.keys)
+    assert gallery.columns[-5:] == [
+        f"{name} of the negative" for name in ("crop", "mask", "pasted", "saliency", "view")
+    ]
+    views = augment.views(batch, torch.arange(3), ("saliency", "boxes"))
+    for row, cells in enumerate(gallery.rows):
+        drawn = (cells.cells[4].picture == (255, 140, 0)).all(-1)
+        rows, columns = np.flatnonzero(drawn.any(1)), np.flatnonzero(drawn.any(0))
+        box = (rows[0], columns[0], len(rows), len(columns))
+        assert box == tuple(views.boxes[row, 0].int().tolist())

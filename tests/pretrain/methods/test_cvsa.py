@@ -9,7 +9,9 @@ from pretrain.build import build_optimizer, check_sizes
 from pretrain.contract import Views
 from pretrain.methods.cvsa import CVSA, alignment_losses, similarity_map
 from pretrain.settings import build_settings
-from tests.pretrain.runs import tiny
+from pretrain.trainer import train
+from tests.pretrain.mask_samples import write_masks
+from tests.pretrain.runs import metrics, tiny
 
 
 def settings(**changes):
@@ -96,7 +98,7 @@ def test_made_up_objects_are_found():
     method = build(s)
     optimizer = build_optimizer(s, method)
     values = []
-    for step in range(30):
+    for step in range(24):
         loss, logged = method(squares(16, 64, step), step)
         optimizer.zero_grad()
         loss.backward()
@@ -104,10 +106,20 @@ def test_made_up_objects_are_found():
         method.update()
         values.append(logged)
     with torch.no_grad():
-        unseen = [method(squares(16, 64, 1000 + n), 0)[1]["pointing"] for n in range(4)]
+        unseen = [method(squares(16, 64, 1000 + n), 0)[1]["pointing"] for n in range(2)]
     losses = [float(v["alignment"]) for v in values]
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:3])
     assert np.mean(unseen) > 0.95
+
+
+def test_masks_that_fill_the_picture_are_counted(photographs, tmp_path):
+    rows = {key: (np.full((9, 9), 255, np.uint8), size) for key, size in photographs.sizes.items()}
+    write_masks(tmp_path / "masks", rows)
+    changes = {"masks": str(tmp_path / "masks"), "paste_probability": 1.0, "epochs": 1}
+    assert train(tiny(photographs, method="cvsa", **changes), tmp_path / "run").done
+    lines = metrics(tmp_path / "run")
+    assert len(lines) == 3 and all(line["unmoved"] == line["aligned"] == 1 for line in lines)
+    assert (tmp_path / "run" / "views.png").exists()
 
 
 def test_refusals(photographs):
