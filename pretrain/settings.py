@@ -295,7 +295,7 @@ def describe_settings() -> str:
         method = load_method(name)
         own = ", ".join(f"{setting} = {value}" for setting, value in method.defaults.items())
         texts.append(
-            f"\n# with method = {name}{own and f', whose defaults are {own}'}\n"
+            f"\n# with method = {name}\n{own and f'# its own defaults: {own}'}\n"
             + list_settings(method.Settings, method.Settings(name=name), "method.")
         )
     return "\n".join(texts)
