@@ -294,8 +294,9 @@ def describe_settings() -> str:
     for name in METHODS:
         method = load_method(name)
         own = ", ".join(f"{setting} = {value}" for setting, value in method.defaults.items())
+        own = own and f"# its own defaults: {own}\n"
         texts.append(
-            f"\n# with method = {name}\n{own and f'# its own defaults: {own}'}\n"
+            f"\n# with method = {name}\n{own}"
             + list_settings(method.Settings, method.Settings(name=name), "method.")
         )
     return "\n".join(texts)
