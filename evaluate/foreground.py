@@ -234,7 +234,7 @@ def _plot(rows: list[dict], path: Path) -> None:
     with plot(path, 10, 1.2 + 0.5 * len(rows), 2) as (left, right):
         positions = np.arange(len(rows))[::-1]
         start = np.zeros(len(rows))
-        for name in TERMS:
+        for name in ("background", "object", "interaction"):
             values = np.array([100 * row[name]["value"] for row in rows])
             left.barh(positions, values, left=start, color=COLOURS[name], label=name)
             start = start + values
