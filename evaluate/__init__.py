@@ -26,7 +26,7 @@ PROBES = {
     "finetune": Probe("evaluate.finetune", "Train the whole network on class folders."),
     "robustness": Probe("evaluate.robustness", "Measure accuracy with the background swapped."),
     "neighbors": Probe("evaluate.neighbors", "Show queries and their nearest neighbours."),
-    "gradients": Probe("evaluate.gradients", "Show where models look, and measure it with masks."),
+    "gradients": Probe("evaluate.gradients", "Show class gradients beside nearest neighbours."),
     "detect": Probe(
         "evaluate.detection.detect", "Fine-tune detectors on VOC or COCO, and measure AP."
     ),

@@ -19,7 +19,15 @@ from evaluate.intervals import Estimate
 from evaluate.labelled import Labelled, open_any
 from evaluate.masks import MaskFinder, open_masks
 from evaluate.options import ComparisonOptions, Count, MaskOptions, Seed
-from evaluate.results import Report, Results, image_bar, left_out_notes, percent, unreadable_notes
+from evaluate.results import (
+    Report,
+    Results,
+    image_bar,
+    left_out_notes,
+    percent,
+    tabled,
+    unreadable_notes,
+)
 from evaluate.two_way import TERMS, Grid, measure
 from evaluate.variants import mixed, tile_box, usable
 
@@ -96,7 +104,7 @@ def run(options: Options, results: Results) -> Report:
     grids = [measure(each, options.seed) for each in features]
     rows = [_row(model, grid) for model, grid in zip(models, grids, strict=True)]
     sentences = _verdicts(models, grids)
-    table = [_table_row(row) for row in rows]
+    table, means = tabled([_cells(row) for row in rows], [row["recipe"] for row in rows])
     _plot(rows, results.path("fractions.png"))
     _examples(composites).save_png(results.path("grid.png"))
     count = len(composites.images), len(composites.backgrounds)
@@ -107,6 +115,7 @@ def run(options: Options, results: Results) -> Report:
         "objects": composites.object_keys,
         "backgrounds": composites.background_keys,
         "rows": rows,
+        "means": means,
         "left_out": left_out,
         "unreadable": unreadable,
     }
@@ -171,17 +180,12 @@ def _row(model: Model, grid: Grid) -> dict:
     """A model's figures, as results.json has them."""
     return {
         **model.describe(),
-        **{name: grid.estimate(name).as_dict() for name in FIGURES},
+        **{name: grid.estimate(name)._asdict() for name in FIGURES},
         "swap_shares": grid.shares.tolist(),
     }
 
 
-def _table_row(row: dict) -> dict[str, str]:
-    def cell(figure: dict[str, float]) -> str:
-        return f"{percent(figure['value'], 1)} [{percent(figure['low'], 1)}, " + (
-            f"{percent(figure['high'], 1)}]"
-        )
-
+def _cells(row: dict) -> dict:
     titles = {
         "background %": "background",
         "object %": "object",
@@ -189,7 +193,7 @@ def _table_row(row: dict) -> dict[str, str]:
         "ABX %": "abx",
         "swap %": "swap",
     }
-    return {"features": row["label"], **{t: cell(row[name]) for t, name in titles.items()}}
+    return {"features": row["label"], **{t: Estimate(**row[name]) for t, name in titles.items()}}
 
 
 def _verdicts(models: list[Model], grids: list[Grid]) -> list[str]:

@@ -82,20 +82,3 @@ def as_picture(magnitudes: np.ndarray) -> np.ndarray:
     top = float(np.percentile(magnitudes, 99)) or float(magnitudes.max()) or 1.0
     levels = np.clip(magnitudes / top * 255, 0, 255).astype(np.uint8)
     return cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]
-
-
-def compare(shares: np.ndarray, reference: np.ndarray, seed: int = 0) -> dict[str, float] | None:
-    """Ratio of two models' mean shares over the same images; None where it is not defined.
-
-    The interval is the 2.5th to 97.5th percentile of 2000 bootstrap samples of the images, the same
-    for both models. Images where either has no gradient are left out.
-    """
-    both = ~(np.isnan(shares) | np.isnan(reference))
-    if not both.any() or not reference[both].any():
-        return None
-    ours, theirs = shares[both], reference[both]
-    rng = np.random.default_rng(seed)
-    samples = rng.integers(len(ours), size=(2000, len(ours)))
-    ratios = ours[samples].mean(axis=1) / theirs[samples].mean(axis=1)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return {"ratio": float(ours.mean() / theirs.mean()), "low": float(low), "high": float(high)}

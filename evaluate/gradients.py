@@ -15,41 +15,45 @@ from data.gallery.plots import add_legend, plot
 from data.options import setting
 from evaluate.gradient_maps import (
     as_picture,
-    compare,
     energy,
     magnitude,
     pixel_gradients,
     points_inside,
     share_inside,
 )
+from evaluate.intervals import Estimate, accuracy, mean
 from evaluate.labelled import Labelled, open_split, stratified_subset
 from evaluate.masks import MaskFinder, open_masks
 from evaluate.options import ComparisonOptions, Count, MaskOptions, Seed
-from evaluate.results import Report, Results, image_bar, left_out_notes, percent, unreadable_notes
+from evaluate.results import Report, Results, image_bar, left_out_notes, tabled, unreadable_notes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from evaluate.classifiers import LogisticRegression
-    from evaluate.models import Model
+    from evaluate.models import Features, Model
 
 SETTINGS = {"images", "masks", "ground_truth", "limit", "mask_threshold"}  # in the JSON
 BACKWARD_BATCH = 32  # images of one backward pass, however many fit a forward one
 
 
 class Options(ComparisonOptions, MaskOptions):
-    """Show where models look, and measure how much of it is the object.
+    """Show class gradients beside nearest neighbours.
 
     For each model a linear classifier is trained on its features of train/ (logistic regression, as
     probe linear --fast). Then the score of each test image's own class, before the softmax, is
     differentiated by the pixels. With --masks: the share of the gradient's energy (its squares)
     that falls inside the mask, beside the share of the area, which an even gradient would have, and
-    the pointing game. The last line compares each model with the first.
+    the pointing game. An untrained network of the same architecture is always a row, and passes
+    these measures, too: they describe pictures, and rank no models (probe foreground does).
+
+    Beside each gradient are the image's nearest training images, as in DiLo's Figure 2.
 
     Writes results.json, gradients.png, shares.png and index.html, which holds all its pictures.
     """
 
     ground_truth: Path | None = setting(None, "pictures of the objects' true masks")
+    neighbors: Seed = setting(3, "shown beside each gradient")
     limit: Count = setting(1000, "test images, evenly over the classes")
     pages: Count = setting(40, "rows of the page")
     rows: Count = setting(8, "rows of the PNG")
@@ -76,6 +80,7 @@ class Measured:
 
     model: Model
     regression: LogisticRegression
+    train: Features
     right: np.ndarray  # (N,) bool
     shares: dict[str, np.ndarray]  # title -> (N,) share inside, NaN without a mask or gradient
     pointing: dict[str, np.ndarray]  # title -> (N,), 1 or 0, NaN alike
@@ -83,7 +88,7 @@ class Measured:
 
 def run(options: Options, results: Results) -> Report:
     """Measure every model, and show the images where they differ most."""
-    from evaluate.models import load_models, readable
+    from evaluate.models import load_models, readable, with_untrained
 
     split = open_split(options.images)
     folders = {"masks": options.masks, "ground truth": options.ground_truth}
@@ -92,7 +97,7 @@ def run(options: Options, results: Results) -> Report:
         for title, folder in folders.items()
         if folder is not None
     }
-    models = load_models(options.checkpoints, options)
+    models = with_untrained(load_models(options.checkpoints, options))
     size, *others = sorted({model.size for model in models})
     if others:
         raise UserError(
@@ -105,15 +110,16 @@ def run(options: Options, results: Results) -> Report:
         for title, finder in finders.items()
     ]
     measured = [_measure(model, split.train, subset, sets, options.seed) for model in models]
-    entries = [_entry(each, measured[0], subset, sets, options.seed) for each in measured]
-    comparisons = _comparisons(entries, sets)
-    table = [_table_row(entry, sets) for entry in entries]
-    rows = _rows(measured, subset, sets, options.pages)
+    entries = [_entry(each, subset, sets, options.seed) for each in measured]
+    table, means = tabled(
+        [_cells(entry, sets) for entry in entries], [entry["recipe"] for entry in entries]
+    )
+    rows = _rows(measured, subset, sets, options)
     shown = f"Images: {split.how}; {len(subset)} measured, {len(rows)} shown."
     gallery = Gallery(
-        "Where the models look",
-        [*_explanation(models, sets), shown, *comparisons],
-        ["image", *(each.title for each in sets), *(model.label for model in models)],
+        "Class gradients and neighbours",
+        [*_explanation(models, sets), shown],
+        _heads(models, sets, len(rows[0].cells)),
         rows,
         table,
     )
@@ -128,13 +134,14 @@ def run(options: Options, results: Results) -> Report:
         "energy": "sum over channels of the squared gradient by pixels in [0, 1]",
         "score": "the image's own class, before the softmax",
         "models": entries,
+        "means": means,
         "left_out": {each.title: each.left_out for each in sets},
         "unreadable": unreadable,
     }
     notes = unreadable_notes(unreadable)
     for each in sets:
         notes += left_out_notes(each.title, each.left_out)
-    return Report(content, table, comparisons, notes, gallery, options.rows)
+    return Report(content, table, notes=notes, gallery=gallery, rows=options.rows)
 
 
 def _argument(title: str) -> str:
@@ -200,7 +207,7 @@ def _measure(
                 f"CHECKPOINT {model.label}: no image's score has a gradient: its features do not "
                 "depend on the images; name a checkpoint of a trained network."
             )
-    return Measured(model, regression, right, shares, pointing)
+    return Measured(model, regression, train, right, shares, pointing)
 
 
 def _choose_images(measured: list[Measured], sets: list[MaskSet], count: int) -> list[int]:
@@ -214,22 +221,48 @@ def _choose_images(measured: list[Measured], sets: list[MaskSet], count: int) ->
     return order[:count].tolist()
 
 
-def _maps(each: Measured, images: Labelled, rows: list[int]) -> dict[int, np.ndarray]:
-    """Gradient maps of some images as pictures, by row."""
-    pictures, rows = {}, sorted(rows)
+def _maps(
+    each: Measured, images: Labelled, rows: list[int], neighbors: int
+) -> dict[int, list[Cell]]:
+    """By row: an image's gradient map, and its nearest training images."""
+    from data.images.crop import centre_crop
+    from data.knn import nearest
+
+    pictures, train, rows = {}, each.train, sorted(rows)
     shown = images.take(np.array(rows))
-    for numbers, _, gradient in _gradients(each.model, each.regression, shown, "pictures"):
-        for number, values in zip(numbers, magnitude(gradient).cpu().numpy(), strict=True):
-            pictures[rows[number]] = as_picture(values)
+    for numbers, features, gradient in _gradients(each.model, each.regression, shown, "pictures"):
+        count = min(neighbors, len(train.images))
+        near = (
+            nearest(train.features, features, count).index.tolist() if count else [[]] * len(rows)
+        )
+        maps = magnitude(gradient).cpu().numpy()
+        for number, values, found in zip(numbers, maps, near, strict=False):
+            cells = [Cell(as_picture(values), "", bool(each.right[rows[number]]))]
+            for row in found:
+                crop = centre_crop(train.images.image(row), each.model.size)
+                right = train.images.labels[row] == shown.labels[number]
+                cells.append(Cell(crop, train.images.class_of(row), bool(right)))
+            pictures[rows[number]] = cells
     return pictures
 
 
-def _rows(measured: list[Measured], images: Labelled, sets: list[MaskSet], count: int) -> list[Row]:
-    """The page's rows: an image, its masks, and each model's map."""
+def _heads(models: list[Model], sets: list[MaskSet], cells: int) -> list[str]:
+    """Heads of the page's columns; a model's neighbours are below its own."""
+    each = (cells - 1 - len(sets)) // len(models)
+    heads = ["image", *(masks.title for masks in sets)]
+    for model in models:
+        heads += [model.label, *[""] * (each - 1)]
+    return heads
+
+
+def _rows(
+    measured: list[Measured], images: Labelled, sets: list[MaskSet], options: Options
+) -> list[Row]:
+    """The page's rows: an image, its masks, and each model's map and neighbours."""
     from data.images.crop import centre_crop
 
-    chosen = _choose_images(measured, sets, count)
-    maps = [_maps(each, images, chosen) for each in measured]
+    chosen = _choose_images(measured, sets, options.pages)
+    maps = [_maps(each, images, chosen, options.neighbors) for each in measured]
     rows = []
     for row in chosen:
         crop = centre_crop(images.image(row), measured[0].model.size)
@@ -241,8 +274,8 @@ def _rows(measured: list[Measured], images: Labelled, sets: list[MaskSet], count
             cells.append(Cell(shown.astype(np.uint8) * 255, area))
         for each, pictures in zip(measured, maps, strict=True):
             inside = ", ".join(f"{100 * each.shares[kind.title][row]:.0f} %" for kind in sets)
-            caption = f"{inside} inside" if sets else ""
-            cells.append(Cell(pictures[row], caption, bool(each.right[row])))
+            pictures[row][0].caption = f"{inside} inside" if sets else ""
+            cells += pictures[row]
         rows.append(Row(images.keys[row], cells))
     return rows
 
@@ -253,7 +286,9 @@ def _explanation(models: list[Model], sets: list[MaskSet]) -> Iterator[str]:
         "The gradient of the score of each image's own class by its pixels: bright where a small "
         "change of the pixel moves the score most. The classifier is a logistic regression on the "
         f"model's {models[0].backbone.layer} features. A green frame: the classifier is right; a "
-        "red one: it is wrong."
+        "red one: it is wrong. Beside it the nearest training images by cosine similarity, green "
+        "of the same class. Gradients follow edges and contrast, those of an untrained network as "
+        "well; they illustrate, and rank no models."
     )
     if sets:
         first = "where the models differ most" if len(models) > 1 else "with the smallest share"
@@ -263,60 +298,44 @@ def _explanation(models: list[Model], sets: list[MaskSet]) -> Iterator[str]:
         )
 
 
-def _entry(
-    each: Measured, first: Measured, images: Labelled, sets: list[MaskSet], seed: int
-) -> dict:
+def _entry(each: Measured, images: Labelled, sets: list[MaskSet], seed: int) -> dict:
     """A model's figures, as results.json has them; table and sentences are made of it."""
     c = each.regression.c
     entry = {
         **each.model.describe(),
         "classifier": {"kind": "linear", "protocol": "fast", "c": c, "seed": seed},
         "top1": float(each.right.mean()),
+        "test_images": len(images),
     }
     for masks in sets:
         shares = each.shares[masks.title]
         rows = np.flatnonzero(~np.isnan(shares)).tolist()
+        inside = mean(shares[rows])
         entry[masks.key] = {
             "images": len(rows),
-            "share_inside": float(np.nanmean(shares)),
+            "share_inside": inside.value,
+            "share_inside_interval": inside[1:],
             "share_of_area": float(np.mean([masks.foregrounds[row].mean() for row in rows])),
             "pointing": float(np.nanmean(each.pointing[masks.title])),
-            "against_first": compare(shares, first.shares[masks.title]),
             "shares": {images.keys[row]: float(shares[row]) for row in rows},
         }
     return entry
 
 
-def _table_row(entry: dict, sets: list[MaskSet]) -> dict[str, str]:
-    row = {"checkpoint": entry["label"], "top-1 %": percent(entry["top1"], 1)}
+def _cells(entry: dict, sets: list[MaskSet]) -> dict:
+    top1 = accuracy(entry["top1"], entry["test_images"])
+    row = {"checkpoint": entry["label"], "top-1 %": top1}
     for masks in sets:
         figures = entry[masks.key]
-        share, area = figures["share_inside"], figures["share_of_area"]
         row |= {
-            f"inside {masks.title} %": percent(share),
-            "area %": percent(area),
-            "share / area": f"{share / area:.3f}",
-            "pointing %": percent(figures["pointing"], 1),
+            f"inside {masks.title} %": Estimate(
+                figures["share_inside"], *figures["share_inside_interval"]
+            ),
+            "area %": figures["share_of_area"],
+            "pointing %": accuracy(figures["pointing"], figures["images"]),
             "images": str(figures["images"]),
         }
     return row
-
-
-def _comparisons(entries: list[dict], sets: list[MaskSet]) -> list[str]:
-    """One sentence for each model after the first, by the truest masks that were given."""
-    sentences = []
-    for entry in entries[1:] if sets else ():
-        label, first = entry["label"], entries[0]["label"]
-        interval = entry[sets[-1].key]["against_first"]
-        if interval is None:
-            sentences.append(f"{label} and {first} share no image with a gradient.")
-            continue
-        times = "{ratio:.3f} times ({low:.3f} to {high:.3f})".format(**interval)
-        sentences.append(
-            f"{label} looks at the object {times} as much as {first} (gradient energy inside the "
-            f"{sets[-1].title}; 95 % interval)."
-        )
-    return sentences
 
 
 def _plot_shares(

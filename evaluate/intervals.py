@@ -24,10 +24,6 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
-    def as_dict(self) -> dict[str, float]:
-        """Plain values for JSON."""
-        return {"value": self.value, "low": self.low, "high": self.high}
-
 
 def accuracy(share: float, count: int) -> Estimate:
     """The share of `count` images that are right, with Wilson's interval (1927)."""

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from data.errors import UserError
 from data.options import setting
+from evaluate.intervals import accuracy
 from evaluate.labelled import Split, open_split
 from evaluate.options import ComparisonOptions, Count, PoolOptions, Positive
-from evaluate.results import Report, Results, cells, unreadable_notes
+from evaluate.results import Report, Results, cells, tabled, unreadable_notes
 
 if TYPE_CHECKING:
     from evaluate.models import Model
@@ -56,6 +57,10 @@ def run(options: Options, results: Results) -> Report:
         for row in _score(model, split, options)
     ]
     largest = rows[-1]["k"]
+    table, means = tabled(
+        [cells({**r, "top1": accuracy(r["top1"], r["test_images"])}, COLUMNS) for r in rows],
+        [f"{row['recipe']}, k {row['k']}" for row in rows],
+    )
     content = {
         "images": options.images,
         "split": split.how,
@@ -63,6 +68,7 @@ def run(options: Options, results: Results) -> Report:
         "batch_size": options.batch_size,
         **(pool.describe(split.images) if pool else {}),
         "rows": rows,
+        "means": means,
     }
     notes = unreadable_notes(rows[0]["unreadable"])  # the same for all models
     notes += [
@@ -70,7 +76,7 @@ def run(options: Options, results: Results) -> Report:
         for k in sorted({k for k in options.k if k > largest})
     ]
     notes += [*(pool.notes() if pool else []), split.how]
-    return Report(content, [cells(row, COLUMNS) for row in rows], notes=notes)
+    return Report(content, table, notes=notes)
 
 
 def _score(model: Model, split: Split, options: Options) -> list[dict]:
@@ -92,11 +98,13 @@ def _score(model: Model, split: Split, options: Options) -> list[dict]:
     for k in sizes:
         first = Neighbours(similarity[:, :k], index[:, :k])
         scores = votes(first, train.labels, options.temperature, len(split.train.classes)).cpu()
+        top1 = top_k(scores, test.labels, 1)
         rows.append(
             {
                 "k": k,
                 "temperature": options.temperature,
-                "top1": top_k(scores, test.labels, 1),
+                "top1": top1,
+                "top1_interval": accuracy(top1, len(queries))[1:],
                 "top5": top_k(scores, test.labels, 5),
                 "train_images": len(bank),
                 "test_images": len(queries),

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 from data.errors import UserError
 from data.gallery.plots import plot
 from data.options import one_of, setting
+from evaluate.intervals import accuracy
 from evaluate.labelled import Split, open_split
 from evaluate.options import (
     FLOAT32_MAX,
@@ -25,7 +26,16 @@ from evaluate.options import (
     Seed,
 )
 from evaluate.protocols import PRESETS, Protocol
-from evaluate.results import Report, Results, cells, refuse_several, say, several, unreadable_notes
+from evaluate.results import (
+    Report,
+    Results,
+    cells,
+    refuse_several,
+    say,
+    several,
+    tabled,
+    unreadable_notes,
+)
 
 if TYPE_CHECKING:
     from evaluate.linear_training import Epoch
@@ -137,7 +147,10 @@ def run(options: Options, results: Results) -> Report | None:
         f"the backbone is unchanged: sha256 {content['backbone_sha256'][:16]}...",
         content["split"],
     ]
-    return Report(content, [cells({**content, "protocol": how}, COLUMNS)], notes=notes)
+    top1 = accuracy(content["top1"], content["test_images"])
+    content["top1_interval"] = top1[1:]
+    row = cells({**content, "protocol": how, "top1": top1}, COLUMNS)
+    return Report(content, tabled([row], [content["label"]])[0], notes=notes)
 
 
 def _run_sgd(

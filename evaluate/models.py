@@ -111,6 +111,7 @@ class Model:
 
     size : side of its test crop; device : where it computes
     pool : masks that its maps are averaged by; None: they are averaged plainly
+    recipe : what several checkpoints have in common that were given under one name
     """
 
     label: str
@@ -119,6 +120,7 @@ class Model:
     options: NetworkOptions
     device: torch.device
     pool: MaskPool | None = None
+    recipe: str = ""
 
     @torch.no_grad()
     def features(self, images: Labelled, part: str, crop: Crop = centre_crop) -> Features:
@@ -179,6 +181,7 @@ class Model:
         """What a result says about this model."""
         return {
             "label": self.label,
+            "recipe": self.recipe or self.label,
             **self.backbone.source.as_dict(),
             "layer": self.backbone.layer,
             "pool": "mask" if self.pool else "plain",
@@ -219,13 +222,13 @@ def load_models(
     """
     device = pick_device(options.device) if device is None else device
     models = []
-    for label, path in labelled_paths(checkpoints):
+    for label, path, recipe in labelled_paths(checkpoints):
         loaded = load_checkpoint(path, options.arch)
         say(loaded.source.describe())
         backbone = Backbone(loaded, options.layer, pool is not None)
         size = options.image_size or loaded.source.trained_size or DEFAULT_SIZE
         backbone.dim(size)  # refuses a size before any image is read
-        models.append(Model(label, backbone, size, options, device, pool))
+        models.append(Model(label, backbone, size, options, device, pool, recipe))
     return models
 
 
@@ -248,18 +251,25 @@ def with_untrained(models: list[Model]) -> list[Model]:
     return [*models, *added]
 
 
-def labelled_paths(checkpoints: Sequence[str]) -> list[tuple[str, str]]:
-    """Return label and path of each `NAME=CHECKPOINT` or `CHECKPOINT` of a command line."""
+def labelled_paths(checkpoints: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Return label, path and recipe of each `NAME=CHECKPOINT` or `CHECKPOINT` of a command line.
+
+    A NAME given several times is a recipe's, and its checkpoints are `NAME 1`, `NAME 2`, ...
+    """
     given = [_named(text) for text in checkpoints]
     paths = [path for _, path in given]
     tails = names_of([Path(path) for path in paths])
-    labels = [name or tail for (name, _), tail in zip(given, tails, strict=True)]
+    recipes = [name or tail for (name, _), tail in zip(given, tails, strict=True)]
+    labels = list(recipes)
+    for number, ((name, _), recipe) in enumerate(zip(given, recipes, strict=True)):
+        if name and recipes.count(recipe) > 1:
+            labels[number] = f"{recipe} {recipes[: number + 1].count(recipe)}"
     for label in labels:
         if labels.count(label) > 1:
             raise UserError(
                 f"CHECKPOINT: two of them are called '{label}'; name one by NAME=CHECKPOINT."
             )
-    return list(zip(labels, paths, strict=True))
+    return list(zip(labels, paths, recipes, strict=True))
 
 
 def _named(text: str) -> tuple[str | None, str]:

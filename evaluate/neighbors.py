@@ -10,9 +10,10 @@ import numpy as np
 from data.errors import UserError
 from data.gallery import Cell, Gallery, Row
 from data.options import setting
+from evaluate.intervals import Estimate, accuracy, mean
 from evaluate.labelled import Split, open_split, stratified_subset
 from evaluate.options import ComparisonOptions, Count, PoolOptions
-from evaluate.results import Report, Results, cells, say, unreadable_notes
+from evaluate.results import Report, Results, cells, say, tabled, unreadable_notes
 
 if TYPE_CHECKING:
     from evaluate.models import Model
@@ -66,9 +67,11 @@ class Neighbourhood:
 
     def describe(self) -> dict:
         """What a result says about this model."""
+        share = mean(self.shares)
         return {
             **self.model.describe(),
-            "right_share": float(self.shares.mean()),
+            "right_share": share.value,
+            "right_share_interval": share[1:],
             "right_first": float(self.right[:, 0].mean()),
         }
 
@@ -92,6 +95,10 @@ def run(options: Options, results: Results) -> Report:
         neighbourhoods.append(neighbourhood)  # the rest is the same for all models
     models = [each.describe() for each in neighbourhoods]
     order = _order(neighbourhoods)[: options.queries].tolist()
+    table, means = tabled(
+        [_cells(model, len(read.val), options.neighbors) for model in models],
+        [model["recipe"] for model in models],
+    )
     content = {
         **options.model_dump(include={"images", "neighbors", "limit"}),
         "split": split.how,
@@ -99,13 +106,20 @@ def run(options: Options, results: Results) -> Report:
         "candidates": len(read.train),
         **(pool.describe(split.images) if pool else {}),
         "models": models,
+        "means": means,
         "rows": [_query(query, neighbourhoods, read) for query in order],
         "unreadable": unreadable,
     }
-    table = [cells({**model, "neighbors": options.neighbors}, COLUMNS) for model in models]
     gallery = _gallery(neighbourhoods, read, order, table)
     notes = unreadable_notes(unreadable) + (pool.notes() if pool else [])
     return Report(content, table, notes=notes, gallery=gallery, rows=options.rows)
+
+
+def _cells(model: dict, queries: int, neighbors: int) -> dict:
+    share = Estimate(model["right_share"], *model["right_share_interval"])
+    first = accuracy(model["right_first"], queries)
+    shown = {"right_share": share, "right_first": first, "neighbors": neighbors}
+    return cells({**model, **shown}, COLUMNS)
 
 
 def _check_count(count: int, split: Split) -> None:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from data.errors import UserError
 from data.files import draft_folder, only_writer
+from evaluate.intervals import Estimate, over_seeds
 
 if TYPE_CHECKING:
     from data.gallery import Gallery
@@ -183,11 +184,51 @@ def none_readable(unreadable: dict[str, str]) -> UserError:
 
 
 def cells(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
-    """A table's row, title -> value of that key; a title that ends in % shows it in percent."""
-    return {
-        title: percent(row[key]) if title.endswith("%") else row[key]
-        for title, key in columns.items()
-    }
+    """A table's row, title -> value of that key, for `tabled`."""
+    return {title: row[key] for title, key in columns.items()}
+
+
+def tabled(
+    rows: list[dict[str, Any]], recipes: list[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows as a table shows them, and each recipe's mean over its checkpoints, for the JSON, too.
+
+    rows : title -> value; a title that ends in % has a share in [0, 1], or an `Estimate` of one,
+        which is shown with its interval
+    recipes : which recipe each row is of; two words of one recipe are two recipes
+
+    A mean is shown ± its standard error over the checkpoints, and only where there are several.
+    """
+    table = [{title: _shown(title, value) for title, value in row.items()} for row in rows]
+    means: list[dict[str, Any]] = []
+    for recipe in dict.fromkeys(recipes):
+        members = [row for row, own in zip(rows, recipes, strict=True) if own == recipe]
+        if len(members) < 2:
+            continue
+        shown, mean = {}, {"recipe": recipe, "checkpoints": len(members)}
+        for title in members[0]:
+            values = [_value(row[title]) for row in members]
+            if title.endswith("%") and None not in values:
+                mean[title], error = over_seeds(values)
+                mean[f"{title}, standard error"] = error
+                shown[title] = f"{percent(mean[title], 1)} ± {percent(error, 1)}"
+            else:
+                shown[title] = values[0] if values.count(values[0]) == len(values) else ""
+        shown[next(iter(shown))] = f"{recipe}: mean of {len(members)}"
+        table.append(shown)
+        means.append(mean)
+    return table, means
+
+
+def _value(value: Any) -> Any:
+    return value.value if isinstance(value, Estimate) else value
+
+
+def _shown(title: str, value: Any) -> Any:
+    if isinstance(value, Estimate):
+        shown, low, high = (percent(number, 1) for number in value)
+        return f"{shown} [{low}, {high}]"
+    return percent(value) if title.endswith("%") else value
 
 
 def percent(share: float | None, digits: int = 2) -> str:

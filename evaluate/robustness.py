@@ -15,11 +15,12 @@ from data.files import draft_folder
 from data.gallery import Cell, Gallery, Row
 from data.gallery.plots import add_legend, plot
 from data.options import one_of, setting
+from evaluate.intervals import Estimate, mean, spread, weights
 from evaluate.labelled import Labelled, check_classes, open_labelled, open_split
 from evaluate.masks import MaskFinder, open_masks, stem
-from evaluate.options import ComparisonOptions, MaskOptions, Seed
-from evaluate.results import Report, Results, image_bar, left_out_notes, percent, say
-from evaluate.variants import VARIANTS, VariantImages, with_backgrounds
+from evaluate.options import ComparisonOptions, Count, MaskOptions, Seed
+from evaluate.results import Report, Results, image_bar, left_out_notes, say, tabled
+from evaluate.variants import MIXED, VARIANTS, VariantImages, with_backgrounds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from evaluate.models import Model
 
     Classify = Callable[[Tensor], Tensor]
+    Right = dict[str, np.ndarray]  # variant -> bool (N, n): image by donor
 
 SHOWN = 6  # rows of variants.png
 SAVED_AT_ONCE = 16
@@ -40,6 +42,8 @@ class Options(ComparisonOptions, MaskOptions):
     (original/val/..., mixed_same/val/..., ...) is taken as it is. A classifier is trained on
     features of original training images and tested on every variant. The background gap is the
     accuracy on mixed_same minus that on mixed_rand: what a background of the right class is worth.
+    Each image is mixed with the backgrounds of several --donors, and accuracies are means over
+    them; intervals are 95 %, by a bootstrap of the test images.
 
     Writes results.json, accuracies.png and variants.png into the folder --out.
     """
@@ -48,9 +52,11 @@ class Options(ComparisonOptions, MaskOptions):
         None, "labelled originals to train the classifier on", shown_default="IMAGES' own"
     )
     classifier: Annotated[str, one_of(("linear", "knn"))] = setting("linear", "its kind")
+    donors: Count = setting(10, "backgrounds that each image gets in each mixed variant")
     seed: Seed = setting(0, "of the choice of backgrounds")
     save_variants: Path | None = setting(
-        None, "also write all pictures, in ImageNet-9's layout, into this new folder"
+        None,
+        "also write the pictures, of the first donor, in ImageNet-9's layout into this new folder",
     )
 
 
@@ -59,14 +65,16 @@ class Trial:
     """What a classifier is trained on, and on what it is tested.
 
     how : where the images come from, in words
-    score : gives a model's accuracy on each variant
+    score : which images a model has right, of each variant
+    paired : whether the variants are of the same images in the same order
     made : the variants of each crop size; none of a folder in ImageNet-9's layout
     left_out : test images without variants, key -> reason
     """
 
     train: Labelled
     how: str
-    score: Callable[[Model, Classify], dict[str, float]]
+    score: Callable[[Model, Classify], Right]
+    paired: bool
     made: dict[int, VariantImages] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -87,24 +95,28 @@ def run(options: Options, results: Results) -> Report:
         classify, description = train_classifier(
             options.classifier, train.features, train.labels, len(classes), model.device
         )
-        accuracy = trial.score(model, classify)
-        rows.append({**model.describe(), "classifier": description, **_gap(accuracy)})
+        right = trial.score(model, classify)
+        figures = _figures(right, trial.paired)
+        rows.append({**model.describe(), "classifier": description, **figures})
     _plot(rows, results.path("accuracies.png"))
     if trial.made:
         made = trial.made[models[0].size]
         _examples(made).save_png(results.path("variants.png"))
         if options.save_variants is not None:
             _save(made, options.save_variants, models[0])
+    table, means = tabled([_cells(row) for row in rows], [row["recipe"] for row in rows])
     content = {
         **options.model_dump(include={"images", "masks", "train", "seed"}),
+        "donors": None if given else options.donors,
         "mask_threshold": None if given else options.mask_threshold,
         "split": trial.how,
         "classes": classes,
         "rows": rows,
+        "means": means,
         "left_out": trial.left_out,
     }
     notes = left_out_notes("test images", trial.left_out)
-    return Report(content, [_table_row(row) for row in rows], notes=[*notes, trial.how])
+    return Report(content, table, notes=[*notes, trial.how])
 
 
 def imagenet9_variants(root: Path) -> tuple[str, ...]:
@@ -144,7 +156,9 @@ def _made(options: Options, models: list[Model]) -> Trial:
     made, left_out = {}, {}
     for size in sorted({model.size for model in models}):
         images, left_out[size] = with_backgrounds(val, finder, size, options.mask_threshold)
-        made[size] = VariantImages(images, finder, size, options.mask_threshold, options.seed)
+        made[size] = VariantImages(
+            images, finder, size, options.mask_threshold, options.seed, options.donors
+        )
     train, how = split.train, split.how
     if options.train is not None:
         train, how = open_labelled(options.train, "--train"), f"{options.train}"
@@ -152,16 +166,15 @@ def _made(options: Options, models: list[Model]) -> Trial:
     first = {key: f"cannot be read: {reason}" for key, reason in unreadable.items()}
     first |= left_out[models[0].size]
 
-    def score(model: Model, classify: Classify) -> dict[str, float]:
+    def score(model: Model, classify: Classify) -> Right:
         return _score_made(model, classify, made[model.size])
 
-    return Trial(train, how, score, made, first)
+    return Trial(train, how, score, True, made, first)
 
 
 def _given(options: Options, variants: tuple[str, ...]) -> Trial:
     """Open ImageNet-9's own folders; their pictures are taken whole, as the authors do."""
     from data.images.crop import whole_image
-    from evaluate.classifiers import top_k
 
     source = options.train or options.images / "original" / "train"
     if not source.is_dir():
@@ -173,45 +186,48 @@ def _given(options: Options, variants: tuple[str, ...]) -> Trial:
     for images in tested.values():
         check_classes(train, images)
 
-    def score(model: Model, classify: Classify) -> dict[str, float]:
-        accuracy = {}
+    def score(model: Model, classify: Classify) -> Right:
+        right = {}
         for name, images in tested.items():
             test = model.features(images, name, whole_image)
-            accuracy[name] = top_k(classify(test.features), test.labels, 1)
-        return accuracy
+            answers = classify(test.features).argmax(1).cpu()
+            right[name] = (answers == test.labels).numpy()[:, None]
+        return right
 
-    return Trial(train, f"trained on {source}", score)
+    stems = [[stem(key) for key in images.keys] for images in tested.values()]
+    return Trial(train, f"trained on {source}", score, all(each == stems[0] for each in stems))
 
 
-def _score_made(model: Model, classify: Classify, images: VariantImages) -> dict[str, float]:
-    """Accuracy on each variant, all made in one pass over the images."""
+def _score_made(model: Model, classify: Classify, images: VariantImages) -> Right:
+    """Which images are right in each variant, all made in one pass over the images."""
     import torch
 
     from data.device import to_host
     from data.loading import normalise
-    from evaluate.classifiers import top_k
 
     labels = torch.from_numpy(images.images.labels)
-    scores: dict[str, list[Tensor]] = {name: [] for name in VARIANTS}
-    batch_size = max(1, model.options.batch_size // len(VARIANTS))
+    answers: dict[str, list[Tensor]] = {name: [] for name in VARIANTS}
+    counts = {name: images.donors[name].shape[1] if name in MIXED else 1 for name in VARIANTS}
+    batch_size = max(1, model.options.batch_size // sum(counts.values()))
 
-    def computed() -> Iterator[Tensor]:  # (variants, B, D)
+    def computed() -> Iterator[Tensor]:  # (pictures of an image, B, D)
         for rows, variants in _batches(images, batch_size, model):
-            pixels = (
-                normalise(variants[name].to(model.device, non_blocking=True)) for name in VARIANTS
-            )
-            yield torch.stack([model.backbone(each).float() for each in pixels])
+            pictures = torch.cat([variants[name] for name in VARIANTS], dim=1)
+            pixels = pictures.to(model.device, non_blocking=True).transpose(0, 1).flatten(0, 1)
+            features = model.backbone(normalise(pixels)).float()
+            yield features.unflatten(0, (-1, len(rows)))
             bar.update(len(rows))
 
     with torch.no_grad(), image_bar(len(images), model.label) as bar:
         for batch in to_host(computed()):
-            for name, features in zip(VARIANTS, batch, strict=True):
-                scores[name].append(classify(features))
-    return {name: top_k(torch.cat(parts), labels, 1) for name, parts in scores.items()}
+            for name, features in zip(VARIANTS, batch.split(list(counts.values())), strict=True):
+                scores = classify(features.flatten(0, 1)).argmax(1).cpu()
+                answers[name].append(scores.unflatten(0, features.shape[:2]).T)
+    return {name: (torch.cat(parts) == labels[:, None]).numpy() for name, parts in answers.items()}
 
 
 def _batches(images: VariantImages, batch_size: int, model: Model):
-    """Rows (B,) and {variant: uint8 (B, S, S, 3)} of all images, in order."""
+    """Rows (B,) and {variant: uint8 (B, n, S, S, 3)} of all images, in order."""
     from torch.utils.data import default_collate
 
     from data.loading import Loader
@@ -222,26 +238,44 @@ def _batches(images: VariantImages, batch_size: int, model: Model):
     return Loader(images, batches, workers, collate=default_collate, pin_memory=pin)
 
 
-def _gap(accuracy: dict[str, float]) -> dict:
-    both = "mixed_same" in accuracy and "mixed_rand" in accuracy
-    gap = accuracy["mixed_same"] - accuracy["mixed_rand"] if both else None
-    return {"accuracy": accuracy, "background_gap": gap}
+def _figures(right: Right, paired: bool) -> dict:
+    """Accuracies, means over donors and images, and the gap, with intervals."""
+    by_image = {name: each.mean(axis=1) for name, each in right.items()}
+    estimates = {name: mean(values) for name, values in by_image.items()}
+    gap = None
+    if "mixed_same" in right and "mixed_rand" in right:
+        same, rand = by_image["mixed_same"], by_image["mixed_rand"]
+        gap = mean(same - rand) if paired else _unpaired(same, rand)
+    return {
+        "accuracy": {name: each.value for name, each in estimates.items()},
+        "accuracy_interval": {name: each[1:] for name, each in estimates.items()},
+        "background_gap": None if gap is None else gap.value,
+        "background_gap_interval": None if gap is None else gap[1:],
+    }
 
 
-def _signed(gap: float | None) -> str:
-    return "" if gap is None else f"{100 * gap:+.1f}"
+def _unpaired(first: np.ndarray, second: np.ndarray) -> Estimate:
+    """The difference of two means over different images."""
+    drawn = [
+        np.concatenate([w @ values / len(values) for w in weights(len(values), (0, number))])
+        for number, values in enumerate((first, second))
+    ]
+    return Estimate(float(first.mean() - second.mean()), *spread(drawn[0] - drawn[1]))
 
 
-def _table_row(row: dict) -> dict[str, str]:
-    cells = {name: percent(value, 1) for name, value in row["accuracy"].items()}
-    return {"top-1 %": row["label"], **cells, "gap": _signed(row["background_gap"])}
+def _cells(row: dict) -> dict:
+    shown = {f"{name} %": value for name, value in row["accuracy"].items()}
+    gap, interval = row["background_gap"], row["background_gap_interval"]
+    return {"top-1": row["label"], **shown} | (
+        {"gap %": None} if gap is None else {"gap %": Estimate(gap, *interval)}
+    )
 
 
 def _examples(images: VariantImages) -> Gallery:
     """A few images as rows and variants as columns, for looking at."""
     numbers = np.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().astype(int)
     rows = [
-        Row(images.images.keys[row], [Cell(variants[name]) for name in VARIANTS])
+        Row(images.images.keys[row], [Cell(variants[name][0]) for name in VARIANTS])
         for row, variants in (images[number] for number in numbers.tolist())
     ]
     return Gallery("Swapped backgrounds", [], list(VARIANTS), rows)
@@ -254,8 +288,8 @@ def _plot(rows: list[dict], path: Path) -> None:
     with plot(path, 9, 4) as (axes,):
         for number, row in enumerate(rows):
             positions = np.arange(len(names)) + (number - (len(rows) - 1) / 2) * width
-            gap = _signed(row["background_gap"])
-            label = f"{row['label']}: gap {gap}" if gap else row["label"]
+            gap = row["background_gap"]
+            label = row["label"] if gap is None else f"{row['label']}: gap {100 * gap:+.1f}"
             values = [100 * row["accuracy"][name] for name in names]
             bars = axes.bar(positions, values, width, label=label)
             axes.bar_label(bars, fmt="%.0f", fontsize=7)
@@ -271,7 +305,7 @@ def _save(images: VariantImages, folder: Path, model: Model) -> None:
     with draft_folder(folder.parent, folder.name) as draft, image_bar(len(images), "save") as bar:
         for rows, variants in _batches(images, SAVED_AT_ONCE, model):
             for name, pictures in variants.items():
-                for row, pixels in zip(rows.tolist(), pictures.numpy(), strict=True):
+                for row, pixels in zip(rows.tolist(), pictures[:, 0].numpy(), strict=True):
                     path = draft / name / "val" / (stem(images.images.keys[row]) + ".png")
                     path.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(pixels).save(path)

@@ -131,27 +131,33 @@ def with_backgrounds(
     return kept, left_out
 
 
-def donors(labels: np.ndarray, classes: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Whose background each image gets: for each mixed variant the donors' rows, int64 (N,).
+def donors(
+    labels: np.ndarray, classes: int, seed: int = 0, count: int = 1
+) -> dict[str, np.ndarray]:
+    """Whose backgrounds each image gets: for each mixed variant the donors' rows, int64 (N, count).
 
     The same class is the image's own, the next one (label + 1) mod C, the random one uniform over
-    all classes. No image is its own donor. Drawn from (seed, row, variant).
+    all classes. No image is its own donor. Drawn from (seed, row, variant), one after another, so
+    that the first donors do not depend on their count.
     """
     rows_of = [np.flatnonzero(labels == label) for label in range(classes)]
-    chosen = {name: np.empty(len(labels), np.int64) for name in MIXED}
+    chosen = {name: np.empty((len(labels), count), np.int64) for name in MIXED}
     for row, label in enumerate(labels):
         for number, name in enumerate(MIXED):
             rng = np.random.default_rng((seed, row, number))
-            if name == "mixed_rand":
-                choice = rows_of[rng.integers(classes)]
-            else:
-                choice = rows_of[label if name == "mixed_same" else (label + 1) % classes]
-            chosen[name][row] = rng.choice(choice[choice != row])
+            for turn in range(count):
+                if name == "mixed_rand":
+                    choice = rows_of[rng.integers(classes)]
+                else:
+                    choice = rows_of[label if name == "mixed_same" else (label + 1) % classes]
+                chosen[name][row, turn] = rng.choice(choice[choice != row])
     return chosen
 
 
 class VariantImages:
-    """A data set of all variants of an image at once: (row, {variant: uint8 (S, S, 3)}).
+    """A data set of all variants of an image at once: (row, {variant: uint8 (n, S, S, 3)}).
+
+    n is `count`, one picture for each donor, in the mixed variants, and 1 in the others.
 
     images : readable ones, of `with_backgrounds`
     """
@@ -163,9 +169,10 @@ class VariantImages:
         size: int,
         threshold: int = MASK_THRESHOLD,
         seed: int = 0,
+        count: int = 1,
     ):
         self.images, self.finder, self.size, self.threshold = images, finder, size, threshold
-        self.donors = donors(images.labels, len(images.classes), seed)
+        self.donors = donors(images.labels, len(images.classes), seed, count)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -180,8 +187,8 @@ class VariantImages:
 
     def __getitem__(self, row: int) -> tuple[int, dict[str, np.ndarray]]:
         image, mask = self.crop(row)
-        variants = alone(image, mask)
+        variants = {name: picture[None] for name, picture in alone(image, mask).items()}
         for name in MIXED:
-            background = tile_box(*self.crop(int(self.donors[name][row])))
-            variants[name] = mixed(image, mask, background)
+            behind = (tile_box(*self.crop(int(donor))) for donor in self.donors[name][row])
+            variants[name] = np.stack([mixed(image, mask, background) for background in behind])
         return row, variants

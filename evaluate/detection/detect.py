@@ -88,7 +88,7 @@ def run(options: Options, results: Results) -> Report | None:
         sentence = rule(settings, options.protocol, norm)
         say(f"{options.protocol}: {sentence}")
         rows, answers = [], {}
-        for label, path in given:
+        for label, path, _ in given:
             row, answers[label] = compare_one(
                 label, path, options, settings, train, test, results, here
             )

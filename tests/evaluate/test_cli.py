@@ -49,8 +49,8 @@ def test_devices_that_cannot_compute(probe, split_folder, device):
 
 
 def test_two_models_of_one_name(probe, split_folder, resnet18_file):
-    result = probe("knn", f"a={resnet18_file}", "a=random:resnet18", split_folder, code=2)
-    assert "two of them are called 'a'" in result.stderr
+    result = probe("knn", resnet18_file, resnet18_file, split_folder, code=2)
+    assert "two of them are called 'resnet18.pt'" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_accuracy_is_scikit_learns(tmp_path, probe, split_folder, resnet18_file,
         expected = model.fit(train, split.train.labels).score(val, split.val.labels)
         assert row["top1"] == expected
         assert row["layer"] == "layer2" and row["temperature"] == 0.07
-        assert f"{100 * expected:.2f}" in result.stdout
+        assert f"{100 * expected:.1f} [" in result.stdout
     assert "layer2" in result.stdout and "0.07" in result.stdout
 
 

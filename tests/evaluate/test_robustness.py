@@ -10,7 +10,7 @@ from data.errors import UserError
 from data.images.crop import centre_crop
 from evaluate.labelled import open_labelled
 from evaluate.masks import MaskFinder, crop_mask, open_masks
-from evaluate.robustness import imagenet9_variants
+from evaluate.robustness import _figures, imagenet9_variants
 from evaluate.variants import (
     VARIANTS,
     VariantImages,
@@ -36,7 +36,11 @@ def test_mask_is_cropped_like_its_image(shape, scale):
 
 def test_donors():
     labels = np.repeat([0, 1, 2], 40)
-    found = donors(labels, 3)
+    several = donors(labels, 3, count=4)
+    found = {name: rows[:, 0] for name, rows in donors(labels, 3).items()}
+    assert all((several[name][:, 0] == found[name]).all() for name in found)
+    assert all(len({*row}) > 1 for row in several["mixed_same"][:5].tolist())
+    assert (labels[several["mixed_next"]] == (labels[:, None] + 1) % 3).all()
     rows = np.arange(len(labels))
     assert (labels[found["mixed_same"]] == labels).all()
     assert (labels[found["mixed_next"]] == (labels + 1) % 3).all()
@@ -45,8 +49,8 @@ def test_donors():
     assert any(labels[found["mixed_rand"]] == labels)
     for name in found:
         assert (found[name] != rows).all()
-        assert (donors(labels, 3)[name] == found[name]).all()
-    assert (donors(labels, 3, seed=1)["mixed_same"] != found["mixed_same"]).any()
+        assert (donors(labels, 3)[name][:, 0] == found[name]).all()
+    assert (donors(labels, 3, seed=1)["mixed_same"][:, 0] != found["mixed_same"]).any()
 
 
 @pytest.fixture
@@ -65,15 +69,15 @@ def test_variants_are_made_of_crops_and_donors(split_folder, with_masks):
     finder = MaskFinder(open_masks(with_masks), "val")
     images, left_out = with_backgrounds(images, finder, 32)
     assert not left_out
-    made = VariantImages(images, finder, 32)
+    made = VariantImages(images, finder, 32, count=2)
     row, variants = made[4]
     assert row == 4 and tuple(variants) == VARIANTS
     image, mask = made.crop(4)
     assert mask.sum() == pytest.approx((20 * 37 / 40) ** 2, rel=0.1)
     for name, picture in alone(image, mask).items():
-        assert (variants[name] == picture).all()
-    other = tile_box(*made.crop(made.donors["mixed_next"][4]))
-    assert (variants["mixed_next"] == mixed(image, mask, other)).all()
+        assert (variants[name] == picture[None]).all()
+    for donor, picture in zip(made.donors["mixed_next"][4], variants["mixed_next"], strict=True):
+        assert (picture == mixed(image, mask, tile_box(*made.crop(donor)))).all()
 
 
 def test_masks_are_found_for_either_root(split_folder, with_masks):
@@ -116,7 +120,7 @@ def test_command_then_its_own_pictures_give_the_same(
     out, saved = tmp_path / "out", tmp_path / "variants"
     result = probe(
         "robustness", resnet18_file, "again=random:resnet18", split_folder, *ARGUMENTS,
-        "--masks", with_masks, "--save-variants", saved, "--out", out,
+        "--masks", with_masks, "--save-variants", saved, "--out", out, "--donors", 1,
     )  # fmt: skip
     report = json.loads((out / "results.json").read_text())
     first, second = report["rows"]
@@ -124,6 +128,8 @@ def test_command_then_its_own_pictures_give_the_same(
     assert tuple(first["accuracy"]) == VARIANTS
     gap = first["accuracy"]["mixed_same"] - first["accuracy"]["mixed_rand"]
     assert first["background_gap"] == pytest.approx(gap)
+    low, high = first["background_gap_interval"]
+    assert low <= gap <= high
     assert first["accuracy"]["original"] > 0.5
     assert "mixed_rand" in result.stdout and "gap" in result.stdout
     for name in ("accuracies.png", "variants.png"):
@@ -136,7 +142,36 @@ def test_command_then_its_own_pictures_give_the_same(
         "robustness", resnet18_file, saved, *ARGUMENTS, "--train", split_folder / "train",
         "--out", tmp_path / "again", "--json",
     )  # fmt: skip
-    assert json.loads(again.stdout)["rows"][0]["accuracy"] == pytest.approx(first["accuracy"])
+    same = json.loads(again.stdout)["rows"][0]
+    assert same["accuracy"] == pytest.approx(first["accuracy"])
+    assert same["background_gap_interval"] == pytest.approx(first["background_gap_interval"])
+
+
+def test_accuracies_are_means_over_donors():
+    """Two donors of three images: the gap is of each image's means."""
+    same, rand = np.array([[1, 1], [1, 0], [0, 0]]) > 0, np.array([[1, 0], [0, 0], [0, 0]]) > 0
+    figures = _figures({"mixed_same": same, "mixed_rand": rand}, paired=True)
+    assert figures["accuracy"] == pytest.approx({"mixed_same": 1 / 2, "mixed_rand": 1 / 6})
+    assert figures["background_gap"] == pytest.approx(1 / 3)
+    paired = figures["background_gap_interval"]
+    apart = _figures({"mixed_same": same, "mixed_rand": rand}, False)["background_gap_interval"]
+    assert paired[1] - paired[0] < apart[1] - apart[0]
+
+
+def test_checkpoints_of_one_recipe_are_averaged(
+    tmp_path, probe, split_folder, with_masks, resnet18_file
+):
+    result = probe(
+        "robustness", f"a={resnet18_file}", "a=random:resnet18", split_folder, *ARGUMENTS,
+        "--masks", with_masks, "--donors", 2, "--out", tmp_path / "out",
+    )  # fmt: skip
+    report = json.loads((tmp_path / "out" / "results.json").read_text())
+    gaps = [row["background_gap"] for row in report["rows"]]
+    assert [row["label"] for row in report["rows"]] == ["a 1", "a 2"]
+    (mean,) = report["means"]
+    assert mean["recipe"] == "a" and mean["gap %"] == pytest.approx(np.mean(gaps))
+    assert mean["gap %, standard error"] == pytest.approx(abs(gaps[0] - gaps[1]) / 2)
+    assert "a: mean of 2" in result.stdout and "±" in result.stdout
 
 
 def test_knn_classifier(tmp_path, probe, split_folder, with_masks, resnet18_file):
