@@ -11,6 +11,7 @@ from pydantic import Field
 
 from data.gallery.plots import plot
 from data.options import setting
+from evaluate.intervals import accuracy
 from evaluate.labelled import open_split
 from evaluate.linear import common, epoch_line, images_digest, plot_history
 from evaluate.options import (
@@ -23,7 +24,7 @@ from evaluate.options import (
     Seed,
 )
 from evaluate.protocols import FINE_TUNING
-from evaluate.results import Report, Results, cells, percent, say, unreadable_notes
+from evaluate.results import Report, Results, cells, percent, say, tabled, unreadable_notes
 
 if TYPE_CHECKING:
     from evaluate.linear_training import FineTuning
@@ -123,13 +124,16 @@ def run(options: Options, results: Results) -> Report:
         "history": [asdict(epoch) for epoch in training.history],
         "unreadable": training.unreadable,
     }
-    row = {**content, "epochs": protocol.epochs, "lr": f"{protocol.lr:g}"}
+    estimate = accuracy(content["top1"], content["test_images"])
+    content["top1_interval"] = estimate[1:]
+    row = {**content, "top1": estimate, "epochs": protocol.epochs, "lr": f"{protocol.lr:g}"}
+    table, _ = tabled([cells(row, COLUMNS)], [content["label"]])
     sentences = [
         f"{pair['images']} of {pair['of']} images of {pair['class']} are taken for {pair['taken']}."
         for pair in content["confused"][:3]
     ]
     notes = [*unreadable_notes(training.unreadable), split.how]
-    return Report(content, [cells(row, COLUMNS)], sentences, notes)
+    return Report(content, table, sentences, notes)
 
 
 def confusion(predicted, labels, classes: int) -> np.ndarray:
