@@ -67,7 +67,10 @@ def killed(work: Child, seconds: float, ready: Callable[[], bool]) -> tuple[bool
     time.sleep(seconds)
     in_time = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     if in_time:
-        os.killpg(pid, signal.SIGKILL)
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has no group of its own yet
+            os.kill(pid, signal.SIGKILL)
     return in_time, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
