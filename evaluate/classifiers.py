@@ -35,7 +35,7 @@ def top_k(scores: Tensor, labels: Tensor, k: int) -> float | None:
     if scores.shape[1] <= k and k > 1:
         return None
     best = scores.topk(k, dim=1).indices
-    return float((best == labels.to(best.device)[:, None]).any(1).double().mean())
+    return float((best == labels.to(best.device)[:, None]).any(1).cpu().double().mean())
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,15 @@ def minimise(
         values = torch.from_numpy(flat.reshape(classes, dim + 1)).to(features)
         weight, bias = values[:, :-1], values[:, -1]
         logits = features @ weight.T + bias
-        loss = F.cross_entropy(logits, labels, reduction="sum").double()
+        loss = F.cross_entropy(logits, labels, reduction="sum").cpu().double()  # not on MPS
         slope = logits.softmax(1)
         slope[torch.arange(count, device=labels.device), labels] -= 1
         gradient = torch.cat([slope.T @ features, slope.sum(0)[:, None]], dim=1) * c
         gradient[:, :-1] += weight
-        total = c * loss + weight.double().square().sum() / 2
+        total = c * loss + weight.cpu().double().square().sum() / 2
         # divided by C N, so that the solver's tolerances mean the same for every C and N
         scale = c * count
-        return float(total) / scale, gradient.double().cpu().numpy().ravel() / scale
+        return float(total) / scale, gradient.cpu().double().numpy().ravel() / scale
 
     if start is None:
         start = np.zeros((classes, dim + 1))

@@ -188,7 +188,8 @@ class Training:
         self.batches.epoch = epoch
         batch_norm = self.settings.batch_norm or len(self.trained) > 1
         device, count = self.world.device, 0
-        sums = torch.zeros(2, device=device, dtype=torch.float64)  # read at the epoch's end only
+        exact = torch.float32 if device.type == "mps" else torch.float64  # which MPS has not
+        sums = torch.zeros(2, device=device, dtype=exact)  # read at the epoch's end only
         for batch in self._bar(self.train_loader, f"epoch {epoch + 1}"):
             self.unreadable |= unreadable_of(batch)
             target = batch["label"].to(device, non_blocking=True)

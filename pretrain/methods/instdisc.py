@@ -69,6 +69,7 @@ class InstDisc(Method, nn.Module):
         )  # fmt: skip
         self.register_buffer("log_z", torch.tensor(torch.nan))  # of "nce", from the first batch
         self._z_frozen = False
+        self._z_parts: list[torch.Tensor] = []  # of the first batch
         self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []  # (index, f) since `update`
 
     @classmethod
@@ -114,6 +115,7 @@ class InstDisc(Method, nn.Module):
         index, f = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
         self._kept.clear()
         self.bank.update(index, f)
+        self._z_frozen = True
 
     def _negatives(self, step: int, rows: torch.Tensor):
         """Return this step's negatives, an iterable of chunks."""
@@ -127,10 +129,15 @@ class InstDisc(Method, nn.Module):
 
     @torch.no_grad()
     def _estimate_z(self, f: torch.Tensor, v: torch.Tensor, negatives) -> None:
-        """Set Z from the first batch; it is frozen from then on."""
+        """Set Z from the first batch, of which gradient accumulation shows a part at a time.
+
+        Each part has the mean over those so far; after the batch it is frozen.
+        """
         if self._z_frozen:  # known on the host: asking the tensor would wait for the device
             return
-        if torch.isnan(self.log_z):
-            log_z = losses.log_normaliser(f, v, negatives, self.tau, len(self.bank))
-            self.log_z.copy_(mean_over_processes(log_z.exp()).log())
-        self._z_frozen = True
+        if not self._z_parts and not torch.isnan(self.log_z):  # of a run that is resumed
+            self._z_frozen = True
+            return
+        log_z = losses.log_normaliser(f, v, negatives, self.tau, len(self.bank))
+        self._z_parts.append(mean_over_processes(log_z.exp()))
+        self.log_z.copy_(torch.stack(self._z_parts).mean().log())

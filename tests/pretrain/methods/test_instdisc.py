@@ -82,6 +82,7 @@ def test_nce_freezes_z_at_the_first_batch_and_saves_it():
     p, c = p / z, 6 / 10
     expected = -(p[:, 0] / (p[:, 0] + c)).log() - (c / (p[:, 1:] + c)).log().sum(1)
     torch.testing.assert_close(loss, expected.mean())
+    method.update()
     method(views(torch.randn(2, 4)), 1)
     torch.testing.assert_close(method.log_z, z.log())
 
@@ -89,6 +90,23 @@ def test_nce_freezes_z_at_the_first_batch_and_saves_it():
     other.load_state_dict(method.state_dict())
     other(views(torch.randn(2, 4)), 5)
     torch.testing.assert_close(other.log_z, z.log())
+
+
+def test_accumulated_parts_have_the_z_of_the_whole_batch():
+    torch.manual_seed(0)
+    whole, parts = (build(negatives=6, loss="nce", seed=3) for _ in range(2))
+    parts.load_state_dict(whole.state_dict())
+    batch = views(torch.randn(2, 4))
+    whole(batch, 0)
+    for row in range(2):
+        one = slice(row, row + 1)
+        part = Views([batch.images[0][one]], *(x[one] for x in (INDEX, ROWS, batch.crops)))
+        parts(part, 0)
+    parts.update()
+    torch.testing.assert_close(parts.log_z, whole.log_z)
+    frozen = parts.log_z.clone()
+    parts(views(torch.randn(2, 4)), 1)
+    assert torch.equal(parts.log_z, frozen)
 
 
 def test_update_moves_only_the_images_seen():
