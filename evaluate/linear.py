@@ -169,6 +169,7 @@ def _run_sgd(
         "backbone": probe.before,
         "layer": options.layer,
         "--pool": options.pool,
+        "--masks": str(options.masks),
         "image size": model.size,
         "images": images_digest(split),
         "--amp": options.amp,

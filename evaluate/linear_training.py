@@ -109,6 +109,7 @@ class Epoch:
 class Training:
     """Trains and validates; `state` and `restore` make it resumable after any epoch.
 
+    before : the backbone's digest
     trained : modules that learn, by their names in a state
     history : the epochs that are done; unreadable : images that were left out, key -> reason
     predicted : of the last epoch, the class of each validation image, and its own, int64 (N,)
@@ -262,10 +263,7 @@ class Training:
 
 
 class LinearProbe(Training):
-    """Trains the classifier alone; the backbone stays as it is, in eval mode, and `run` proves it.
-
-    before : the backbone's digest
-    """
+    """Trains the classifier alone; the backbone stays in eval mode, and `run` proves it the same."""
 
     @torch.no_grad()
     def features(self, batch: Batch) -> Tensor:
@@ -284,6 +282,12 @@ class FineTuning(Training):
 
     def _to_train(self) -> dict[str, nn.Module]:
         return {"backbone": self.backbone.requires_grad_(True), "head": self.head}
+
+    def run(self, after_epoch: Callable[[Training], None] | None = None) -> None:
+        """Train the epochs that are not in the history yet."""
+        super().run(after_epoch)
+        if self.predicted is None:  # stopped after the last epoch, before its results were written
+            self._validate()
 
 
 def resume(run: Run, probe: Training, identity: dict[str, Any], overwrite: bool) -> None:

@@ -97,6 +97,10 @@ def test_stopped_and_resumed_is_exact(tmp_path, split_folder, model_of, resnet18
 
     with pytest.raises(Killed):
         start().run(die)
+    done = start()
+    done.restore(whole.state())  # killed after its last epoch
+    done.run()
+    assert all(map(torch.equal, done.predicted, whole.predicted))
     again = start(workers=1)
     resume(run, again, identity, overwrite=False)
     assert "after epoch 1 of 3" in capsys.readouterr().err
