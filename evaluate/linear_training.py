@@ -263,7 +263,7 @@ class Training:
 
 
 class LinearProbe(Training):
-    """Trains the classifier alone; the backbone stays in eval mode, and `run` proves it the same."""
+    """Trains the classifier alone; the backbone stays in eval mode, as `run` proves."""
 
     @torch.no_grad()
     def features(self, batch: Batch) -> Tensor:

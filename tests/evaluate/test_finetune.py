@@ -25,7 +25,7 @@ from evaluate.protocols import FINE_TUNING
 from pretrain.parts.distributed import World
 
 ONE = World(0, 1, 0, 1, torch.device("cpu"))
-QUICK = replace(FINE_TUNING, lr=0.05, epochs=3)
+QUICK = replace(FINE_TUNING, lr=0.05, epochs=2)
 
 
 def test_the_protocol_is_the_published_one():
@@ -45,7 +45,7 @@ def test_training_is_a_plain_loop(monkeypatch, split_folder, model_of, resnet18_
         linear_training, "random_crop", lambda path, size, scale: (crop(path, size),)
     )
     split = open_split(split_folder)
-    settings = replace(QUICK, epochs=2, lr=0.002, batch_size=18)  # else rounding is magnified
+    settings = replace(QUICK, lr=0.002, batch_size=18)  # else rounding is magnified
     backbone = Backbone(load_checkpoint(resnet18_file))
     training = FineTuning(model_of(backbone, 64), split, settings, ONE)
     training.run()
@@ -103,7 +103,7 @@ def test_stopped_and_resumed_is_exact(tmp_path, split_folder, model_of, resnet18
     assert all(map(torch.equal, done.predicted, whole.predicted))
     again = start(workers=1)
     resume(run, again, identity, overwrite=False)
-    assert "after epoch 1 of 3" in capsys.readouterr().err
+    assert "after epoch 1 of 2" in capsys.readouterr().err
     again.run()
     assert again.history == whole.history
     for name, value in whole.backbone.state_dict().items():
