@@ -15,6 +15,7 @@ from data.files import refuse_existing
 from data.gallery import Gallery
 from data.gallery.masks import mask_gallery, two_abreast
 from data.gallery.terminal import row_as_text
+from data.images.archives import is_folder
 from data.masks.format import Status
 from data.masks.read import MaskShards
 from data.options import FOLDER, Record, images_option, options, overwrite_option, progress_bar
@@ -109,7 +110,7 @@ def choose(sets: list[MaskShards], which: GalleryOptions) -> list[str]:
 
 
 def _check_images(images: Path | None) -> None:
-    if images is not None and not images.is_dir():
+    if images is not None and not is_folder(images):
         raise UserError(f"--images {str(images)!r} is not a folder; give the masks' images.")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import UserError
+from data.images.archives import is_folder
 from data.images.decode import decode
 from data.images.labels import VAL_NAMES, labels_from_folders
 from data.images.listing import key_path, list_images
@@ -91,8 +92,8 @@ def open_split(
     where `leave_one_out` has words for it, both parts are all images.
     """
     root = Path(root)
-    val_folder = next((p for name in VAL_NAMES if (p := root / name).is_dir()), None)
-    if val_folder is None or not (root / "train").is_dir():
+    val_folder = next((p for name in VAL_NAMES if is_folder(p := root / name)), None)
+    if val_folder is None or not is_folder(root / "train"):
         everything = open_labelled(root)
         if leave_one_out:
             return Split(everything, everything, leave_one_out)
@@ -110,8 +111,8 @@ def open_any(root: str | Path) -> tuple[Labelled, str]:
     Where there are `train` and `val` (or `validation`, `test`) it is the images of the latter.
     """
     root = Path(root)
-    val = next((name for name in VAL_NAMES if (root / name).is_dir()), "")
-    val = val if (root / "train").is_dir() else ""
+    val = next((name for name in VAL_NAMES if is_folder(root / name)), "")
+    val = val if is_folder(root / "train") else ""
     keys = list_images(root / val)
     return Labelled(root / val, keys, np.zeros(len(keys), np.int64), ["any"]), val
 

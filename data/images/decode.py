@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from data.images.archives import open_file
 from data.images.limits import TooLarge, check_declared, check_file, in_time
 from data.images.listing import UnreadableImage
 from data.images.modes import TURN, orientation, to_rgb, upright_size
@@ -62,7 +63,7 @@ def read_size(path: str | os.PathLike) -> tuple[int, int]:
 @contextmanager
 def as_stored(path: str | os.PathLike) -> Iterator[Image.Image]:
     """Open an image by Pillow, as it is stored; UnreadableImage also for what goes wrong inside."""
-    with _reasons(), open(path, "rb") as file:
+    with _reasons(), open_file(path) as file:
         yield _open(file)
 
 
@@ -120,8 +121,10 @@ def open_image(path: str | os.PathLike) -> OpenImage:
     Its size decides how it is cut, and that how much of it has to be decoded.
     """
     with _reasons():
-        with open(path, "rb") as file:
-            check_file(os.fstat(file.fileno()).st_size, file.read(16))
+        with open_file(path) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            check_file(size, file.read(16))
             file.seek(0)
             data = file.read()
         return OpenImage(data)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from data.errors import UserError
+from data.images import archives
 from data.keys import Keys, leads_out, printable
 
 EXTENSIONS = frozenset(
@@ -75,6 +76,9 @@ class OddEndings:
 def list_images(root: str | os.PathLike, odd: OddEndings | None = None) -> Keys:
     """List the images below a folder as sorted keys: paths relative to it, joined by `/`.
 
+    The folder may be an archive, or lie in one (`data.images.archives`). Archives in a folder that
+    has no images beside them count as its folders.
+
     Any tree will do. Files count by their extension (`EXTENSIONS`), those of an unknown one by
     their first bytes. Symbolic links are followed, to files and to folders; a folder that contains
     itself through a link is entered once. A link that leads nowhere is listed: it is an image that
@@ -86,13 +90,18 @@ def list_images(root: str | os.PathLike, odd: OddEndings | None = None) -> Keys:
     read.
     """
     root = os.fspath(root)
-    if not os.path.isdir(root):
+    if not archives.is_folder(root):
         what = (
             f"{root!r} is not a folder" if os.path.lexists(root) else f"there is no folder {root!r}"
         )
-        raise UserError(f"{what}; give the folder that holds the images.")
+        raise UserError(
+            f"{what}; give the folder that holds the images, or an archive "
+            f"({', '.join(archives.FORMATS)})."
+        )
     odd = OddEndings() if odd is None else odd
-    keys = Keys(_walk(root, "", (), odd))
+    keys = Keys(_walk(root, "", (), odd) if os.path.isdir(root) else _members(root, odd))
+    if not keys and os.path.isdir(root):
+        keys = Keys(_of_archives(root, odd))
     if not keys:
         known = " ".join(sorted(EXTENSIONS))
         raise UserError(
@@ -127,6 +136,24 @@ def _walk(
             (odd.taken if image else odd.skipped)[printable(ending) or "without an ending"] += 1
             if image:
                 yield prefix + entry.name
+
+
+def _members(path: str, odd: OddEndings) -> Iterator[str]:
+    """Yield the keys below an archive, or below a folder in one; endings alone count."""
+    for key in archives.members_below(path):
+        if (ending := os.path.splitext(key)[1].lower()) in EXTENSIONS:
+            yield key
+        else:
+            odd.skipped[printable(ending) or "without an ending"] += 1
+
+
+def _of_archives(folder: str, odd: OddEndings) -> Iterator[str]:
+    """Yield the keys in the archives of a folder: their names and the members'."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".")]
+    for name in names:
+        if name.lower().endswith(tuple(archives.FORMATS)):
+            yield from (f"{name}/{key}" for key in _members(os.path.join(folder, name), odd))
 
 
 def _begins_as_image(path: str) -> bool:
