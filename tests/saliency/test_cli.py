@@ -5,6 +5,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -393,3 +394,18 @@ def test_kernels_find_a_place_where_nothing_can_be_written(tmp_path):
         user = 65534 if os.geteuid() == 0 else os.getuid()
         assert done.stdout.strip() == str(tmp_path / f"dilo-kernels-{user}")
     assert (tmp_path / f"dilo-kernels-{user}").stat().st_mode & 0o077 == 0
+
+
+# Archives -----------------------------------------------------------------------------------------
+
+
+def test_masks_of_a_tar_are_the_folders(photographs, tmp_path):
+    with tarfile.open(tmp_path / "photographs.tar", "w") as tar:
+        tar.add(photographs, "photographs")
+    options = ["--method", "rbd", "--max-failures", 1, "--jobs", 1]
+    for images, out in ((photographs, "a"), (tmp_path / "photographs.tar", "b")):
+        done = call(images, tmp_path / out, *options)
+        assert done.exit_code == 0, done.output
+    ours, theirs = MaskShards(tmp_path / "b"), MaskShards(tmp_path / "a")
+    assert ours.keys == theirs.keys and (ours.statuses() == theirs.statuses()).all()
+    assert all((ours.read(key) == theirs.read(key)).all() for key in ours.keys)
