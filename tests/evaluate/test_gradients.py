@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from data.loading import IMAGENET_MEAN, IMAGENET_STD
+from evaluate.checkpoints import load_checkpoint
 from evaluate.gradient_maps import (
     as_picture,
     energy,
@@ -17,6 +18,7 @@ from evaluate.gradient_maps import (
     points_inside,
     share_inside,
 )
+from evaluate.models import Backbone
 
 SIDE = 12
 
@@ -224,3 +226,18 @@ def test_network_without_gradient_is_one_sentence(
     )  # fmt: skip
     assert "no image's score has a gradient" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_network_of_lightness_stands_beside_one_of_colours(tmp_path, probe, split_folder):
+    """Its gradients by the pixels go through L: at gray pixels they are gray's, by luminance."""
+    arguments = ("light=random:resnet18-l", "colour=random:resnet18", split_folder)
+    arguments += ("--image-size", 32, "--workers", 0, "--device", "cpu", "--batch-size", 16)
+    for name, more in (("gradients", ("--limit", 3)), ("neighbors", ("--neighbors", 2))):
+        probe(name, *arguments, *more, "--out", tmp_path / name)
+        assert (tmp_path / name / f"{name}.png").is_file()
+    backbone = Backbone(load_checkpoint("random:resnet18-l"))
+    gray = torch.randint(30, 220, (2, 32, 32, 1), dtype=torch.uint8).expand(-1, -1, -1, 3)
+    gradient, _ = pixel_gradients(backbone, torch.randn(3, 512), gray, torch.tensor([0, 2]))
+    luminance = torch.tensor([0.212671, 0.715160, 0.072169])[:, None, None]
+    torch.testing.assert_close(gradient, gradient.sum(1, keepdim=True) * luminance)
+    assert gradient.abs().sum() > 0
