@@ -34,7 +34,7 @@ from pretrain.views.augment import DeviceAugment
 from pretrain.views.dataset import Request, ViewDataset
 from pretrain.views.draws import draw_view, uniforms
 from pretrain.views.loader import build_loader
-from pretrain.views.recipes import PasteSettings, ViewRecipe, instdisc
+from pretrain.views.recipes import PasteSettings, ViewRecipe, instdisc, moco_v2
 
 BATCH = 32
 
@@ -103,7 +103,12 @@ def measure(arguments: argparse.Namespace, masks: Path, folder: Path) -> None:
     pool = folder / "pool.h5"
     report = build_pool(images, [masks], pool, PoolSettings(threshold=0.3, min_side=64))
 
-    def dataset(paste: PasteSettings | None, decode_on: torch.device | None = None) -> ViewDataset:
+    def dataset(
+        paste: PasteSettings | None,
+        decode_on: torch.device | None = None,
+        recipe: ViewRecipe = recipe,
+        **options: bool,
+    ) -> ViewDataset:
         loader = build_loader(
             images,
             masks,
@@ -112,6 +117,7 @@ def measure(arguments: argparse.Namespace, masks: Path, folder: Path) -> None:
             batch_size=1,
             allow_missing_masks=True,
             decode_on=decode_on,
+            **options,
         )
         return loader.dataset
 
@@ -122,11 +128,20 @@ def measure(arguments: argparse.Namespace, masks: Path, folder: Path) -> None:
         "grayscale, gaussian": PasteSettings(blend="gaussian"),
         "imagenet": PasteSettings(background="imagenet", pool=str(pool)),
         "imagenet, mix": PasteSettings(background="imagenet", pool=str(pool), blend="mix"),
+        "mask-swap": PasteSettings(background="mask-swap"),
+        "box-swap": PasteSettings(background="box-swap"),
     }
     if arguments.textures:
         pasting["texture"] = PasteSettings(background="texture", pool=str(arguments.textures))
     pasted = {name: dataset(paste) for name, paste in pasting.items()}
     undecoded = dataset(PasteSettings(), torch.device("cpu"))
+    about = recipe.model_copy(update={"crop": "object"})
+    more = {"grayscale, crop = object": dataset(PasteSettings(), recipe=about)}
+    more["grayscale, negative"] = dataset(PasteSettings(), negative=True)
+    two, first = moco_v2(arguments.image_size), {"views": "first"}
+    for name in ("grayscale", "mask-swap", "box-swap"):
+        paste = PasteSettings(background=name, **first)
+        more[f"two views, the first on {name}"] = dataset(paste, recipe=two)
     shards, rows = pasted["grayscale"].masks, pasted["grayscale"].rows.rows
     crops, keys = BackgroundPool(pool), plain.keys
     augment = DeviceAugment(recipe)
@@ -186,7 +201,7 @@ def measure(arguments: argparse.Namespace, masks: Path, folder: Path) -> None:
         "read a mask": read_masks,
         "read a background of the pool": read_backgrounds,
         "loader, nothing pasted": load(plain),
-        **{f"loader, {name}": load(source) for name, source in pasted.items()},
+        **{f"loader, {name}": load(source) for name, source in (pasted | more).items()},
         "a worker under decode = device": load(undecoded),
         "device's augmentation, on this core": augment_batch,
         "torchvision: ImageFolder, all on CPU": torchvision_views(images, recipe),
@@ -223,6 +238,13 @@ def measure(arguments: argparse.Namespace, masks: Path, folder: Path) -> None:
         f"Loader and augmentation, all on this core, with copy-paste: {theirs / whole:.2f} times "
         f"torchvision's images/s without it."
     )
+    for views in ("", "two views, the first on "):
+        gray = seconds[f"loader, {views}grayscale"]
+        ratios = [
+            f"{1 - gray / seconds[f'loader, {views}{name}']:.1%} fewer with {name}"
+            for name in ("mask-swap", "box-swap")
+        ]
+        print(f"Images/s against {views}grayscale: {', '.join(ratios)}.")
 
 
 if __name__ == "__main__":

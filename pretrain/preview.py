@@ -56,7 +56,7 @@ def views_gallery(
         columns += [("crop" if stage == "image" else stage) + number for stage in shown]
     rows = []
     for row, index in enumerate(part["index"].tolist()):
-        cells = [_photograph(images, keys[index], parameters[row])]
+        cells = [_photograph(images, keys[index], parameters[row, : augment.recipe.views])]
         for view in range(views):
             for stage in shown:
                 note = _note(stage, parameters[row, view], "background" in part)

@@ -6,6 +6,7 @@ of a view where it is put.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 
 Box = tuple[int, int, int, int]
 
+_BESIDE = 1.2
 FRAME = (128 / 256, 254 / 256)  # sides of a random frame, of the view's (InstanceLoc's code)
 
 
@@ -52,40 +54,34 @@ def random_frame(cut: Box, size: int, numbers: np.ndarray) -> Box:
     return top, left, height, width
 
 
-def showing(crop: Box, box: Box) -> Box:
-    """Return a crop moved as little as shows all of a box, or, if the crop is smaller, only it.
+def showing(crop: Box, box: Box, size: tuple[int, int]) -> Box:
+    """Return a crop changed as little as shows all of a box and, where it can, something beside it.
 
-    Both lie within the image, and so does the result.
+    Its sides grow to 1.2 times the box's, where the image's `size` allows; then it is moved.
     """
-    moved = []
-    for start, length, first, side in zip(crop[:2], crop[2:], box[:2], box[2:], strict=True):
-        ends = sorted((first, first + side - length))
-        moved.append(min(max(start, ends[0]), ends[1]))
-    return (*moved, *crop[2:])
+    starts, lengths = [], []
+    for axis in (0, 1):
+        start, length, first, side = crop[axis], crop[2 + axis], box[axis], box[2 + axis]
+        grown = min(size[axis], max(length, math.ceil(_BESIDE * side)))
+        start -= (grown - length) // 2
+        start = min(max(start, first + side - grown, 0), first, size[axis] - grown)
+        starts.append(start)
+        lengths.append(grown)
+    return (*starts, *lengths)
 
 
 def in_place_of(cut: Box, box: Box, crop: Box, size: int) -> Placement:
-    """Put a cut-out where a crop of another image shows a box; what leaves the view is cut off.
+    """Put a cut-out where a crop of another image shows a box.
 
     cut : of its own image.
-    box, crop : of the other image; the crop shows a part of the box.
+    box, crop : of the other image.
     size : of the view that the crop becomes.
     """
-    parts, frame = [], []
+    sides = []
     for axis in (0, 1):
         scale = size / crop[2 + axis]
-        first = (box[axis] - crop[axis]) * scale
-        length = box[2 + axis] * scale
-        low = min(size - 1, max(0, round(first)))
-        high = max(low + 1, min(size, round(first + length)))
-        frame.append((low, high - low))
-        # of the cut-out the part that the visible part is of the box, at least a pixel
-        start, side = cut[axis], cut[2 + axis]
-        begin = min(side - 1, max(0, round((max(0.0, first) - first) / length * side)))
-        end = max(
-            begin + 1, min(side, round((min(float(size), first + length) - first) / length * side))
-        )
-        parts.append((start + begin, end - begin))
-    (top, height), (left, width) = parts
-    (frame_top, frame_height), (frame_left, frame_width) = frame
-    return Placement((top, left, height, width), (frame_top, frame_left, frame_height, frame_width))
+        low = min(size - 1, max(0, round((box[axis] - crop[axis]) * scale)))
+        high = round((box[axis] + box[2 + axis] - crop[axis]) * scale)
+        sides.append((low, max(low + 1, min(size, high)) - low))
+    (top, height), (left, width) = sides
+    return Placement(cut, (top, left, height, width))

@@ -58,7 +58,7 @@ class Swaps:
             box = salient_box(partner.mask, partner.image.size)
             if box is None:
                 return None
-            crop = showing(self._draw(numbers, partner).box, box)
+            crop = showing(self._draw(numbers, partner).box, box, partner.image.size)
             pixels, crop = self._pixels(partner, crop)
             return pixels, in_place_of(draw.cut, box, crop, self.recipe.image_size)
 

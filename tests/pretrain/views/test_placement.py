@@ -58,21 +58,29 @@ def test_a_frame_is_instancelocs(cut):
     assert random_frame(cut, 64, numbers)[2:] == tuple(max(1, side) for side in expected)
 
 
-def test_a_crop_is_moved_as_little_as_shows_the_box():
-    assert showing((0, 0, 50, 50), (10, 10, 20, 20)) == (0, 0, 50, 50)
-    assert showing((0, 0, 50, 50), (40, 60, 20, 30)) == (10, 40, 50, 50)
-    assert showing((70, 0, 10, 10), (10, 10, 50, 50)) == (50, 10, 10, 10)  # only the box
+def test_a_crop_shows_all_of_a_box_and_something_beside_it():
+    size = (100, 120)
+    assert showing((0, 0, 50, 50), (10, 10, 20, 20), size) == (0, 0, 50, 50)
+    assert showing((0, 0, 50, 50), (40, 60, 20, 30), size) == (10, 40, 50, 50)
+    assert showing((70, 0, 10, 10), (10, 10, 50, 50), size) == (10, 0, 60, 60)
+    assert showing((0, 0, 10, 10), (5, 5, 90, 20), size) == (0, 1, 100, 24)
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        box, crop = (
+            (*(low := rng.integers(0, [60, 80])), *(rng.integers(1, np.array(size) - low + 1)))
+            for _ in range(2)
+        )
+        result = np.array(showing(crop, box, size))
+        assert (result[:2] >= 0).all() and (result[:2] + result[2:] <= size).all()
+        assert (result[:2] <= box[:2]).all()
+        assert (result[:2] + result[2:] >= np.add(box[:2], box[2:])).all()
 
 
 def test_a_cut_out_takes_the_place_of_a_box():
     cut, crop = (0, 10, 40, 20), (100, 100, 50, 100)
-    inside = in_place_of(cut, (110, 120, 20, 50), crop, 100)
-    assert inside == Placement(cut, (20, 20, 40, 50))
-    # the right half of the box is outside of the crop, and so is that of the cut-out
-    assert in_place_of(cut, (110, 150, 20, 100), crop, 100) == Placement(
-        (0, 10, 40, 10), (20, 50, 40, 50)
-    )
-    canvas = inside.paste(100, lambda box, size: np.full((*size, 3), box[1], np.uint8))
+    placement = in_place_of(cut, (110, 120, 20, 50), crop, 100)
+    assert placement == Placement(cut, (20, 20, 40, 50))
+    canvas = placement.paste(100, lambda box, size: np.full((*size, 3), box[1], np.uint8))
     assert canvas.sum() == 10 * 3 * 40 * 50 and canvas[20, 20, 0] == 10
 
 
