@@ -4,7 +4,8 @@
 
 IMAGES is a folder of photographs (JPEGs of about 500x375 for the figures in docs). Without --masks
 their RBD masks are computed first, into a temporary folder. All rows are measured in one process on
-one thread, in turns, so that their ratios hold on a machine that is not idle; medians over turns.
+one thread, in turns, by processor time, so that their ratios hold on a machine that is not idle;
+medians over turns.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ BATCH = 32
 
 
 def in_turns(rows: dict[str, Callable[[int], object]], turns: int) -> dict[str, float]:
-    """Return the median seconds a call; every row is called once a turn, with the turn's number."""
+    """Return the median processor seconds a call; a turn calls each row once, with its number."""
     seconds: dict[str, list[float]] = {name: [] for name in rows}
     for turn in range(turns + 1):
         for name, row in rows.items():
-            start = time.perf_counter()
+            start = time.process_time()
             row(turn)
             if turn:  # the first warms up
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(time.process_time() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

@@ -52,7 +52,7 @@ class Steps:
         )
 
     def __call__(self) -> float:
-        """Return the seconds of a step; on a CPU its processor time, which others do not lengthen."""
+        """Return the seconds of a step, on a CPU of processor time: others do not lengthen it."""
         self._wait()
         clock = time.perf_counter if self.device.type == "cuda" else time.process_time
         began = clock()
