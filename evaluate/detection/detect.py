@@ -147,7 +147,7 @@ def compare_one(
         if PROTOCOLS[options.protocol].data == "voc":
             scores = score_voc(test, detections_of(test, answers), settings.average == "area")
         else:
-            scores = score_coco(test, answers)
+            scores = score_coco(test, answers, settings.detector == "fpn")
         say(f"{title}: " + ", ".join(f"{n} {percent(v)}" for n, v in scores.averages.items()))
         runs.append({"seed": seed, "folder": folder, "scores": scores})
     return {"label": label, "source": loaded.source.as_dict(), "runs": runs}, shown

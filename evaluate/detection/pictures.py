@@ -16,6 +16,7 @@ from data.gallery.plots import add_legend, plot
 from data.images.decode import decode
 from data.metrics import read_metrics
 from evaluate.detection.annotated import Annotated, Detections, Objects
+from evaluate.detection.coco import draw_outline
 from evaluate.detection.scores import Scores
 
 SHOWN = 12  # images
@@ -33,16 +34,23 @@ def rows(images: Annotated, answers: Mapping[str, Sequence[Detections]]) -> list
         picture, objects = decode(images.paths[row], LONG_SIDE).image, images.objects[row]
         scale = picture.shape[1] / images.sizes[row][1]
         names = [images.classes[label - 1] for label in objects.labels]
-        colours = [TRUE] * len(names)
-        cells = [Cell(_drawn(picture, objects.boxes * scale, names, colours), f"{len(names)}")]
+        colours, size = [TRUE] * len(names), images.sizes[row]
+        tinted = _tinted(picture, objects.outlines, size, colours)
+        cells = [
+            Cell(_drawn(tinted, objects.boxes * scale, names, colours), f"objects: {len(names)}")
+        ]
         for found in answers.values():
-            cells.append(_answer(picture, scale, found[row], objects, images.classes))
+            cells.append(_answer(picture, size, found[row], objects, images.classes))
         shown.append(Row(images.names[row], cells))
     return shown
 
 
 def _answer(
-    picture: np.ndarray, scale: float, found: Detections, objects: Objects, classes: Sequence[str]
+    picture: np.ndarray,
+    size: tuple[int, int],
+    found: Detections,
+    objects: Objects,
+    classes: Sequence[str],
 ) -> Cell:
     best = np.argsort(-found.scores, kind="stable")[: len(objects)]
     right = meets(found, objects)[best]
@@ -51,7 +59,9 @@ def _answer(
         for label, score in zip(found.labels[best], found.scores[best], strict=True)
     ]
     colours = [RIGHT if hit else WRONG for hit in right]
-    drawn = _drawn(picture, found.boxes[best] * scale, names, colours)
+    outlines = [found.outlines[row] for row in best] if found.outlines else []
+    tinted = _tinted(picture, outlines, size, colours)
+    drawn = _drawn(tinted, found.boxes[best] * picture.shape[1] / size[1], names, colours)
     return Cell(drawn, f"{int(right.sum())} of {len(objects)}")
 
 
@@ -59,6 +69,19 @@ def meets(found: Detections, objects: Objects) -> np.ndarray:
     """Return which detections overlap an object of their class with an IoU over .5, bool (N,)."""
     ious = box_iou(torch.from_numpy(found.boxes), torch.from_numpy(objects.boxes)).numpy()
     return ((ious > 0.5) & (found.labels[:, None] == objects.labels[None])).any(1)
+
+
+def _tinted(
+    picture: np.ndarray, outlines: Sequence, size: tuple[int, int], colours: Sequence[tuple]
+) -> np.ndarray:
+    """Return a copy with masks in colours; `size` is of the image that they outline."""
+    picture = picture.copy()
+    for outline, colour in zip(outlines, colours, strict=False):
+        if not outline:
+            continue
+        mask = draw_outline(outline, size, picture.shape[:2]) > 0
+        picture[mask] = (0.6 * picture[mask] + 0.4 * np.array(colour)).astype(np.uint8)
+    return picture
 
 
 def _drawn(
@@ -105,7 +128,7 @@ def _png(draw: Callable[[Path], None]) -> bytes:
 
 def _bars(path: Path, scores: Mapping[str, Sequence[Scores]], names: Sequence[str]) -> None:
     width = 0.8 / len(scores)
-    with plot(path, max(6, 0.55 * len(names)), 4, dpi=110) as (axes,):
+    with plot(path, min(24, max(6, 0.55 * len(names))), 4, dpi=110) as (axes,):
         for number, (label, runs) in enumerate(scores.items()):
             at = np.arange(len(names)) + (number - (len(scores) - 1) / 2) * width
             values = [[100 * run.classes[name]["ap50"] for run in runs] for name in names]

@@ -81,12 +81,14 @@ def score_voc(images: Annotated, detections: Sequence[Detections], area: bool = 
     return Scores(averages, classes, curves)
 
 
-def score_coco(images: Annotated, results: list[dict[str, Any]]) -> Scores:
-    """Score by pycocotools: 101 points, at most 100 detections an image, crowds ignored."""
+def score_coco(images: Annotated, results: list[dict[str, Any]], masks: bool) -> Scores:
+    """Score by pycocotools: 101 points, at most 100 detections an image, crowds ignored.
+
+    masks : score those, too
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    masks = any(any(objects.outlines) for objects in images.objects)
     averages: dict[str, float] = {}
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(images.source))

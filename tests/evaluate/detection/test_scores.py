@@ -59,7 +59,7 @@ def test_coco_ap_is_pycocotools_on_the_exported_json(coco, tmp_path):
 
     images = read_coco(coco, "train2017")
     results = results_of(images, truth_as_detections(images, 3.0))
-    scores = score_coco(images, results)
+    scores = score_coco(images, results, masks=True)
     path = tmp_path / "results.json"
     path.write_text(json.dumps(results))
     with contextlib.redirect_stdout(io.StringIO()):
@@ -73,6 +73,8 @@ def test_coco_ap_is_pycocotools_on_the_exported_json(coco, tmp_path):
                 assert scores.averages[name + average] == evaluation.stats[row]
     assert 0.1 < scores.averages["ap"] < scores.averages["ap50"]
     assert scores.averages["mask_ap"] > 0
+    boxes = [{n: v for n, v in row.items() if n != "segmentation"} for row in results]
+    assert "mask_ap" not in score_coco(images, boxes, masks=False).averages
     mean = np.mean([score["ap"] for score in scores.classes.values()])
     assert scores.averages["ap"] == pytest.approx(mean)
 
@@ -80,6 +82,6 @@ def test_coco_ap_is_pycocotools_on_the_exported_json(coco, tmp_path):
 def test_coco_ap_of_the_truth_and_of_nothing(coco):
     pytest.importorskip("pycocotools")
     images = read_coco(coco, "train2017")  # its crowd counts neither way
-    perfect = score_coco(images, results_of(images, truth_as_detections(images))).averages
+    perfect = score_coco(images, results_of(images, truth_as_detections(images)), True).averages
     assert perfect["ap"] == perfect["mask_ap"] == pytest.approx(1)
-    assert score_coco(images, []).averages["ap"] == 0
+    assert score_coco(images, [], True).averages["mask_ap"] == 0
