@@ -1,0 +1,64 @@
+"""The data set for other trainers, and docs/trainers.md's examples as they stand."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import v2
+
+from data.images.decode import decode
+from data.masks import EachView, MaskedImages
+from data.masks.picture import scale_mask
+from data.masks.read import MaskShards
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "trainers.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+def test_items_are_images_masks_and_labels(photographs):
+    dataset = MaskedImages(photographs.images, photographs.masks)
+    assert (len(dataset), dataset.classes) == (12, ["class0", "class1"])
+    (image, mask), label = dataset[7]
+    key = dataset.keys[7]
+    pixels, size = decode(Path(photographs.images) / key)
+    assert torch.equal(image, torch.from_numpy(pixels).permute(2, 0, 1))
+    expected = scale_mask(MaskShards(photographs.masks).read(key), size)
+    assert (mask.numpy() == expected).all() and mask.shape == size
+    assert label == int(key.startswith("class1")) == dataset.targets[7]
+
+
+def test_a_transform_cuts_image_and_mask_alike(photographs):
+    dataset = MaskedImages(photographs.images, photographs.masks)
+    (image, mask), _ = dataset[0]
+    flipped = MaskedImages(
+        photographs.images, photographs.masks, EachView(v2.RandomHorizontalFlip(1), v2.Identity())
+    )
+    (first, its_mask), (second, other) = flipped[0][0]
+    assert torch.equal(first, image.flip(-1)) and torch.equal(its_mask, mask.flip(-1))
+    assert torch.equal(second, image) and torch.equal(other, mask)
+
+
+def test_an_image_without_a_mask_has_zeros(photographs, tmp_path):
+    from PIL import Image
+
+    root = tmp_path / "images"
+    root.mkdir()
+    Image.fromarray(np.full((9, 8, 3), 50, np.uint8)).save(root / "other.png")
+    (_, mask), label = MaskedImages(root, photographs.masks)[0]
+    assert mask.shape == (9, 8) and not mask.any() and label == 0
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=["plain", "masks", "lightly"])
+def test_examples_run(photographs, example):
+    for package in re.findall(r"^from (lightly)\.", example, flags=re.MULTILINE):
+        pytest.importorskip(package)
+    names = {"IMAGES": photographs.images, "MASKS": photographs.masks}
+    exec(compile(example, "docs/trainers.md", "exec"), names)
+    if "first" in names:
+        assert names["first"].shape == names["second"].shape == (4, 3, 32, 32)
+    if "its_mask" in names:
+        assert names["mask"].shape == (32, 32) and names["image"].shape == (3, 32, 32)
+    if "loss" in names:
+        assert torch.isfinite(names["loss"])
