@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import h5py
 import hdf5plugin  # noqa: F401 - brings zstd
@@ -32,8 +33,8 @@ BAD = ("WRONG", "SILENT", "LOST", "LEFT", "TRACEBACK", "CRASH", "HANG", "EXECUTE
 
 
 class Table:
-    """Counts outcomes by what was tried; `close` prints them, and ends the program with 1 if any is
-    bad. Each bad one is printed when it comes, with what reproduces it.
+    """Counts outcomes by what was tried, in a block whose end prints them; bad ones end the program
+    with 1, and are printed when they come, with what reproduces them.
     """
 
     def __init__(self) -> None:
@@ -45,7 +46,10 @@ class Table:
         if outcome in BAD:
             print(f"{outcome}: {what}: {' '.join(map(str, how))}", flush=True)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         rows = [
             [what, counts.total(), ", ".join(f"{n} {name}" for name, n in counts.most_common())]
             for what, counts in self.counts.items()
@@ -54,7 +58,8 @@ class Table:
         print(f"{time.monotonic() - self.begun:.0f} s")
         bad = sum(counts[name] for counts in self.counts.values() for name in BAD)
         print(f"{bad} bad")
-        sys.exit(bool(bad))
+        if kind is None:
+            sys.exit(bool(bad))
 
 
 def photographs(source: Path | None) -> list[np.ndarray]:

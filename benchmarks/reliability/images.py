@@ -302,8 +302,7 @@ def through_pretrain(mutants: Path, folder: Path, options: dict, table: Table) -
 @click.option("--seed", default=0)
 def main(**options) -> None:
     """Print the table."""
-    table = Table()
-    with scratch(options["where"]) as folder:
+    with Table() as table, scratch(options["where"]) as folder:
         if options["with_bombs"]:
             images = write_bombs(folder / "bombs")
             through_saliency("bombs", images, folder / "bombs-out", options, table)
@@ -312,7 +311,6 @@ def main(**options) -> None:
             through_saliency("mutants", mutants, folder / "mutants-out", options, table)
             if options["pretrain"]:
                 through_pretrain(mutants, folder, options, table)
-    table.close()
 
 
 if __name__ == "__main__":

@@ -116,7 +116,8 @@ def difference(out: Path, *wanted: dict) -> str:
         return "its rows differ"
     if left := [path.name for path in out.iterdir() if path.name.startswith(".")]:
         return f"left: {left}"
-    return "" if verify(out).sound else "verify: not sound"
+    report = verify(out)
+    return "" if report.sound else f"verify: {report.problems or report.without_mask}"
 
 
 def partial(out: Path, *wanted: dict) -> str:
@@ -237,14 +238,14 @@ def kill_real(options: dict, folder: Path, table: Table, rng: random.Random) -> 
         )
         workers: list[psutil.Process] = []
         while what == "a worker" and process.poll() is None and not workers:
-            children = psutil.Process(process.pid).children(recursive=True)
+            children = _children(process)
             workers = [child for child in children if "loky" in " ".join(_line(child))]
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 8 if what != "a worker" else 1))
-        children = psutil.Process(process.pid).children(recursive=True)
+        children = _children(process)
         if what == "a worker" and workers:
             workers[0].kill()
-        elif what == "the group":
+        elif what == "the group" and process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         else:
             process.kill()
@@ -258,6 +259,15 @@ def kill_real(options: dict, folder: Path, table: Table, rng: random.Random) -> 
     code, said = run(*line)
     wrong = difference(out, wanted) if code == 0 else said[-300:]
     table.note("saliency-compute --jobs 2: ends", "WRONG" if wrong else "equal", wrong)
+
+
+def _children(process: subprocess.Popen) -> list:
+    import psutil
+
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:  # it has ended
+        return []
 
 
 def _line(process: object) -> list[str]:
@@ -279,14 +289,13 @@ def _line(process: object) -> list[str]:
 @click.option("--seed", default=0)
 def main(**options) -> None:
     """Print the table."""
-    rng, table = random.Random(options["seed"]), Table()
-    with scratch(None) as folder:
+    rng = random.Random(options["seed"])
+    with Table() as table, scratch(None) as folder:
         kill_saliency(options, folder, table, rng)
         if options["real"]:
             kill_real(options, folder, table, rng)
         if options["pretrain"]:
             kill_pretrain(options, folder, table, rng)
-    table.close()
 
 
 if __name__ == "__main__":

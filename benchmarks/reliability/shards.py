@@ -136,8 +136,7 @@ def unsealed(folder: Path) -> None:
 @click.option("--seed", default=0)
 def main(**options) -> None:
     """Print the table."""
-    table = Table()
-    with scratch(None) as folder:
+    with Table() as table, scratch(None) as folder:
         images = make_images(folder / "images", 40, 90, options["images"])
         (images / "c0/broken.jpg").write_bytes(b"no image")
         whole, copy = folder / "whole", folder / "copy"
@@ -167,7 +166,6 @@ def main(**options) -> None:
             seen = apart(lambda: "read" if contents(copy) else "", seconds=10) == "read"
             outcome, *reason = apart(judge_verify, copy, seen, plain, seconds=60).split(" ", 1)
             table.note(f"{what}: verify, info, index", outcome, how, *reason)
-    table.close()
 
 
 if __name__ == "__main__":

@@ -234,12 +234,10 @@ def malicious(options: dict, folder: Path, table: Table) -> None:
 def main(**options) -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    table = Table()
-    with scratch(None) as folder:
+    with Table() as table, scratch(None) as folder:
         damage(options, folder, table)
         if options["pickles"]:
             malicious(options, folder, table)
-    table.close()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,34 @@
+"""The attacks run, and notice what is wrong."""
+
+import pytest
+
+from benchmarks.reliability import common, weights
+
+
+def fails():
+    raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("work", "outcome"),
+    [
+        (lambda: "same", "same"),
+        (fails, "TRACEBACK"),
+        (lambda: __import__("os").kill(__import__("os").getpid(), 9), "CRASH"),
+        (lambda: __import__("time").sleep(60), "HANG"),
+    ],
+)
+def test_a_child_s_end_is_told(work, outcome, capsys):
+    told = common.apart(work, seconds=3).split(" ")[0]
+    with pytest.raises(SystemExit) as end, common.Table() as table:
+        table.note("what", told)
+    assert told == outcome and end.value.code == (outcome in common.BAD)
+
+
+def test_a_malicious_pickle_is_noticed(tmp_path):
+    """It would run, where somebody unpickled it."""
+    import pickle
+
+    files = weights.evil_files(tmp_path / "mark")
+    pickle.loads(files["a pickle of protocol 2"])
+    assert (tmp_path / "mark").exists()
