@@ -82,11 +82,15 @@ class Partner(NamedTuple):
     image: OpenImage
     mask: np.ndarray
 
-    def free_of_object(self) -> np.ndarray:
-        """Return the whole picture without its object, uint8 (h, w, 3)."""
+    def free_of_object(self, reduction: int = 1) -> tuple[np.ndarray, int]:
+        """Return the picture without its object, uint8 (h, w, 3), and by what it was reduced."""
         box = salient_box(self.mask, self.image.size)
-        pixels, _ = self.image.decode()
-        return pixels if box is None else object_free(pixels, box)
+        pixels, factor = self.image.decode(reduction)
+        if box is not None:
+            top, left = (start // factor for start in box[:2])
+            bottom, right = (-(-(box[n] + box[n + 2]) // factor) for n in (0, 1))
+            pixels = object_free(pixels, (top, left, bottom - top, right - left))
+        return pixels, factor
 
 
 class Partners:

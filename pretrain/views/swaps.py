@@ -41,10 +41,15 @@ class Swaps:
         self, numbers: Numbers, draw: Draw, image_size: tuple[int, int]
     ) -> tuple[np.ndarray, list[str]]:
         """Return what of a partner without its object lies behind a view, and partners skipped."""
-        whole, skipped = self._read(numbers, draw.partner, Partner.free_of_object)
-        behind = cover_box(whole.shape[:2], image_size, draw.offset)
-        size = (self.recipe.image_size,) * 2
-        return sample_box(whole, box_within(behind, draw.box, image_size), size), skipped
+        side = self.recipe.image_size
+
+        def cut(partner: Partner) -> np.ndarray:
+            behind = cover_box(partner.image.size, image_size, draw.offset)
+            part = box_within(behind, draw.box, image_size)
+            pixels, factor = partner.free_of_object(reduction_for([part], side))
+            return sample_box(pixels, tuple(end / factor for end in part), (side, side))
+
+        return self._read(numbers, draw.partner, cut)
 
     def over(
         self, numbers: Numbers, draw: Draw

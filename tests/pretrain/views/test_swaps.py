@@ -259,3 +259,38 @@ def test_refusals(photographs, tmp_path):
     write_masks(tmp_path, rows)
     with pytest.raises(UserError, match=r"0 of the images in .* a partner is another image"):
         build_loader(photographs.images, tmp_path, recipe=RECIPE, paste=swap, batch_size=2)
+
+
+def test_a_large_partner_is_reduced_while_it_is_decoded(photographs, monkeypatch):
+    """The same backgrounds, but for the pixels that another average takes in."""
+    small = RECIPE.model_copy(update={"image_size": 30, "scale": (0.8, 1.0)})
+
+    def backgrounds():
+        loader = build_loader(
+            photographs.images, photographs.masks, recipe=small, seed=SEED, batch_size=12,
+            paste=PasteSettings(probability=1, background="mask-swap"),
+        )  # fmt: skip
+        return next(iter(loader))["background"].float()
+
+    reduced = backgrounds()
+    monkeypatch.setattr("pretrain.views.swaps.reduction_for", lambda boxes, size: 1)
+    difference = (backgrounds() - reduced).abs()
+    assert 0 < difference.mean() < 6
+
+
+def test_crops_about_the_object_by_the_loader(photographs):
+    about = RECIPE.model_copy(update={"crop": "object", "crop_keeps": 0.9})
+    shares = []
+    for recipe in (RECIPE, about):
+        loader = build_loader(
+            photographs.images, photographs.masks, recipe=recipe, seed=SEED, batch_size=12,
+            saliency=True,
+        )  # fmt: skip
+        batch, plain = next(iter(loader)), Plain(photographs, loader.keys)
+        for row, index in enumerate(batch["index"].tolist()):
+            mask, size = plain.mask(index), plain.image(index).shape[:2]
+            for view, crop in enumerate(batch["crops"][row].tolist()):
+                pixels = batch["saliency"][row, view].float().mean() * crop[2] * crop[3]
+                shares.append(float(pixels) / (mask.mean() * size[0] * size[1]))
+    scale, kept = np.array(shares).reshape(2, -1)
+    assert np.mean(scale > 0.85) < 0.6 and np.mean(kept > 0.85) > 0.9
