@@ -14,6 +14,8 @@ from demo.report import write_report
 from demo.scenes import write_scenes
 
 METHODS = ("rbd", "mc", "gs")
+SETTINGS = Path(__file__).with_name("objects.toml")  # of the pretrainings
+UNTRAINED = "random:resnet18"
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,10 @@ class Journey:
     """
 
     out: Path
-    train: int = 800  # images to learn from
+    train: int = 1600  # images to learn from
     val: int = 400  # images to be judged on
-    epochs: int = 60
+    tied: int = 400  # images whose backgrounds are tied to their classes
+    epochs: int = 30
     batch_size: int = 64
     image_size: int = 32  # side of a view in pixels
     negatives: int = 512  # keys in MoCo's queue
@@ -40,14 +43,14 @@ class Journey:
         self._remember()
         _chapter("1. Saliency masks of photographs, by three methods")
         self._photographs()
-        _chapter("2. A labelled set: objects on backgrounds that tempt a model to look there")
+        _chapter("2. A labelled set: objects on backgrounds that all classes share")
         self._objects()
         _chapter("3. Pretraining without labels: without copy-paste, then with it")
         self._pretrain()
         _chapter("4. What the two models have learnt, and where they look")
         self._probes()
-        table = write_report(self.out, list(self.models), (self.train, self.val))
-        print(f"\n{table}\n\nDone in {time.monotonic() - started:.0f} s. Look at:")
+        text = write_report(self.out, (self.train, self.val))
+        print(f"\n{text}\n\nDone in {time.monotonic() - started:.0f} s. Look at:")
         for path, what in self.sights():
             print(f"  {self.out / path!s:<42} {what}")
 
@@ -81,7 +84,9 @@ class Journey:
     def _objects(self) -> None:
         objects, truth = self.out / "objects", self.out / "objects-truth"
         print(f"\nDrawing {self.train} + {self.val} pictures into {objects} ...", flush=True)
-        write_scenes(objects, truth, self.train, self.val)
+        write_scenes(objects, truth, self.train, self.val, ("shared", "unseen"))
+        tied, tied_truth = self.out / "tied", self.out / "tied-truth"
+        write_scenes(tied, tied_truth, self.tied, self.tied // 2, ("tied", "tied"))
         for part in ("train", "val"):
             run("saliency-compute", objects / part, self._masks(part))
         for file in (self.out / "objects.html", self.out / "objects.png"):
@@ -105,30 +110,28 @@ class Journey:
             *("pretrain", self.out / "objects" / "train", "--masks", self._masks("train")),
             *("--out", self._run(name), "--resume"),
             *("--paste-probability", self.models[name], "--background", "grayscale"),
-            # MoCo v2, scaled down: a short queue, and a key encoder that keeps up in few steps
-            *("--method", "moco", "--set", "recipe=moco-v2", "--set", "mlp=true"),
-            *("--negatives", self.negatives, "--set", "key_momentum=0.99"),
-            *("--set", "temperature=0.2", "--set", "bn_groups=2", "--arch", "resnet18"),
-            *("--image-size", self.image_size, "--set", "scale=[0.4,1.0]"),
-            *("--epochs", self.epochs, "--batch-size", self.batch_size, "--lr", 0.03),
-            *("--set", "lr_batch=fixed", "--set", "schedule=cosine"),
-            *("--set", "precision=bfloat16", "--workers", 1),
-            *("--set", f"knn_k={self.neighbours}"),
+            *("--config", SETTINGS, "--negatives", self.negatives),
+            *("--image-size", self.image_size, "--epochs", self.epochs),
+            *("--batch-size", self.batch_size, "--set", f"knn_k={self.neighbours}"),
+            *("--workers", 1),
             *("--seed", self.seed, "--device", "cpu"),
         ]
 
     def _probes(self) -> None:
-        objects = self.out / "objects"
-        models = [f"{name}={self._run(name)}" for name in self.models]
+        objects, truth = self.out / "objects", self.out / "objects-truth"
+        trained = [f"{name}={self._run(name)}" for name in self.models]
+        models = [*trained, f"untrained={UNTRAINED}"]
         size = ("--image-size", self.image_size)  # which an untrained network does not know
-        self._probe("knn", *models, "random:resnet18", objects, "--k", self.neighbours, *size)
-        for name in self.models:
-            self._probe("linear", self._run(name), objects, "--fast", name=f"linear-{name}")
-        masks = ("--masks", self._masks("train"))
-        self._probe("robustness", *models, objects / "train", *masks)
-        self._probe("neighbors", *models, objects)
-        truth = ("--ground-truth", self.out / "objects-truth")
-        self._probe("gradients", *models, objects, "--masks", self._masks("val"), *truth)
+        self._probe("foreground", *models, objects, "--masks", truth, *size)
+        self._probe("knn", *models, objects, "--k", self.neighbours, *size)
+        for name in (*self.models, "untrained"):
+            checkpoint = UNTRAINED if name == "untrained" else self._run(name)
+            self._probe("linear", checkpoint, objects, "--fast", *size, name=f"linear-{name}")
+        tied = (self.out / "tied", "--masks", self.out / "tied-truth")
+        self._probe("robustness", *models, *tied, *size)
+        self._probe("neighbors", *trained, objects)
+        masks = ("--masks", self._masks("val"), "--ground-truth", truth)
+        self._probe("gradients", *models, objects, *masks, *size)
 
     def _probe(self, command: str, *arguments: object, name: str | None = None) -> None:
         """Run a probe, unless its results are there."""
@@ -156,8 +159,9 @@ class Journey:
                 "what it is shown: originals, pasted, final views",
             ),
             (Path("runs/with/curve.png"), "its loss and kNN accuracy"),
+            (probes / "foreground/index.html", "what the object and the background explain"),
             (probes / "neighbors/index.html", "nearest neighbours, model beside model"),
-            (probes / "gradients/index.html", "where the models look"),
+            (probes / "gradients/index.html", "class gradients beside neighbours"),
             (probes / "robustness/variants.png", "objects on swapped backgrounds"),
         ]
 

@@ -1,6 +1,6 @@
 """The settings of a training run: names, types, defaults, and where they come from.
 
-The defaults are the paper's ablation recipe (DiLo, arXiv 2004.06638, section 5): InstDisc,
+The defaults are the paper's ablation recipe (DiLo, arXiv 2004.06638, section 6.1): InstDisc,
 ResNet-50, K = 4096, copy-paste with probability .5 on grayscale backgrounds. They are overridden
 by a TOML file, that by the command's options, and those by `--set name=value`.
 

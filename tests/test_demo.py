@@ -95,6 +95,23 @@ def test_train_and_val_lie_on_different_photographs():
     assert len(set(digests)) == len(pictures)
 
 
+def test_backgrounds_are_tied_to_the_class_shared_or_unseen(tmp_path, monkeypatch):
+    drawn = []
+
+    def render(kind, sources, habitat, rng):
+        drawn.append((set(sources), habitat is not None))
+        return render_scene(kind, sources, habitat, rng)
+
+    monkeypatch.setattr("demo.scenes.render_scene", render)
+    for kind, sources, tied in (
+        ("tied", TRAIN_SOURCES, True), ("shared", TRAIN_SOURCES, False),
+        ("unseen", VAL_SOURCES, False),
+    ):  # fmt: skip
+        drawn.clear()
+        write_scenes(tmp_path / kind, tmp_path / f"{kind}-truth", 8, 8, (kind, kind))
+        assert drawn == [(set(sources), tied)] * 16
+
+
 def test_a_class_has_its_usual_background_in_train_alone():
     sources = {name: np.full((300, 300), 99, np.uint8) for name in "abcdefgh"}
     drawn = [
@@ -156,22 +173,34 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
     assert "other settings" in stopped.value.code and "epochs = 1, not 2" in stopped.value.code
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_whole_journey_and_again(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = tmp_path / "out"
-    journey = Journey(out, train=80, val=16, epochs=1, batch_size=16, negatives=64, neighbours=5)
+    journey = Journey(
+        out, train=80, val=24, tied=32, epochs=1, batch_size=16, negatives=64, neighbours=5
+    )
     journey.run()
     said = capfd.readouterr().out
-    for command in ("saliency-compute", "mask-shards", "pretrain", "probe gradients"):
+    for command in (
+        "saliency-compute",
+        "mask-shards",
+        "pretrain",
+        "probe gradients",
+        "probe foreground",
+    ):
         assert f"$ {command} " in said
     for path, _ in journey.sights():
         assert (out / path).stat().st_size > 0, path
     rows = json.loads((out / "results.json").read_text())["rows"]
-    assert [sorted(row) for row in rows] == [["figure", "with", "without"]] * len(rows)
-    knn = json.loads((out / "probes/knn/results.json").read_text())["rows"]
-    assert rows[0]["with"] == next(row["top1"] for row in knn if row["label"] == "with")
-    assert f"{100 * rows[-1]['without']:.1f}" in (out / "results.md").read_text()
+    names = {"figure", "intervals", "untrained", "with", "without"}
+    assert all(row.keys() == names for row in rows)
+    foreground = json.loads((out / "probes/foreground/results.json").read_text())["rows"]
+    assert [row["label"] for row in foreground] == ["without", "with", "untrained"]
+    assert rows[0]["with"] == foreground[1]["background"]["value"]
+    assert f"{100 * rows[-1]['without']:.1f} [" in (out / "results.md").read_text()
+    headline = f"The background explains {100 * rows[0]['without']:.1f}% of the features without"
+    assert headline in said and headline in (out / "index.html").read_text()
     page = (out / "index.html").read_text()
     for picture in ("neighbors/neighbors.png", "gradients/gradients.png", "views.png"):
         assert picture in page

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import torch
 
+from benchmarks.miniature.datasets import make, planned
 from benchmarks.miniature.made_with import keep_to
 from benchmarks.miniature.report import Report
 from benchmarks.miniature.steps import Study
@@ -22,13 +23,20 @@ from data.run import flattened
 from pretrain.settings import Settings, build_settings, read_config
 
 WHOLE = (Path(__file__).parent / "whole.toml",)
+OBJECTS = (Path(__file__).parents[2] / "demo" / "objects.toml",)
 REDUCED = (Path(__file__).parents[2] / "configs" / "paper.toml", "imagenette-cpu")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--images", required=True, type=click.Path(path_type=Path), help="train/ and val/.")
+@click.option("--images", type=click.Path(path_type=Path), help="train/ and val/ of class folders.")
+@click.option(
+    "--composite",
+    type=click.Path(path_type=Path),
+    help="Masks of IMAGES: its objects on object-free backgrounds of any class, in train and val.",
+)
+@click.option("--objects", is_flag=True, help="In place of IMAGES the demo's drawn objects.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the report.")
-@click.option("--seeds", type=click.IntRange(1), help="Runs a row.  [3; 1 in the reduced version]")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs a row.")
 @click.option("--only", multiple=True, type=click.Choice(sorted(TABLES)), help="Tables; all.")
 @click.option(
     "--reduced/--whole",
@@ -54,46 +62,52 @@ REDUCED = (Path(__file__).parents[2] / "configs" / "paper.toml", "imagenette-cpu
     "--supervised-epochs", type=click.IntRange(1), help="Of the supervised network.  [as pretrain]"
 )
 def main(
-    images, out, seeds, only, reduced, textures, basnet, device, jobs, assignments, judged_train,
-    judged_val, supervised_epochs,
+    images, composite, objects, out, seeds, only, reduced, textures, basnet, device, jobs,
+    assignments, judged_train, judged_val, supervised_epochs,
 ) -> None:  # fmt: skip
     """Run small versions of the paper's ablations, and write a report beside the paper's figures.
 
-    IMAGES holds train/ and val/ with a folder for each class. What is done is kept in OUT; the same
+    IMAGES holds train/ and val/ with a folder for each class; of it --composite makes pictures in
+    which the classes share their backgrounds. What is done is kept in OUT; the same
     command goes on where it stopped, also with other tables, more seeds, another device or more
     jobs. Everything is done by the public commands, which are printed.
     """
-    for part in ("train", "val"):
+    if objects == (images is not None) or (objects and composite):
+        raise UserError("--images is one, --objects the other; give one of the two.")
+    for part in ("train", "val") if images else ():
         if not (images / part).is_dir():
             raise UserError(f"--images {images}: there is no folder {part}; give train/ and val/.")
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     reduced = not cuda if reduced is None else reduced
-    seeds = list(range(seeds or (1 if reduced else 3)))
+    seeds, base = list(range(seeds)), REDUCED if reduced else WHOLE
     layers = [
-        read_config(*(REDUCED if reduced else WHOLE)),
+        read_config(*(OBJECTS if objects else base)),
         *(parse_assignment(text, Settings) for text in assignments),
     ]
     resolved = build_settings(*layers)  # complain before the first long work
     settings = {key: value for layer in layers for key, value in flattened(layer).items()}
     given = {"basnet": basnet} if basnet else {}
-    tables, left_out = choose(
-        only, reduced, {"rbd", "gs", "mc", *given}, textures=textures is not None
-    )
+    data = planned(images, out, composite, objects)
+    methods = {"rbd", "gs", "mc", *given, *(["truth"] if data.truth else [])}
+    tables, left_out = choose(only, reduced, methods, textures=textures is not None)
     if not tables:
         raise UserError("--only leaves nothing to run: " + "; ".join(left_out) + ".")
+    limits = (0, 0) if objects or not reduced else (300, 100)
     study = Study(
-        images,
+        data.images,
         out,
         settings,
         device,
-        judged_train=(300 if reduced else 0) if judged_train is None else judged_train,
-        judged_val=(100 if reduced else 0) if judged_val is None else judged_val,
+        judged_train=limits[0] if judged_train is None else judged_train,
+        judged_val=limits[1] if judged_val is None else judged_val,
         epochs_supervised=supervised_epochs or settings["epochs"],
         textures=textures,
         masks=given,
+        truth=data.truth,
+        tests=data.tests,
     )
     report = Report(
-        images,
+        data.images,
         settings,
         seeds,
         machine=_machine(cuda),
@@ -103,14 +117,13 @@ def main(
     )
     rows = {row.run: row for table in tables.values() for row in table.rows}
     started = time.monotonic()
-    keep_to(study, resolved)
+    keep_to(study, resolved, images, composite)
+    make(data, images, composite)
     study.link_judged()
     study.compute_masks({row.masks for row in rows.values() if row.masks})
-    report.references["untrained"] = {
-        0: study.judge(f"random:{settings['arch']}", "untrained", look=False)
-    }
+    report.references["untrained"] = {0: study.judge(f"random:{settings['arch']}", "untrained")}
     for seed in seeds:
-        found = study.judge(study.supervised(seed), f"supervised/seed-{seed}", look=False)
+        found = study.judge(study.supervised(seed), f"supervised/seed-{seed}")
         report.references.setdefault("supervised", {})[seed] = found
     study.pretrain_all([(row, seed) for seed in seeds for row in rows.values()], jobs)
     for seed in seeds:

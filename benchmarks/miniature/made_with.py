@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from benchmarks.miniature.steps import Study
 from data.errors import UserError
 from data.run import flattened
@@ -12,13 +14,14 @@ _FREE = FREE_ON_RESUME - {"images", "masks", "background_pool"}  # which are oth
 _GIVEN_FOR_SOME_ROWS = ("--textures", "--basnet")
 
 
-def keep_to(study: Study, settings: Settings) -> None:
+def keep_to(study: Study, settings: Settings, images: Path | None, composite: Path | None) -> None:
     """Note in the folder of the report what its figures are of; refuse a folder of others.
 
     Tables, seeds and what changes only speed are not noted: other ones add to what is there.
     """
     made_with = {
-        "--images": str(study.images.resolve()),
+        "--images": None if images is None else str(images.resolve()),
+        "--composite": None if composite is None else str(composite.resolve()),
         **flattened(settings.model_dump(mode="json", exclude=_FREE)),
         "--judged-train": study.judged_train,
         "--judged-val": study.judged_val,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,21 +11,37 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from benchmarks.miniature.tables import Table
+from evaluate.intervals import over_seeds
 
 FIGURES = {  # how a figure is called in JSON, and in tables
     "linear": "linear top-1",
     "knn": "kNN top-1",
+    "background": "explained by the background",
+    "abx": "ABX",
     "gap": "background gap",
-    "gradient": "gradient on the object",
 }
 _EXPLAINED = {
     "linear": "logistic regression on frozen penultimate features (probe linear --fast)",
     "knn": "20 neighbours, weights exp(cosine / .07) (probe knn)",
-    "gap": "accuracy with another background of the same class, minus that of a random class; less "
-    "is better, at equal accuracy (probe robustness)",
-    "gradient": "the share of the class score's squared gradient inside the test images' RBD "
-    "masks, which cover {area:.1f}% of the pictures; more is better (probe gradients)",
+    "background": "the share of the features' variance that the background explains, over "
+    "composites of every object with every background (probe foreground); less is better",
+    "abx": "how often the same object on another background is nearer than another object on the "
+    "same (probe foreground)",
+    "gap": "accuracy with another background of the same class, minus that of a random class, ten "
+    "donors an image (probe robustness); less is better, at equal accuracy",
 }
+RULES = (  # written before any figure: the run that is to be lower, the one that is to be higher
+    ("linear", "baseline", "rbd", "copy-paste with RBD's masks is better than none"),
+    ("linear", "rbd", "truth", "true masks are better than RBD's"),
+    ("linear", "rbd_paste_probability-1.0", "rbd", "always pasting is worse than half of the time"),
+    ("background", "rbd", "baseline", "with copy-paste the background explains less"),
+    ("background", "truth", "rbd", "with true masks it explains less than with RBD's"),
+)
+RULE = (
+    "Success was defined before any figure: a statement holds if the difference, paired by seed, "
+    "is positive by more than two standard errors over the seeds; contradicted, if negative by "
+    "more than two; else it is undecided."
+)
 
 
 @dataclass
@@ -60,7 +75,8 @@ class Report:
         tables = {name: self._table(table) for name, table in self.tables.items()}
         reference = self._reference_table()
         text = "\n\n".join(
-            [_markdown("What can be had", reference)]
+            [RULE, "\n".join(f"* {sentence}" for sentence in self.verdicts())]
+            + [_markdown("What can be had", reference)]
             + [_markdown(self.tables[name].title, cells) for name, cells in tables.items()]
         )
         (out / "results.md").write_text(text + "\n", "utf-8")
@@ -82,28 +98,48 @@ class Report:
             "tables": {
                 name: [
                     {"row": row.name, "paper": row.paper, "run": row.run}
-                    | {key: list(self._spread(row.run, key)) for key in FIGURES}
+                    | {key: list(self._spread(row.run, key)) for key in self.titles}
                     for row in table.rows
                 ]
                 for name, table in self.tables.items()
             },
+            "rule": RULE,
+            "verdicts": self.verdicts(),
             "left_out": self.left_out,
         }
 
-    def _area(self) -> float:
-        """The masks' mean share of the test pictures, the same for all runs."""
-        first = next(iter(self.figures.values()))
-        return next(iter(first.values()))["area"]
+    def verdicts(self) -> list[str]:
+        """Each rule whose two runs are there, with its difference and what follows."""
+        sentences = []
+        for key, lower, higher, claim in RULES:
+            pair = self.figures.get(lower), self.figures.get(higher)
+            seeds = sorted(pair[0].keys() & pair[1].keys()) if None not in pair else []
+            if not seeds:
+                continue
+            mean, error = _spread([pair[1][s][key] - pair[0][s][key] for s in seeds])
+            shown = f"{FIGURES[key]} {_cell(mean, error)}, {len(seeds)} seeds"
+            verdict = "undecided"
+            if error is not None and abs(mean) > 2 * error:
+                verdict = "holds" if mean > 0 else "contradicted"
+            sentences.append(f"{claim}: {verdict} ({shown})")
+        return sentences
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """The figures' names: those of other test sets after `FIGURES`."""
+        first = next(iter(next(iter(self.figures.values())).values()))
+        others = sorted(key for key in first if key.partition(" ")[2])
+        return FIGURES | {key: f"{key} backgrounds" for key in others}
 
     def _spread(self, run: str, figure: str) -> tuple[float, float | None]:
-        """Return mean and standard deviation over the seeds; None for a single seed."""
+        """Return mean and standard error over the seeds; None for a single seed."""
         return _spread([found[figure] for found in self.figures[run].values()])
 
     def _table(self, table: Table) -> list[dict[str, str]]:
         rows = []
         for row in table.rows:
             cells = {"": row.name, "paper": "" if row.paper is None else f"{row.paper:.1f}"}
-            for key, title in FIGURES.items():
+            for key, title in self.titles.items():
                 cells[title] = _cell(*self._spread(row.run, key))
             rows.append(cells)
         return rows
@@ -112,8 +148,8 @@ class Report:
         rows = []
         for name, by_seed in self.references.items():
             cells = {"": name}
-            for key in ("linear", "knn"):
-                cells[FIGURES[key]] = _cell(*_spread([one[key] for one in by_seed.values()]))
+            for key, title in self.titles.items():
+                cells[title] = _cell(*_spread([one[key] for one in by_seed.values()]))
             rows.append(cells)
         return rows
 
@@ -123,7 +159,7 @@ class Report:
         names = [row.name for row in table.rows]
         places = range(len(names))
         panels = figure.subplots(1, 1 + len(FIGURES))
-        panels[0].bar(places, [row.paper for row in table.rows], color="lightgray")
+        panels[0].bar(places, [row.paper or 0 for row in table.rows], color="lightgray")
         panels[0].set_title("paper, linear", fontsize=9)
         for axes, (key, title) in zip(panels[1:], FIGURES.items(), strict=True):
             found = [self._spread(row.run, key) for row in table.rows]
@@ -149,11 +185,11 @@ class Report:
         shown = {key: value for key, value in self.settings.items() if key != "paste_probability"}
         settings = ", ".join(f"{key} = {json.dumps(value)}" for key, value in shown.items())
         several = len(self.seeds) > 1
-        seeds = f"{len(self.seeds)} seeds, ± their standard deviation" if several else "one seed"
+        seeds = f"{len(self.seeds)} seeds, ± their standard error" if several else "one seed"
         explained = "".join(
             f"<li><b>{FIGURES[key]}</b>: {html.escape(text)}</li>"
             for key, text in _EXPLAINED.items()
-        ).format(area=100 * self._area())
+        )
         return _PAGE.format(
             images=html.escape(self.images.name),
             settings=html.escape(settings),
@@ -162,6 +198,8 @@ class Report:
             hours=f"{self.seconds / 3600:.1f}",
             command=html.escape(self.command),
             explained=explained,
+            rule=RULE,
+            verdicts="".join(f"<li>{html.escape(text)}</li>" for text in self.verdicts()),
             reference=_html(reference),
             sections=sections,
             left_out=f"<h2>Left out</h2><ul>{missing}</ul>" if missing else "",
@@ -169,7 +207,7 @@ class Report:
 
 
 def _spread(values: list[float]) -> tuple[float, float | None]:
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
+    return over_seeds(values) if len(values) > 1 else (values[0], None)
 
 
 def _cell(mean: float, spread: float | None) -> str:
@@ -205,6 +243,8 @@ small {{ color: #555; }}
 by <code>probe</code>. The column "paper" is <i>Distilling Localization</i> (arXiv 2004.06638):
 ResNet-50, ImageNet, linear top-1. Compare the order of the rows and the size of their differences,
 not the figures.</p>
+<p>{rule}</p>
+<ul>{verdicts}</ul>
 <ul>{explained}</ul>
 <h2>What can be had</h2>
 {reference}

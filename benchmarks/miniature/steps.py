@@ -6,7 +6,7 @@ import json
 import os
 import queue
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -33,6 +33,8 @@ class Study:
     judged_train, judged_val : images of a class that the probes use; 0: all.
     epochs_supervised : of the supervised network that bounds what can be had.
     masks : folders of mask shards, by method, that were given.
+    truth : true masks of train/ and val/, where they are known.
+    tests : other labelled folders for linear probe and kNN, by name.
     """
 
     images: Path
@@ -44,6 +46,8 @@ class Study:
     epochs_supervised: int = 20
     textures: Path | None = None
     masks: dict[str, Path] | None = None
+    truth: Path | None = None
+    tests: dict[str, Path] = field(default_factory=dict)
 
     # ---- masks and backgrounds ----
 
@@ -55,7 +59,12 @@ class Study:
             # several methods go into folders of their names; one goes where it is told
             target = folder if len(own) > 1 else folder / own[0]
             run("saliency-compute", self.images / "train", target, "--method", ",".join(own))
-        run("saliency-compute", self.judged / "val", self.masks_of_val, "--method", "rbd")
+        if "truth" in methods:
+            given = self.truth / "train"
+            images = ("--images", self.images / "train", "--method", "truth")
+            run("mask-shards", "import", given, self.masks_of("truth"), *images)
+        if self.truth is None:
+            run("saliency-compute", self.judged / "val", self.masks_of_val, "--method", "rbd")
 
     def masks_of(self, method: str) -> Path:
         """The training images' masks by a method."""
@@ -64,7 +73,8 @@ class Study:
 
     @property
     def masks_of_val(self) -> Path:
-        return self.out / "masks" / "val" / "rbd"
+        """The test images' masks that the probes use: the true ones, where they are known."""
+        return self.out / "masks" / "val" / "rbd" if self.truth is None else self.truth / "val"
 
     def background_pool(self) -> Path:
         """The pool of crops without saliency, made when it is first asked for."""
@@ -172,27 +182,31 @@ class Study:
                         os.symlink(path.resolve(), link)
         draft.rename(self.judged)
 
-    def judge(self, checkpoint: str | Path, name: str, look: bool = True) -> dict[str, float]:
-        """Return a network's figures, shares of 1; `look`: also robustness and gradients."""
+    def judge(self, checkpoint: str | Path, name: str) -> dict[str, float]:
+        """Return a network's figures, shares of 1."""
         size = ("--image-size", self.settings["image_size"], "--device", self.device)
         masks = ("--masks", self.masks_of_val)
         probes = {
             "knn": (checkpoint, self.judged, *size, "--k", 20),
             "linear": (checkpoint, self.judged, *size, "--fast"),
         }
-        if look:
-            probes["robustness"] = (checkpoint, self.judged, *size, *masks)
-            probes["gradients"] = (checkpoint, self.judged, *size, *masks)
+        probes["robustness"] = (checkpoint, self.judged, *size, *masks)
+        probes["foreground"] = (checkpoint, self.judged / "val", *size, *masks)
+        for test, images in self.tests.items():
+            probes[f"knn-{test}"] = (checkpoint, images, *size, "--k", 20)
+            probes[f"linear-{test}"] = (checkpoint, images, *size, "--fast")
         found = {}
-        for command, arguments in probes.items():
-            folder = self.out / "probes" / name / command
+        for probe, arguments in probes.items():
+            folder = self.out / "probes" / name / probe
             if not (folder / "results.json").exists():
-                run("probe", command, *arguments, "--out", folder)
-            found[command] = json.loads((folder / "results.json").read_text("utf-8"))
-        figures = {"linear": found["linear"]["top1"], "knn": found["knn"]["rows"][0]["top1"]}
-        if look:
-            figures["gap"] = found["robustness"]["rows"][0]["background_gap"]
-            looked = found["gradients"]["models"][0]["masks"]
-            figures["gradient"] = looked["share_inside"]
-            figures["area"] = looked["share_of_area"]
+                run("probe", probe.split("-")[0], *arguments, "--out", folder)
+            found[probe] = json.loads((folder / "results.json").read_text("utf-8"))
+        looked = found["foreground"]["rows"][0]
+        figures = {name: looked[name]["value"] for name in ("background", "object", "abx")}
+        figures["gap"] = found["robustness"]["rows"][0]["background_gap"]
+        for probe, results in found.items():
+            command, _, test = probe.partition("-")
+            if command in ("linear", "knn"):
+                top1 = results["top1"] if command == "linear" else results["rows"][0]["top1"]
+                figures[f"{command} {test}".strip()] = top1
         return figures
