@@ -40,7 +40,7 @@ COLUMNS = {
     "epochs": "epochs",
     "lr": "lr",
     "top-1 %": "top1",
-    "median of the last 10 %": "median_top1",
+    "median of ten epochs %": "median_top1",
     "mean of classes %": "mean_class_top1",
     "train": "train_images",
     "test": "test_images",
