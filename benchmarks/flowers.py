@@ -70,7 +70,8 @@ def split(images: Path, out: Path) -> Path:
 
 def whole(pixels: np.ndarray, size: int) -> np.ndarray:
     """An image or mask, uint8 (h, w, ...), stretched to size x size."""
-    pixels = np.ascontiguousarray(np.broadcast_to(np.atleast_3d(pixels), (*pixels.shape[:2], 3)))
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, 2)
     return crop_resize(pixels, (0, 0, *pixels.shape[:2]), size)
 
 

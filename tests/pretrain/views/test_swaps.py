@@ -293,4 +293,5 @@ def test_crops_about_the_object_by_the_loader(photographs):
                 pixels = batch["saliency"][row, view].float().mean() * crop[2] * crop[3]
                 shares.append(float(pixels) / (mask.mean() * size[0] * size[1]))
     scale, kept = np.array(shares).reshape(2, -1)
-    assert np.mean(scale > 0.85) < 0.6 and np.mean(kept > 0.85) > 0.9
+    # of these masks, a third of their images, the smallest crop could keep six tenths
+    assert np.mean(scale > 0.55) < 0.9 and np.mean(kept > 0.55) == 1
