@@ -13,7 +13,7 @@ from demo.photographs import write_photographs
 from demo.report import write_report
 from demo.scenes import write_scenes
 
-METHODS = ("rbd", "mc", "gs")
+METHODS = ("fusion", "rbd", "mc", "gs")
 SETTINGS = Path(__file__).with_name("objects.toml")  # of the pretrainings
 UNTRAINED = "random:resnet18"
 

@@ -53,7 +53,7 @@ def _jobs(jobs: int) -> int:
 class Settings(Record):
     """Arguments and options of the command; each method adds its own."""
 
-    images: Path = setting(..., "folder of images", argument=True)
+    images: Path = setting(..., "folder of images, or a tar or zip of them", argument=True)
     out: Path = setting(..., "folder of mask shards", argument=True)
     method: Annotated[str, AfterValidator(_methods)] = setting(
         next(iter(METHODS)),
@@ -140,9 +140,9 @@ def _epilog() -> str:
 def main(settings: Settings, **records: Record) -> None:
     """Compute a saliency mask for every image below IMAGES, into mask shards in OUT.
 
-    IMAGES is any folder tree of images, such as ImageNet's train/<wnid>/*.JPEG. Run the same
-    command again after an interruption: it makes only the shards that are missing. Look at the
-    result with mask-shards.
+    IMAGES is any folder tree of images, such as ImageNet's train/<wnid>/*.JPEG, or a tar or zip of
+    one. Run the same command again after an interruption: it makes only the shards that are
+    missing. Look at the result with mask-shards.
 
     \b
     Examples:

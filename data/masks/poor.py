@@ -30,10 +30,10 @@ def raggedness(mask: np.ndarray) -> float:
 
 
 def why_poor(mask: np.ndarray) -> str:
-    """Return "empty", "nearly everything" or "ragged"; "" of a mask worth pasting."""
+    """Return "nearly empty", "nearly everything" or "ragged"; "" of a mask worth pasting."""
     share = coverage(mask)
     if share < LEAST:
-        return "empty"
+        return "nearly empty"
     if share > MOST:
         return "nearly everything"
     return "ragged" if raggedness(mask) > RAGGED else ""

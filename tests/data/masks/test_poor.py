@@ -25,7 +25,7 @@ def test_raggedness_of_a_disc():
 
 
 def test_reasons():
-    assert why_poor(np.zeros((0, 0), np.uint8)) == why_poor(squares(5)) == "empty"
+    assert why_poor(np.zeros((0, 0), np.uint8)) == why_poor(squares(5)) == "nearly empty"
     assert why_poor(np.full((9, 9), 240, np.uint8)) == "nearly everything"
     assert raggedness(squares(100)) > RAGGED and why_poor(squares(100)) == "ragged"
     good = np.zeros((40, 40), np.uint8)

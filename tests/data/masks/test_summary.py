@@ -32,7 +32,7 @@ def test_figures(tmp_path, write_shards, masks):
         if (why := why_poor(mask))
     }
     assert summary["poor"] == dict(Counter(poor.values()))
-    assert dict(summary["poor_examples"]) == poor and poor["a/002.JPEG"] == "empty"
+    assert dict(summary["poor_examples"]) == poor and poor["a/002.JPEG"] == "nearly empty"
     table = dict(as_table(shards, summary))
     assert table["too poor to paste"].startswith(f"{len(poor) / 10:.1%} (")
     assert table["bytes per mask"] == f"{summary['stored_bytes'] / 10:,.0f}"
