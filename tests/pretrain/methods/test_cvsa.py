@@ -93,7 +93,7 @@ def test_views_without_an_object_add_nothing_and_are_counted():
 
 
 def test_made_up_objects_are_found():
-    """On images of their own: pointing above 95 %, where an untrained network has a quarter."""
+    """On images that were not trained on: pointing above 95 %."""
     s = settings(image_size=64, lr=0.1, lr_batch="fixed")
     method = build(s)
     optimizer = build_optimizer(s, method)
