@@ -268,7 +268,8 @@ def through_saliency(what: str, images: Path, out: Path, options: dict, table: T
     code, said = run(*command("mask_shards", "verify", out, "--images", images))
     table.note(f"{what}: verify", "sound" if code == 0 else "WRONG", said[-300:])
     seconds = time.monotonic() - begun
-    table.note(f"{what}: memory", "MEMORY" if peak > LIMIT_MB else f"{peak} MB the largest worker")
+    told = f"{peak} MB the largest worker"
+    table.note(f"{what}: memory", "MEMORY" if peak > LIMIT_MB else told, told)
     table.note(f"{what}: time", f"{seconds:.0f} s with {jobs} workers")
 
 

@@ -51,8 +51,9 @@ def check_declared(image: Image.Image, data: bytes | None = None, reduction: int
     if width * height > MAX_PIXELS:
         raise TooLarge(f"{shown}, more than the limit of {MAX_PIXELS:,}")
     pixel = _BY_FORMAT.get(image.format or "", _BY_MODE.get(image.mode, 4))
-    rows = -(-height // reduction)
-    needed = rows * (-(-width // reduction) * pixel + 8)  # Pillow has a pointer for each row
+    rows, columns = -(-height // reduction), -(-width // reduction)
+    # Pillow has a pointer for each row; a row is the least that is converted at a time
+    needed = rows * (columns * pixel + 8) + 8 * columns
     if image.format in ("JPEG", "MPO") and "progressive" in image.info:
         needed += _coefficients(image)
         scans = data.count(b"\xff\xda") if data is not None else 0

@@ -51,6 +51,7 @@ def resized(kind, width, height, **options):
 BOMBS = {
     "webp": webp(16000, 15000),
     "tall.png": png(1, 249_000_000, mode=0),
+    "wide.png": png(249_000_000, 1, mode=0),
     "square.png": png(15800, 15800),
     "jp2": resized("JPEG2000", 15800, 15800),
     "progressive.jpg": resized("JPEG", 15800, 15800, progressive=True, subsampling=0),
