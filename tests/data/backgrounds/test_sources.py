@@ -88,3 +88,8 @@ def test_settings_choose_the_source(textures, tmp_path):
         open_source("grayscale", textures)
     with pytest.raises(UserError, match="is 'sky'; choose one of grayscale, texture, imagenet"):
         open_source("sky", None)
+
+
+def test_constant_is_imagenets_mean_colour():
+    source = open_source("constant")
+    assert len(source) == 1 and source.read(0).tolist() == [[[124, 116, 104]]]
