@@ -35,7 +35,7 @@ from data.masks.index import (
 )
 from data.processes import usable_cores
 
-_SILENCE = 10.0  # seconds within which a process that looks at a file must say that it goes on
+_SILENCE = 60.0  # seconds within which a process that looks at a file must say that it goes on
 
 
 @dataclass
