@@ -47,14 +47,19 @@ def sweep_after_death() -> None:
     if not _SHARED.is_dir():
         return
     end, _ = os.pipe()  # the other end is closed with this process; no program inherits it
+    ready, tells = os.pipe()
     pid = os.getpid()
     if os.fork():
         os.close(end)
+        os.close(tells)
+        os.read(ready, 1)  # until it has left the group
+        os.close(ready)
         return
     try:  # nothing here may raise into the program that was forked
         os.setsid()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
+        os.write(tells, b".")
         os.dup2(end, 0)
         os.closerange(1, os.sysconf("SC_OPEN_MAX"))
         os.read(0, 1)

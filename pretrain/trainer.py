@@ -305,8 +305,6 @@ class _Training:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.update()
-        if self.loader.moves:  # views an image that stayed as they were, for want of an object
-            sums["unmoved"] = batch["unmoved"].float().mean()
         return dict(sums)
 
     # ---- what happens now and then ----

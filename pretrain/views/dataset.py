@@ -193,13 +193,6 @@ class ViewDataset:
         """How backgrounds are taken of another image, if they are."""
         return None if self.paste is None else BACKGROUNDS[self.paste.background].partner
 
-    @property
-    def moves(self) -> bool:
-        """Whether pasted views show the object elsewhere than their image does."""
-        return self.paste is not None and (
-            self._partner == "over" or self.paste.placement == "frame"
-        )
-
     def _write(
         self, rows: dict[str, np.ndarray], epoch: int, view: int, read: _Read, draw: Draw
     ) -> _Written:

@@ -58,7 +58,6 @@ class Loader(BatchLoader):
 
     keys : the images, in the order of `index`.
     masks : how many images have no mask, or a flat or poor one (used unpasted); None: no pasting.
-    moves : whether pasted views show the object elsewhere than their image does.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class Loader(BatchLoader):
         decoder: DeviceDecoder | None = None,
     ) -> None:
         super().__init__(dataset, requests, workers, pin_memory=pin_memory, keep_workers=True)
-        self.keys, self.masks, self.moves = dataset.keys, dataset.rows, dataset.moves
+        self.keys, self.masks = dataset.keys, dataset.rows
         self.requests, self.decoder = requests, decoder
 
     def __len__(self) -> int:
@@ -145,8 +144,10 @@ def build_loader(
         paste = None
     shards = rows = None
     pasting = paste if paste is not None and paste.needs_masks else None
-    if pasting is not None or saliency or negative or recipe.crop == "object":
-        shards, rows = _open_masks(images, masks, keys, pasting, recipe.crop, allow_missing_masks)
+    if why := _why_masks(pasting, saliency or negative, recipe.crop):
+        if masks is None:
+            raise UserError(why)
+        shards, rows = _open_masks(images, masks, keys, pasting, allow_missing_masks)
     partner = paste is not None and BACKGROUNDS[paste.background].partner
     if decode_on is not None and (
         negative or partner == "over" or (paste and paste.placement == "frame")
@@ -186,24 +187,27 @@ def build_loader(
     return loader
 
 
+def _why_masks(paste: PasteSettings | None, looks: bool, crop: str) -> str:
+    """Return what needs masks and the remedy, or nothing where they are not needed."""
+    give = "give the folder of the mask shards"
+    if looks:
+        return f"a method that looks at the saliency needs masks; {give}."
+    if crop == "object":
+        return f"crop = 'object' needs masks; {give}."
+    if paste is not None:
+        what = f"copy-paste with probability {paste.probability} needs masks"
+        return f"{what}; {give}, or the probability 0."
+    return ""
+
+
 def _open_masks(
     images: str | os.PathLike,
-    masks: str | os.PathLike | None,
+    masks: str | os.PathLike,
     keys: Keys,
     paste: PasteSettings | None,
-    crop: str,
     allow_missing: bool,
 ) -> tuple[MaskShards, MaskRows]:
     """Open the mask shards and find every image's row in them."""
-    if masks is None:
-        what = "a method that looks at the saliency needs masks"
-        if crop == "object":
-            what = "crop = 'object' needs masks"
-        remedy = "give the folder of the mask shards"
-        if paste is not None:
-            what = f"copy-paste with probability {paste.probability} needs masks"
-            remedy += ", or the probability 0"
-        raise UserError(f"{what}; {remedy}.")
     shards = MaskShards(masks)
     coverage = (0.0, 1.0) if paste is None else paste.coverage
     rows = match_masks(keys, shards, images, coverage)

@@ -12,9 +12,9 @@ def test_networks_run_without_tf32(probe, tmp_path, split_folder, monkeypatch, c
     seen = set()
     forward = Backbone.forward
 
-    def look(self, images):
+    def look(self, images, *masks):
         seen.add(torch.backends.cudnn.allow_tf32)
-        return forward(self, images)
+        return forward(self, images, *masks)
 
     monkeypatch.setattr(Backbone, "forward", look)
     before = torch.backends.cudnn.allow_tf32

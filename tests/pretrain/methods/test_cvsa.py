@@ -117,8 +117,9 @@ def test_masks_that_fill_the_picture_are_counted(photographs, tmp_path):
     write_masks(tmp_path / "masks", rows)
     changes = {"masks": str(tmp_path / "masks"), "paste_probability": 1.0, "epochs": 1}
     assert train(tiny(photographs, method="cvsa", **changes), tmp_path / "run").done
-    lines = metrics(tmp_path / "run")
-    assert len(lines) == 3 and all(line["unmoved"] == line["aligned"] == 1 for line in lines)
+    *steps, told = metrics(tmp_path / "run")
+    assert len(steps) == 3 and all(line["aligned"] == 1 for line in steps)
+    assert told == {"step": 3, "epoch": 0, "unmoved": 12}
     assert (tmp_path / "run" / "views.png").exists()
 
 

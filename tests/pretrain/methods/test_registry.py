@@ -94,10 +94,11 @@ def test_help_settings_and_checks_know_it(toy, photographs, tmp_path):
     assert done.exit_code == 2 and f"choose one of {', '.join(METHODS)}" in done.output
 
 
-def test_what_needs_masks_says_so(toy, photographs, tmp_path):
+@pytest.mark.parametrize("pasting", [0.5, 0.0])
+def test_what_needs_masks_says_so(toy, photographs, tmp_path, pasting):
     done = pretrain(
         photographs.images, "--out", tmp_path / "run", "--method", "toy", "--arch", "resnet18",
-        "--batch-size", 4, "--paste-probability", 0,
+        "--batch-size", 4, "--paste-probability", pasting,
     )  # fmt: skip
     assert done.exit_code == 2 and "looks at the saliency needs masks; give" in done.output
 
