@@ -41,7 +41,7 @@ class Journey:
         """Do all of it, and say what there is to look at."""
         started = time.monotonic()
         self._remember()
-        _chapter("1. Saliency masks of photographs, by three methods")
+        _chapter("1. Saliency masks of photographs, by four methods")
         self._photographs()
         _chapter("2. A labelled set: objects on backgrounds that all classes share")
         self._objects()
@@ -131,7 +131,7 @@ class Journey:
         self._probe("robustness", *models, *tied, *size)
         self._probe("neighbors", *trained, objects)
         masks = ("--masks", self._masks("val"), "--ground-truth", truth)
-        self._probe("gradients", *models, objects, *masks, *size)
+        self._probe("gradients", *models, objects, *masks, *size, "--limit", 100)
 
     def _probe(self, command: str, *arguments: object, name: str | None = None) -> None:
         """Run a probe, unless its results are there."""
@@ -152,7 +152,7 @@ class Journey:
         probes = Path("probes")
         return [
             (Path("index.html"), "the table, and all the pictures below: start here"),
-            (Path("saliency.html"), "photographs with their masks by three methods"),
+            (Path("saliency.html"), "photographs with their masks by four methods"),
             (Path("objects.html"), "objects with their masks by RBD"),
             (
                 Path("runs/with/views.png"),
