@@ -13,7 +13,8 @@ from data.gallery.plots import plot
 from data.options import setting
 from evaluate.intervals import accuracy
 from evaluate.labelled import open_split
-from evaluate.linear import common, epoch_line, images_digest, plot_history
+from evaluate.linear import UNFINISHED as UNFINISHED
+from evaluate.linear import common, plot_history, run_resumably
 from evaluate.options import (
     FLOAT32_MAX,
     PENULTIMATE,
@@ -24,13 +25,12 @@ from evaluate.options import (
     Seed,
 )
 from evaluate.protocols import FINE_TUNING
-from evaluate.results import Report, Results, cells, percent, say, tabled, unreadable_notes
+from evaluate.results import Report, Results, cells, percent, tabled, unreadable_notes
 
 if TYPE_CHECKING:
     from evaluate.linear_training import FineTuning
     from evaluate.protocols import Protocol
 
-UNFINISHED = ("resume",)  # what a run that was stopped leaves in the folder --out
 LAST = 10  # epochs that the reported figure is the median of
 CONFUSIONS = 10  # pairs of classes in the JSON
 NAMED_CLASSES = 60  # above it, classes have no names in the picture
@@ -81,8 +81,7 @@ def run(options: Options, results: Results) -> Report:
     """Fine-tune, and say which classes are told apart."""
     from data.device import pick_device
     from data.errors import UserError
-    from data.run import Run
-    from evaluate.linear_training import FineTuning, remove_checkpoints, resume
+    from evaluate.linear_training import FineTuning
     from evaluate.models import load_models
     from pretrain.parts.distributed import World
 
@@ -92,22 +91,7 @@ def run(options: Options, results: Results) -> Report:
     one = World(0, 1, 0, 1, pick_device(options.device))
     (model,) = load_models((options.checkpoint,), options, one.device)
     training = FineTuning(model, split, protocol, one, options.amp)
-    identity = {
-        "protocol": str(asdict(protocol)),
-        "backbone": training.before,
-        "image size": model.size,
-        "images": images_digest(split),
-        "--amp": options.amp,
-    }
-    unfinished = Run(results.folder, checkpoints=UNFINISHED[0])
-    resume(unfinished, training, identity, options.overwrite)
-
-    def after_epoch(training: FineTuning) -> None:
-        unfinished.save(len(training.history), {**training.state(), "identity": identity})
-        say(epoch_line(training.history[-1], protocol.epochs))
-
-    training.run(after_epoch)
-    results.afterwards.append(lambda: remove_checkpoints(unfinished))
+    run_resumably(training, split, results, options.overwrite, {})
     _save(training, split.train.classes, results.path("finetuned.pt"))
     plot_history(training.history, results.path("curve.png"), cuts=False)
     matrix = confusion(*training.predicted, len(split.train.classes))

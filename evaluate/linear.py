@@ -38,7 +38,7 @@ from evaluate.results import (
 )
 
 if TYPE_CHECKING:
-    from evaluate.linear_training import Epoch
+    from evaluate.linear_training import Epoch, Training
     from evaluate.models import Model
     from evaluate.pooling import MaskPool
     from pretrain.parts.distributed import World
@@ -157,34 +157,16 @@ def _run_sgd(
     options: Options, results: Results, processes: World, pool: MaskPool | None
 ) -> dict | None:
     """Train by SGD; returns what the JSON says."""
-    from data.run import Run
-    from evaluate.linear_training import LinearProbe, remove_checkpoints, resume
+    from evaluate.linear_training import LinearProbe
     from evaluate.models import load_models
 
     split, protocol = open_split(options.images), options.protocol()
     (model,) = load_models((options.checkpoint,), options, processes.device, pool)
     probe = LinearProbe(model, split, protocol, processes, options.amp)
-    identity = {
-        "protocol": str(asdict(protocol)),
-        "backbone": probe.before,
-        "layer": options.layer,
-        "--pool": options.pool,
-        "--masks": str(options.masks),
-        "image size": model.size,
-        "images": images_digest(split),
-        "--amp": options.amp,
-    }
-    unfinished = Run(results.folder, checkpoints=UNFINISHED[0])
-    resume(unfinished, probe, identity, options.overwrite)
-
-    def after_epoch(probe: LinearProbe) -> None:
-        unfinished.save(len(probe.history), {**probe.state(), "identity": identity})
-        say(epoch_line(probe.history[-1], protocol.epochs))
-
-    probe.run(after_epoch)
+    own = {"layer": options.layer, "--pool": options.pool, "--masks": str(options.masks)}
+    run_resumably(probe, split, results, options.overwrite, own)
     if not processes.first:
         return None
-    results.afterwards.append(lambda: remove_checkpoints(unfinished))
     _save_classifier(probe.head.state_dict(), split, results)
     plot_history(probe.history, results.path("curve.png"))
     how = {"preset": options.preset, **asdict(protocol), "amp": options.amp}
@@ -263,7 +245,37 @@ def images_digest(split: Split) -> str:
     return sha.hexdigest()[:16]
 
 
-def epoch_line(epoch: Epoch, epochs: int) -> str:
+def run_resumably(
+    training: Training, split: Split, results: Results, overwrite: bool, own: dict[str, str]
+) -> None:
+    """Train to the end; after a stop the same command goes on behind the last whole epoch.
+
+    own : what must be the same besides protocol, backbone and images, for that to mean anything.
+    """
+    from data.run import Run
+    from evaluate.linear_training import remove_checkpoints, resume
+
+    identity = {
+        "protocol": str(asdict(training.settings)),
+        "backbone": training.before,
+        **own,
+        "image size": training.model.size,
+        "images": images_digest(split),
+        "--amp": training.amp,
+    }
+    unfinished = Run(results.folder, checkpoints=UNFINISHED[0])
+    resume(unfinished, training, identity, overwrite)
+
+    def after_epoch(training: Training) -> None:
+        unfinished.save(len(training.history), {**training.state(), "identity": identity})
+        say(_epoch_line(training.history[-1], training.settings.epochs))
+
+    training.run(after_epoch)
+    if training.world.first:
+        results.afterwards.append(lambda: remove_checkpoints(unfinished))
+
+
+def _epoch_line(epoch: Epoch, epochs: int) -> str:
     """An epoch in a line."""
     return (
         f"epoch {epoch.epoch + 1}/{epochs}  lr {epoch.lr:g}  loss {epoch.loss:.4f}  "

@@ -14,12 +14,11 @@ import numpy as np
 
 from data.backgrounds import UnreadableBackground, read_chosen
 from data.errors import UserError
+from data.images.crop import Box
 from data.images.decode import OpenImage, UnreadableImage, open_image
 from data.images.listing import key_path
 from data.keys import Keys, printable
 from data.masks.read import MaskShards
-
-Box = tuple[int, int, int, int]  # (top, left, height, width), pixels
 
 FOREGROUND = 127  # levels above are the object: S > .5
 _MARGIN = 0.1  # of the box's sides

@@ -14,7 +14,7 @@ from data.images.decode import UnreadableImage, decode
 from data.images.listing import key_path
 from data.masks.format import Status
 from data.masks.picture import scale_mask
-from data.masks.poor import why_poor
+from data.masks.poor import coverage, why_poor
 from data.masks.read import MaskShards
 
 GREY = 128
@@ -94,7 +94,7 @@ def _cells(key: str, masks: MaskShards, image: np.ndarray | None, side: int) -> 
     covered = "nothing stands out"
     if status == Status.OK:
         poor = why_poor(mask)
-        covered = f"covers {mask.mean() / 255:.0%}" + f": too poor to paste, {poor}" * bool(poor)
+        covered = f"covers {coverage(mask):.0%}" + f": too poor to paste, {poor}" * bool(poor)
     if image is None:
         mask = fit(mask, side) if max(mask.shape) > side else mask
         return [Cell(mask, covered), Cell(None, "no image to cut out")]

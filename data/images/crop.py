@@ -9,6 +9,8 @@ import torch
 
 from data.images.bilinear import sample_grid
 
+Box = tuple[int, int, int, int]  # (top, left, height, width), whole pixels
+
 
 def crop_resize(
     image: np.ndarray, box: tuple[int, int, int, int], size: int | tuple[int, int]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from data.masks.format import Status, open_shard, own_dataset, reading
-from data.masks.poor import why_poor
+from data.masks.poor import coverage, why_poor
 from data.masks.read import MaskShards
 
 
@@ -28,7 +28,7 @@ def summarise(masks: MaskShards, sample: int = 2000, failures: int = 10) -> dict
     means, poor = [], {}
     for row in picked.tolist():
         mask = masks.read(row)
-        means.append(float(mask.mean()) / 255)
+        means.append(coverage(mask))
         if why := why_poor(mask):
             poor[masks.keys[row]] = why
     stored = 0

@@ -23,7 +23,6 @@ from torchvision.ops import roi_align
 from data.errors import UserError
 from data.options import setting
 from pretrain.contract import MethodSettings, Sizes, Views
-from pretrain.export import load_backbone
 from pretrain.methods.moco import MoCo, check_queue
 from pretrain.parts.backbones import build_backbone
 from pretrain.parts.boxes import (
@@ -34,7 +33,7 @@ from pretrain.parts.boxes import (
     tight_boxes,
     uniform_numbers,
 )
-from pretrain.parts.encoder import Count, Share
+from pretrain.parts.encoder import Count, Share, with_init
 from pretrain.parts.pyramid import HIDDEN, SIDE, box_head, pyramid, stage_maps, state
 from pretrain.settings import Settings
 
@@ -140,9 +139,7 @@ class CoDo(MoCo):
     def build(cls, settings: Settings, sizes: Sizes) -> CoDo:
         s = settings.method
         encoder = PyramidEncoder(settings.arch, s.dim, s.lowest_level)
-        if settings.init is not None:
-            load_backbone(encoder.backbone, settings.arch, settings.init)
-        return cls(encoder, s, settings.seed)
+        return cls(with_init(encoder, encoder.backbone, settings), s, settings.seed)
 
     @classmethod
     def chance_loss(cls, settings: Settings, images: int) -> float | None:

@@ -27,11 +27,9 @@ from data.backgrounds import (
     read_chosen,
 )
 from data.errors import UserError
-from data.images.crop import box_within, sample_box
+from data.images.crop import Box, box_within, sample_box
 from data.options import build
 from pretrain.views.recipes import PasteSettings, blurs
-
-Box = tuple[int, int, int, int]  # (top, left, height, width), pixels of the image
 
 
 def composite(

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from data.backgrounds import BACKGROUNDS, BackgroundSource, gray_level
-from data.backgrounds.partner import Box, salient_box
+from data.backgrounds.partner import salient_box
 from data.errors import UserError
-from data.images.crop import crop_resize, reduction_for, snap_box
+from data.images.crop import Box, crop_resize, reduction_for, snap_box
 from data.images.decode import UnreadableImage, open_image
 from data.images.listing import key_path
 from data.keys import Keys, printable

@@ -10,6 +10,7 @@ import numpy as np
 from data.errors import UserError
 from data.keys import Keys
 from data.masks.format import Status
+from data.masks.poor import coverage as share_covered
 from data.masks.read import MaskShards
 
 FLAT = -1  # the image has a mask, but nothing stands out in it
@@ -72,7 +73,7 @@ def match_masks(
     rows[(status == Status.UNREADABLE) | (status == Status.FAILED)] = MISSING
     if tuple(coverage) != (0.0, 1.0):
         low, high = coverage
-        shares = ((i, masks.read(int(rows[i])).mean() / 255) for i in np.flatnonzero(rows >= 0))
+        shares = ((i, share_covered(masks.read(int(rows[i])))) for i in np.flatnonzero(rows >= 0))
         rows[[i for i, share in shares if not low <= share <= high]] = POOR
     absent = np.flatnonzero(rows == MISSING)
     return MaskRows(

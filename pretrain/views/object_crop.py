@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import betaincinv
 
-from data.backgrounds.partner import Box, tight_box
+from data.backgrounds.partner import tight_box
+from data.images.crop import Box
 
 _BETA = 0.6
 

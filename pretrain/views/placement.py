@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-Box = tuple[int, int, int, int]
+from data.images.crop import Box
 
 _BESIDE = 1.2
 FRAME = (128 / 256, 254 / 256)  # sides of a random frame, of the view's (InstanceLoc's code)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.backgrounds import cover_box
-from data.backgrounds.partner import Box, Partner, Partners, object_free, salient_box, tight_box
-from data.images.crop import box_within, crop_resize, reduction_for, sample_box, snap_box
+from data.backgrounds.partner import Partner, Partners, object_free, salient_box, tight_box
+from data.images.crop import Box, box_within, crop_resize, reduction_for, sample_box, snap_box
 from pretrain.views.copy_paste import cut_mask
 from pretrain.views.draws import Draw, draw_view, later_uniforms, uniforms
 from pretrain.views.placement import Placement, in_place_of, showing
