@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from benchmarks.miniature.__main__ import REDUCED, WHOLE, main
 from benchmarks.miniature.datasets import donor, make, planned
-from benchmarks.miniature.report import Report
+from benchmarks.miniature.report import FIGURES, Report
 from benchmarks.miniature.steps import Study
 from benchmarks.miniature.supervised import train_supervised
 from benchmarks.miniature.tables import TABLES, Row, choose
@@ -92,7 +92,12 @@ def test_whole_machinery(discs, tmp_path, in_process):
     result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     page = (out / "index.html").read_text("utf-8")
-    assert "Table 2(b)" in page and "untrained" in page and "supervised" in page
+    assert (
+        "Table 2(b)" in page
+        and "paired by seed" in page
+        and "untrained" in page
+        and "supervised" in page
+    )
     assert (out / "table2b.png").stat().st_size > 5000
     results = json.loads((out / "results.json").read_text("utf-8"))
     rows = results["tables"]["table2b"]
@@ -264,6 +269,15 @@ def test_rules_are_judged_by_differences_paired_by_seed():
     assert all("undecided" in text for text in report.verdicts())
 
 
+def test_differences_from_the_baseline_are_paired_by_seed():
+    def figures(shift):
+        return {s: {key: 0.4 + 0.1 * s + shift * (1 + s) for key in FIGURES} for s in range(3)}
+
+    runs = {"baseline": figures(0), "rbd": {s: figures(-0.01)[s] for s in (0, 2)}}
+    (row,) = Report(Path("x"), {}, [0, 1, 2], "", "", {}, [], runs)._differences()
+    assert row == {"": "rbd"} | dict.fromkeys(FIGURES.values(), "-2.0 ± 1.0")
+
+
 def test_every_row_is_a_run_of_valid_settings():
     for config in (WHOLE, REDUCED):
         base = read_config(*config)
@@ -286,7 +300,7 @@ def test_rows_that_lack_their_means_are_left_out_in_words():
 
 def test_tables_share_their_runs():
     runs = {row.run for table in TABLES.values() for row in table.rows}
-    assert len(runs) == 18  # of 23 rows
+    assert len(runs) == 24  # of 31 rows
 
 
 def test_composites_share_backgrounds_among_the_classes(discs, tmp_path):

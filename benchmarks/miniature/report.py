@@ -37,6 +37,7 @@ RULES = (  # written before any figure: the run that is to be lower, the one tha
     ("background", "rbd", "baseline", "with copy-paste the background explains less"),
     ("background", "truth", "rbd", "with true masks it explains less than with RBD's"),
 )
+_DIFFERENCES = "Differences from the baseline, paired by seed"
 RULE = (
     "Success was defined before any figure: a statement holds if the difference, paired by seed, "
     "is positive by more than two standard errors over the seeds; contradicted, if negative by "
@@ -72,18 +73,22 @@ class Report:
         """Write results.json, results.md, a PNG a table and index.html; return the tables."""
         out.mkdir(parents=True, exist_ok=True)
         (out / "results.json").write_text(json.dumps(self._json(), indent=2) + "\n", "utf-8")
-        tables = {name: self._table(table) for name, table in self.tables.items()}
-        reference = self._reference_table()
         text = "\n\n".join(
             [RULE, "\n".join(f"* {sentence}" for sentence in self.verdicts())]
-            + [_markdown("What can be had", reference)]
-            + [_markdown(self.tables[name].title, cells) for name, cells in tables.items()]
+            + [_markdown(title, cells) for title, cells in self._sections()]
         )
         (out / "results.md").write_text(text + "\n", "utf-8")
         for name, table in self.tables.items():
             self._plot(table, out / f"{name}.png")
-        (out / "index.html").write_text(self._page(tables, reference), "utf-8")
+        (out / "index.html").write_text(self._page(), "utf-8")
         return text
+
+    def _sections(self) -> list[tuple[str, list[dict[str, str]]]]:
+        """Titles and tables: what can be had, each of the tables, differences from the baseline."""
+        tables = [(table.title, self._table(table)) for table in self.tables.values()]
+        sections = [("What can be had", self._reference_table()), *tables]
+        differences = self._differences()
+        return [*sections, (_DIFFERENCES, differences)] if differences else sections
 
     def _json(self) -> dict:
         return {
@@ -153,6 +158,19 @@ class Report:
             rows.append(cells)
         return rows
 
+    def _differences(self) -> list[dict[str, str]]:
+        rows = []
+        for run, by_seed in self.figures.items():
+            seeds = sorted(by_seed.keys() & self.figures.get("baseline", {}).keys())
+            if run == "baseline" or not seeds:
+                continue
+            cells = {"": run}
+            for key, title in self.titles.items():
+                paired = [by_seed[s][key] - self.figures["baseline"][s][key] for s in seeds]
+                cells[title] = _cell(*_spread(paired), sign="+")
+            rows.append(cells)
+        return rows
+
     def _plot(self, table: Table, path: Path) -> None:
         """Draw the paper's figures, and ours below them, over the rows."""
         figure = Figure(figsize=(11, 3.2), layout="constrained")
@@ -175,11 +193,12 @@ class Report:
         panels[0].set_ylabel("%", fontsize=8)
         figure.savefig(path, dpi=120, format="png")
 
-    def _page(self, tables: dict[str, list], reference: list) -> str:
+    def _page(self) -> str:
+        plots = {table.title: name for name, table in self.tables.items()}
         sections = "".join(
-            f"<h2>{html.escape(self.tables[name].title)}</h2>{_html(cells)}"
-            f'<img src="{name}.png" alt="{html.escape(self.tables[name].title)}">'
-            for name, cells in tables.items()
+            f"<h2>{html.escape(title)}</h2>{_html(cells)}"
+            + (f'<img src="{plots[title]}.png" alt="{title}">' if title in plots else "")
+            for title, cells in self._sections()
         )
         missing = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.left_out)
         shown = {key: value for key, value in self.settings.items() if key != "paste_probability"}
@@ -200,7 +219,6 @@ class Report:
             explained=explained,
             rule=RULE,
             verdicts="".join(f"<li>{html.escape(text)}</li>" for text in self.verdicts()),
-            reference=_html(reference),
             sections=sections,
             left_out=f"<h2>Left out</h2><ul>{missing}</ul>" if missing else "",
         )
@@ -210,8 +228,8 @@ def _spread(values: list[float]) -> tuple[float, float | None]:
     return over_seeds(values) if len(values) > 1 else (values[0], None)
 
 
-def _cell(mean: float, spread: float | None) -> str:
-    return f"{100 * mean:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
+def _cell(mean: float, spread: float | None, sign: str = "") -> str:
+    return f"{100 * mean:{sign}.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
 
 
 def _markdown(title: str, cells: list[dict[str, str]]) -> str:
@@ -246,8 +264,6 @@ not the figures.</p>
 <p>{rule}</p>
 <ul>{verdicts}</ul>
 <ul>{explained}</ul>
-<h2>What can be had</h2>
-{reference}
 {sections}
 {left_out}
 <p><small>{settings}; {seeds}; {machine}; {hours} hours.<br>
