@@ -18,6 +18,11 @@ METHODS: dict[str, Method] = {
         "boundary-aware network (Qin et al., CVPR 2019)",
         "saliency.methods.basnet:Settings",
     ),
+    "onnx": Method(
+        "saliency.methods.onnx",
+        "any network in an ONNX file: U2-Net, IS-Net, BiRefNet, yours",
+        "saliency.normalisation:ForeignSettings",
+    ),
     "cam": Method(
         "saliency.methods.cam",
         "class activation map of a classifier (Zhou et al., CVPR 2016)",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _FINEST = 16.0  # pixels of the smallest superpixel that `auto` asks for
 _pixel_setting = partial(setting, heading="Methods per pixel")
-_network_setting = partial(setting, heading="Methods by a network")
+network_setting = partial(setting, heading="Methods by a network")
 
 
 class Method(NamedTuple):
@@ -161,22 +161,22 @@ class NetworkBuilder(Protocol):
 class NetworkSettings(Record):
     """What all methods by a network share; a method's own record derives from it."""
 
-    weights: Path | None = _network_setting(
+    weights: Path | None = network_setting(
         None,
         "checkpoint of the network, as published or trained here; of a classifier, with "
         "torchvision's names and a linear head",
     )
-    device: str = _network_setting("auto", "where to compute: auto, cpu, cuda, cuda:1 or mps")
-    batch_size: Annotated[int, Field(ge=1)] | None = _network_setting(
+    device: str = network_setting("auto", "where to compute: auto, cpu, cuda, cuda:1 or mps")
+    batch_size: Annotated[int, Field(ge=1)] | None = network_setting(
         None,
         "images the device computes at a time",
         shown_default="64, on a CPU 8",
     )
-    precision: Literal["auto", "float32", "bf16", "fp16"] = _network_setting(
+    precision: Literal["auto", "float32", "bf16", "fp16"] = network_setting(
         "auto",
         "of the network's arithmetic; auto: bf16 on a GPU that has it, float32 on a CPU",
     )
-    input_size: Annotated[int, Field(ge=32)] | None = _network_setting(
+    input_size: Annotated[int, Field(ge=32)] | None = network_setting(
         None,
         "side of the square that the network sees, in pixels",
         shown_default="the network's own, 224 of a classifier",
@@ -206,12 +206,12 @@ class NetworkSettings(Record):
 class ClassifierSettings(NetworkSettings):
     """Of methods that ask a classifier."""
 
-    arch: str | None = _network_setting(
+    arch: str | None = network_setting(
         None,
         "the classifier's name in torchvision, such as resnet50",
         shown_default="the name that fits the weights",
     )
-    labels: Literal["folder", "predicted"] | None = _network_setting(
+    labels: Literal["folder", "predicted"] | None = network_setting(
         None,
         "of the image's class, by its folder (sorted folders are the classes), or of the predicted "
         "class",
