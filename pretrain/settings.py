@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from data.backgrounds import BACKGROUNDS
+from data.backgrounds import BACKGROUNDS, background_of
 from data.errors import UserError
 from data.keys import is_utf8
 from data.options import Record, build, list_settings, one_of, read_toml, setting
@@ -97,8 +97,9 @@ class Settings(Switches):
         0.5, "probability of pasting a view's foreground; 0 needs no masks", heading="Copy-paste"
     )
     background: Annotated[str, one_of(BACKGROUNDS)] = setting(
-        "grayscale", "what foregrounds are pasted on", heading="Copy-paste"
-    )
+        "grayscale", "what foregrounds are pasted on; given a pool, what that is of",
+        heading="Copy-paste",
+    )  # fmt: skip
     background_pool: str | None = setting(
         None, "folder of textures, or pool made by `mask-shards backgrounds`",
         heading="Copy-paste", metavar="PATH",
@@ -231,6 +232,8 @@ def build_settings(*layers: Mapping[str, Any]) -> Settings:
         _check_other(name, own.pop(name), record, own["name"])
     _check_types(common, Settings)
     _check_types(own, record)
+    if common.get("background_pool"):
+        common = {"background": background_of(common["background_pool"])} | common
     return build(Settings, method.defaults, common, {"method": build(record, own)})
 
 

@@ -75,6 +75,11 @@ class UnreadableBackground(UserError):
         self.name = name
 
 
+def background_of(pool: str) -> str:
+    """Return whose pool it is: crops without salient objects lie in one HDF5 file."""
+    return "imagenet" if pool.endswith((".h5", ".hdf5")) else "texture"
+
+
 def check_background(name: str, pool: str | os.PathLike | None) -> None:
     """Refuse a name that is not registered, and a pool that is missing or of no use (UserError)."""
     if name not in BACKGROUNDS:

@@ -48,6 +48,15 @@ def test_recipes_and_their_switches():
     assert (changed.blur, changed.image_size, changed.hue) == (0, 64, 0.1)
 
 
+@pytest.mark.parametrize("method", ["instdisc", "cvsa", "codo"])
+def test_a_pool_says_what_is_pasted_on(method):
+    given = {"images": "photos", "masks": "masks", "method": method}
+    for pool, background in (("photos", "texture"), ("crops.h5", "imagenet")):
+        assert build_settings(given, {"background_pool": pool}).background == background
+    own = build_settings(given, {"background": "imagenet"}, {"background_pool": "photos"})
+    assert own.background == "imagenet"
+
+
 @pytest.mark.parametrize("row", TABLE1)
 def test_table_1_by_switches(row):
     """The switches that docs/pretrain.md gives for the paper's Table 1."""
@@ -132,7 +141,10 @@ def test_assignments(text, value):
         ({"method": "moco", "loss": "nce"}, "loss is 'nce', which is for instdisc"),
         ({"loss": "nce", "negatives": "all"}, "give a number"),
         ({"background": "texture"}, "background_pool is missing"),
-        (POOL, "background_pool is 'pool' and background is 'grayscale', which takes none"),
+        (
+            POOL | {"background": "grayscale"},
+            "background_pool is 'pool' and background is 'grayscale', which takes none",
+        ),
         ({"workers": 100_000}, "workers is 100000; it should be less than or equal to 1024"),
         ({"weight_decay": 1e300}, "weight_decay is 1e\\+300"),
         ({"lr": 1e300}, "lr is 1e\\+300"),
