@@ -99,8 +99,9 @@ def list_images(root: str | os.PathLike, odd: OddEndings | None = None) -> Keys:
             f"({', '.join(archives.FORMATS)})."
         )
     odd = OddEndings() if odd is None else odd
-    keys = Keys(_walk(root, "", (), odd) if os.path.isdir(root) else _members(root, odd))
-    if not keys and os.path.isdir(root):
+    plain = os.path.isdir(root) and not archives.is_dataset(root)
+    keys = Keys(_walk(root, "", (), odd) if plain else _members(root, odd))
+    if not keys and plain:
         keys = Keys(_of_archives(root, odd))
     if not keys:
         known = " ".join(sorted(EXTENSIONS))
@@ -141,7 +142,7 @@ def _walk(
 def _members(path: str, odd: OddEndings) -> Iterator[str]:
     """Yield the keys below an archive, or below a folder in one; endings alone count."""
     for key in archives.members_below(path):
-        if (ending := os.path.splitext(key)[1].lower()) in EXTENSIONS:
+        if (ending := os.path.splitext(key)[1].lower()) in EXTENSIONS or ending == archives.ROW:
             yield key
         else:
             odd.skipped[printable(ending) or "without an ending"] += 1

@@ -20,37 +20,73 @@ import numpy as np
 
 from data.errors import UserError
 from data.files import write_whole
+from data.images.archives.dataset_files import data_files, is_dataset
 from data.images.limits import MAX_BYTES, TooLarge
 from data.keys import Keys, leads_out, texts_digest
 
 FORMATS = {
     ".tar": "data.images.archives.tar_file:members",
     ".zip": "data.images.archives.zip_file:members",
+    ".parquet": "data.images.archives.dataset:members",
+    ".arrow": "data.images.archives.dataset:members",  # of a folder of them, too
 }
 """By ending: the function from a file's path to its `Member`s."""
 
-_VERSION = 1  # of the index on disk
+ROW = ".image"
+"""Ends the keys of a dataset's rows."""
+
+COLUMN = "column="
+"""Begins the folders of a dataset that has several columns of images."""
+
+_VERSION = 2  # of the index on disk
 _LARGEST = 2 * MAX_BYTES  # of a member, bytes; `data.images.limits` is stricter about most
+_PACKINGS = ("", "deflate", "snappy", "gzip", "zstd", "brotli", "lz4")
+
+
+class Block(NamedTuple):
+    """Bytes of a file in which members lie: all of them as they are, or some to be unpacked.
+
+    file : its path in a folder that is an archive; "" for the archive.
+    offset, stored, size : of packed bytes: where they begin, how many, and how many they become.
+    packing : of `_PACKINGS`.
+    """
+
+    file: str = ""
+    offset: int = 0
+    stored: int = 0
+    size: int = 0
+    packing: str = ""
+
+
+class Place(NamedTuple):
+    """Where a member lies: its first byte in a block, and its bytes; -1: its file, whole."""
+
+    start: int
+    size: int
+    block: Block = Block()
 
 
 class Member(NamedTuple):
-    """A regular file in an archive.
-
-    offset : of its data in the archive, bytes.
-    stored, size : bytes that it takes there, and has; fewer are stored where it is deflated.
-    """
+    """A regular file in an archive, and its `Place`."""
 
     name: str
-    offset: int
-    stored: int
+    start: int
     size: int
+    block: Block = Block()
 
 
 class Index(NamedTuple):
-    """All members of an archive, by their keys; `places` int64 (N, 3): offset, stored, size."""
+    """All members of an archive.
+
+    places : by `keys`, int64 (N, 3): start, size, and the row of their block.
+    blocks : int64 (M, 5): the row of the file, offset, stored, size, and the packing's number.
+    files : bytes (dtype S) (K,).
+    """
 
     keys: Keys
     places: np.ndarray
+    blocks: np.ndarray
+    files: np.ndarray
 
 
 def split(path: str | os.PathLike) -> tuple[str, str] | None:
@@ -60,6 +96,8 @@ def split(path: str | os.PathLike) -> tuple[str, str] | None:
     """
     whole, after = os.fspath(path), ""
     while True:
+        if os.path.isdir(whole):
+            return (whole, after) if is_dataset(whole) else None
         if whole.lower().endswith(tuple(FORMATS)) and os.path.isfile(whole):
             return whole, after
         whole, name = os.path.split(whole)
@@ -72,32 +110,81 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
     """Open a file, or one inside an archive, for reading; OSError, zlib.error or TooLarge."""
     try:
         return open(path, "rb")
-    except NotADirectoryError:
+    except (NotADirectoryError, FileNotFoundError):
         if (inside := split(path)) is None:
             raise
     archive, key = inside
     index = index_of(archive)
     try:
-        offset, stored, size = index.places[index.keys.find(key)].tolist()
+        start, size, row = index.places[index.keys.find(key)].tolist()
     except KeyError:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
-    if size > _LARGEST:
-        raise TooLarge(f"a file of {size / 1e9:.1f} GB, more than the limit of {_LARGEST / 1e9:g}")
-    with open(archive, "rb") as file:
+    number, *where, packing = index.blocks[row].tolist()
+    block = Block(os.fsdecode(index.files[number]), *where, _PACKINGS[packing])
+    if size < 0:
+        return open(_beside(archive, block.file), "rb")
+    for bytes_ in (size, block.size):
+        if bytes_ > _LARGEST:
+            raise TooLarge(
+                f"a file of {bytes_ / 1e9:.1f} GB, more than the limit of {_LARGEST / 1e9:g}"
+            )
+    file = os.path.join(archive, block.file) if block.file else archive
+    if not block.packing:
+        return BytesIO(_read(file, start, size))
+    if block.size == size:
+        return BytesIO(unpacked(_read(file, block.offset, block.stored), block))
+    return BytesIO(_page(file, block)[start : start + size])
+
+
+def _read(path: str, offset: int, size: int) -> bytes:
+    with open(path, "rb") as file:
         file.seek(offset)
-        data = file.read(stored)
-    if len(data) < stored:
+        data = file.read(size)
+    if len(data) < size:
         raise OSError("the archive is cut off")
-    return BytesIO(data if stored == size else zlib.decompressobj(-15).decompress(data, size))
+    return data
+
+
+@lru_cache(maxsize=1)  # who reads in order finds the next member there
+def _page(path: str, block: Block) -> bytes:
+    return unpacked(_read(path, block.offset, block.stored), block)
+
+
+def unpacked(data: bytes, block: Block) -> bytes:
+    """Return the bytes of a block that is packed."""
+    if block.packing == "deflate":
+        return zlib.decompressobj(-15).decompress(data, block.size)
+    import pyarrow as pa
+
+    codec = "lz4_raw" if block.packing == "lz4" else block.packing  # as Parquet means it
+    return pa.Codec(codec).decompress(data, block.size, asbytes=True)
+
+
+def _beside(archive: str, path: str) -> str:
+    """Return the file that a dataset's row names, which must lie in the dataset's folder."""
+    folder = archive if os.path.isdir(archive) else os.path.dirname(archive) or "."
+    if not path:
+        raise OSError("its row has no image")
+    whole = os.path.realpath(os.path.join(folder, path))
+    if not whole.startswith(os.path.join(os.path.realpath(folder), "")):
+        raise OSError("its path leads out of the dataset's folder")
+    return whole
 
 
 def members_below(path: str | os.PathLike) -> Iterator[str]:
     """Yield the keys of all files below an archive, or a folder inside one, relative to it."""
     inside = split(path)
-    if inside is not None:
-        archive, folder = inside
-        keys, prefix = index_of(archive).keys, f"{folder}/" if folder else ""
-        yield from (keys[row].removeprefix(prefix) for row in keys.beginning_with(prefix))
+    if inside is None:
+        return
+    archive, folder = inside
+    keys, prefix = index_of(archive).keys, f"{folder}/" if folder else ""
+    if not folder and len(keys) and keys[0].startswith(COLUMN):
+        columns = dict.fromkeys(key.partition("/")[0] for key in keys)
+        raise UserError(
+            f"{archive!r} has several columns of images ({', '.join(columns)}); name one, such as "
+            f"'{archive}/{keys[0].partition('/')[0]}'."
+        )
+    yield from (keys[row].removeprefix(prefix) for row in keys.beginning_with(prefix))
 
 
 def is_folder(path: str | os.PathLike) -> bool:
@@ -116,7 +203,12 @@ def index_of(archive: str) -> Index:
 
 @lru_cache(maxsize=4096)
 def _index(archive: str, size: int, modified: int) -> Index:
-    mark = np.array([_VERSION, size, modified])
+    files = [os.path.join(archive, f.path) if f.path else archive for f in data_files(archive)]
+    facts = [(path, os.stat(path)) for path in files]
+    mark = texts_digest(
+        os.fsencode(f"{_VERSION} {os.path.relpath(path, archive)} {f.st_size} {f.st_mtime_ns}")
+        for path, f in facts
+    )
     name = f".{os.path.basename(archive)}.index.npz"
     beside = Path(archive).with_name(name)
     digest = texts_digest([os.fsencode(archive)])[:16]
@@ -124,13 +216,14 @@ def _index(archive: str, size: int, modified: int) -> Index:
     for path in (beside, elsewhere):
         try:
             with np.load(path, allow_pickle=False) as file:
-                if np.array_equal(file["mark"], mark):
-                    return Index(Keys.from_array(file["keys"]), file["places"])
+                if file["mark"] == mark:
+                    arrays = (file[name] for name in Index._fields[1:])
+                    return Index(Keys.from_array(file["keys"]), *arrays)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             continue
     index = _scan(archive)
     buffer = BytesIO()
-    np.savez(buffer, mark=mark, keys=index.keys.array, places=index.places)
+    np.savez(buffer, mark=mark, **index._replace(keys=index.keys.array)._asdict())
     for path in (beside, elsewhere):
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -146,19 +239,31 @@ def _scan(archive: str) -> Index:
 
     So `tar cf photos.tar photos` has the keys of the folder `photos`.
     """
-    ending = next(ending for ending in FORMATS if archive.lower().endswith(ending))
+    ending = next((e for e in FORMATS if archive.lower().endswith(e)), ".arrow")
     members: Callable[[str], Iterator[Member]] = pkgutil.resolve_name(FORMATS[ending])
     places: dict[str, tuple[int, int, int]] = {}  # of several of a name, the last counts
+    blocks: dict[Block, int] = {}
     for member in members(archive):
         name = "/".join(part for part in member.name.split("/") if part not in ("", "."))
         if not leads_out(name) and not any(part.startswith(".") for part in name.split("/")):
-            places[name] = member[1:]
+            row = blocks.setdefault(member.block, len(blocks))
+            places[name] = (member.start, member.size, row)
     folders = {name.rpartition("/")[0] + "/" for name in places} or {"/"}
     common = os.path.commonpath([min(folders).lstrip("/"), max(folders).lstrip("/")])
     start = f"{common}/" if common else ""
     keys = Keys(name.removeprefix(start) for name in places)
     ordered = [places[start + key] for key in keys]
-    return Index(keys, np.array(ordered, np.int64).reshape(-1, 3))
+    files: dict[str, int] = {}
+    rows = [
+        (files.setdefault(block.file, len(files)), *block[1:4], _PACKINGS.index(block.packing))
+        for block in blocks
+    ]
+    return Index(
+        keys,
+        np.array(ordered, np.int64).reshape(-1, 3),
+        np.array(rows, np.int64).reshape(-1, 5),
+        np.array([os.fsencode(file) for file in files], "S"),
+    )
 
 
 def damaged(archive: str, error: Exception) -> UserError:

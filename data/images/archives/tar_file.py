@@ -30,4 +30,4 @@ def _members(file: IO[bytes], folder: str, start: int) -> Iterator[Member]:
                 inner = tar.extractfile(member)
                 yield from _members(inner, f"{folder}{member.name[:-4]}/", offset)
             else:
-                yield Member(folder + member.name, offset, member.size, member.size)
+                yield Member(folder + member.name, offset, member.size)

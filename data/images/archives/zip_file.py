@@ -4,7 +4,7 @@ import struct
 import zipfile
 from collections.abc import Iterator
 
-from data.images.archives import Member, damaged
+from data.images.archives import Block, Member, damaged
 
 _HEADER = 30  # bytes of a local header before name and extra field, whose lengths end it
 
@@ -23,6 +23,10 @@ def members(path: str) -> Iterator[Member]:
                 file.seek(member.header_offset + _HEADER - 4)
                 lengths = sum(struct.unpack("<HH", file.read(4)))
                 offset = member.header_offset + _HEADER + lengths
-                yield Member(member.filename, offset, member.compress_size, member.file_size)
+                name, stored, size = member.filename, member.compress_size, member.file_size
+                if member.compress_type == zipfile.ZIP_STORED:
+                    yield Member(name, offset, size)
+                else:
+                    yield Member(name, 0, size, Block("", offset, stored, size, "deflate"))
     except (zipfile.BadZipFile, struct.error) as error:
         raise damaged(path, error) from None
