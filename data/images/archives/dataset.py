@@ -73,9 +73,9 @@ def _values(source: Any, image: str, label: str) -> Iterator[tuple[Place, Any]]:
     leaf = f"{image}.bytes" if inner else image
     for batch in source.batches([image, label] if label else [image], leaf):
         column = batch.column(0)
-        parts = dict(zip(inner, column.flatten(), strict=True))
-        if not inner:
-            parts["path" if _is_text(kind) else "bytes"] = column
+        parts = {"path" if _is_text(kind) else "bytes": column}
+        if inner:
+            parts = dict(zip(inner, column.flatten(), strict=True))
         nothing = [None] * len(batch)
         places = source.places(parts["bytes"]) if "bytes" in parts else nothing
         paths = parts["path"].to_pylist() if "path" in parts else nothing

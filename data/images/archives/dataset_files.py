@@ -62,11 +62,11 @@ def data_files(root: str) -> list[DataFile]:
             split, home = _split(path, own)
             file = DataFile(path, split, _stem(name))
             twin = files.setdefault(file[1:], file)
-            homes |= {home} if twin is file else {twin.path, path}
+            folders_of_twins = {os.path.dirname(twin.path), os.path.dirname(path)}
+            homes |= {home} if twin is file else folders_of_twins
     if len(homes) > 1:
-        raise UserError(
-            f"{root!r} holds several datasets ({', '.join(sorted(homes)[:5])}); name one of them."
-        )
+        names = ", ".join(sorted(filter(None, homes))[:5])
+        raise UserError(f"{root!r} holds several datasets ({names}); name one of them.")
     return [files[key] for key in sorted(files)]
 
 
