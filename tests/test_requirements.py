@@ -13,7 +13,7 @@ DISTRIBUTION = {
     "py_sod_metrics": "pysodmetrics",
 }
 BEHIND = {"tensorboard"}  # imported by torch.utils.tensorboard alone
-EXTRAS = {"dask", "distributed", "ray", "pycocotools", "onnxruntime"}
+EXTRAS = {"dask", "distributed", "ray", "pycocotools", "onnxruntime", "pyarrow"}
 
 
 def imported() -> set[str]:
