@@ -23,6 +23,11 @@ METHODS: dict[str, Method] = {
         "any network in an ONNX file: U2-Net, IS-Net, BiRefNet, yours",
         "saliency.normalisation:ForeignSettings",
     ),
+    "exported": Method(
+        "saliency.methods.exported",
+        "any network in an archive of torch.export.save; options as of onnx",
+        "saliency.normalisation:ForeignSettings",
+    ),
     "cam": Method(
         "saliency.methods.cam",
         "class activation map of a classifier (Zhou et al., CVPR 2016)",
