@@ -4,6 +4,7 @@ import collections
 import hashlib
 import json
 import os
+import resource
 import select
 import shutil
 import signal
@@ -94,12 +95,16 @@ def contents(folder: Path) -> dict[bytes, tuple]:
     return rows
 
 
-def apart(work: Callable[..., Outcome], *arguments: object, seconds: float = 30) -> Outcome:
-    """Return `work(*arguments)` as a forked child says it: or refused, TRACEBACK, CRASH or HANG."""
+def apart(work: Callable[..., Outcome], *arguments: object, seconds: int = 30) -> Outcome:
+    """Return `work(*arguments)` as a forked child says it: or refused, TRACEBACK, CRASH or HANG.
+
+    seconds : of a processor, which a loop without an end takes; and twenty times as many in all.
+    """
     out, into = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
@@ -112,15 +117,15 @@ def apart(work: Callable[..., Outcome], *arguments: object, seconds: float = 30)
         os.write(into, outcome.encode())
         os._exit(0)
     os.close(into)
-    ready, _, _ = select.select([out], [], [], seconds)
+    ready, _, _ = select.select([out], [], [], 20 * seconds)
     text = os.read(out, 65536).decode() if ready else ""
     os.close(out)
     if not ready:
         os.killpg(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    if not ready:
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if not ready or code in (-signal.SIGXCPU, -signal.SIGKILL):
         return "HANG"
-    return text or f"CRASH {status}"
+    return text or f"CRASH {code}"
 
 
 @contextmanager

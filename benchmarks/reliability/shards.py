@@ -137,10 +137,10 @@ def unsealed(folder: Path) -> None:
 def main(**options) -> None:
     """Print the table."""
     with Table() as table, scratch(None) as folder:
-        images = make_images(folder / "images", 40, 90, options["images"])
+        images = make_images(folder / "images", 14, 60, options["images"])
         (images / "c0/broken.jpg").write_bytes(b"no image")
         whole, copy = folder / "whole", folder / "copy"
-        arguments = (images, whole, "--jobs", 1, "--shard-size", 14, "--max-side", 90)
+        arguments = (images, whole, "--jobs", 1, "--shard-size", 5, "--max-side", 60)
         more = ("--max-failures", 1, "--compression", options["compression"])
         code, said = run(*line("saliency_compute", *arguments, *more))
         assert code == 0, said

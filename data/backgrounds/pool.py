@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from data.errors import UserError
+from data.masks.format import open_shard, own_dataset, reading
 
 POOL_FORMAT = "dilo-background-pool"
 POOL_VERSION = 1
@@ -25,7 +26,9 @@ class BackgroundPool:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
-        with self._errors_named(), h5py.File(path, "r", locking=False) as file:
+        if self.path.is_dir():
+            raise UserError(f"the background pool {str(self.path)!r} is a directory; give a file.")
+        with self._errors_named(), open_shard(path) as file, reading(path):
             kind, version = file.attrs.get("format"), file.attrs.get("format_version", -1)
             if kind != POOL_FORMAT or int(version) != POOL_VERSION:
                 what = f"a pool of version {version}" if kind == POOL_FORMAT else "no pool"
@@ -33,7 +36,7 @@ class BackgroundPool:
                     f"{str(self.path)!r} is {what}, and this program reads background pools of "
                     f"version {POOL_VERSION}; make one by `mask-shards backgrounds`."
                 )
-            self._count, self.size = map(int, file["crops"].shape[:2])
+            self._count, self.size = map(int, own_dataset(file, "crops").shape[:2])
         self._crops: h5py.Dataset | None = None
         self._pid = os.getpid()
 
@@ -55,7 +58,7 @@ class BackgroundPool:
         """Return crop `number` as uint8 (size, size, 3)."""
         with self._errors_named():
             if self._crops is None or self._pid != os.getpid():  # forked: not the parent's handle
-                self._crops = h5py.File(self.path, "r", locking=False)["crops"]
+                self._crops = own_dataset(open_shard(self.path), "crops")
                 self._pid = os.getpid()
             return self._crops[number]
 

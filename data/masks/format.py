@@ -27,6 +27,7 @@ import PIL
 
 from data.errors import UserError
 from data.keys import texts_digest
+from data.masks.apart import Alive, done_apart, is_apart
 from data.masks.seal import broken_seal
 
 FORMAT = "dilo-mask-shard"
@@ -178,34 +179,71 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
         raise damaged(path, error if str(error) else type(error).__name__) from None
 
 
+_outlasted: set[tuple[int, ...]] = set()  # files without a seal that HDF5 was seen to survive
+
+
 def open_shard(path: str | os.PathLike) -> h5py.File:
     """Open an HDF5 file for reading, without locks, for network file systems.
 
-    And without HDF5's chunk cache, up to 8 MB a shard, which masks read at random never hit.
-    OSError, as the system says it; UserError where the file is no regular file, not HDF5 or not
-    what was sealed, or, `Locked`, where the environment asks for locks and another process holds
-    one.
+    And without HDF5's chunk cache, up to 8 MB a shard, which masks read at random never hit. What
+    HDF5 may crash or never end on is refused before: bytes that are not those that were sealed, and
+    a file without a seal that a process of its own, once, did not read to its end.
+
+    OSError, as the system says it; UserError where the file is no regular file, not HDF5 or
+    damaged, or, `Locked`, where the environment asks for locks and another process holds one.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe may never end
+    facts = os.stat(path)
+    if not stat.S_ISREG(facts.st_mode):  # to open a pipe may never end
         raise UserError(f"{os.fspath(path)!r} is not a regular file; remove it.")
-    if reason := broken_seal(path):  # on which HDF5 may crash or never end
+    reason = broken_seal(path)
+    file = facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+    if reason is None and file not in _outlasted and not is_apart():
+        (outcome,) = done_apart(_read_to_the_end, [path])
+        reason = f"HDF5 fails at it, {outcome}" if outcome else ""
+        if not reason:
+            _outlasted.add(file)
+    if reason:
         raise damaged(path, reason)
     with reading(path):
-        try:
-            return h5py.File(path, "r", locking=False, rdcc_nbytes=0)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES) and "unable to lock" in str(error):
-                raise Locked(
-                    f"{os.fspath(path)!r} is locked by another process, and HDF5 minds locks "
-                    "because HDF5_USE_FILE_LOCKING is set; wait for its end, or set "
-                    "HDF5_USE_FILE_LOCKING=FALSE."
-                ) from None
-            if "file locking flag" not in str(error):
-                if error.errno:
-                    raise
-                raise ValueError(f"cannot be opened as HDF5: {error}") from None
-        # somebody in this process has it open with locks, and HDF5 wants all alike
-        return h5py.File(path, "r", rdcc_nbytes=0)
+        return _open(path)
+
+
+def _open(path: str | os.PathLike) -> h5py.File:
+    try:
+        return h5py.File(path, "r", locking=False, rdcc_nbytes=0)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES) and "unable to lock" in str(error):
+            raise Locked(
+                f"{os.fspath(path)!r} is locked by another process, and HDF5 minds locks "
+                "because HDF5_USE_FILE_LOCKING is set; wait for its end, or set "
+                "HDF5_USE_FILE_LOCKING=FALSE."
+            ) from None
+        if "file locking flag" not in str(error):
+            if error.errno:
+                raise
+            raise ValueError(f"cannot be opened as HDF5: {error}") from None
+    # somebody in this process has it open with locks, and HDF5 wants all alike
+    return h5py.File(path, "r", rdcc_nbytes=0)
+
+
+def _read_to_the_end(path: str | os.PathLike, alive: Alive) -> str:
+    """Read all that readers have HDF5 interpret of a shard, an index or a pool; return "".
+
+    What is wrong with it otherwise is the reader's to say.
+    """
+    with contextlib.suppress(Exception), _open(path) as file:
+        list(file.attrs.items())
+        groups = [file[name] for name in ("shards", "table") if name in file]
+        for group in (file, *groups):
+            for name in group:
+                alive()
+                with contextlib.suppress(Exception):
+                    dataset = own_dataset(group, name)
+                    if name == "masks":
+                        dataset.id.chunk_iter(lambda chunk: alive())
+                    elif dataset.chunks or dataset.dtype.hasobject:  # else it is a run of bytes
+                        dataset[:]
+    return ""
 
 
 def own_dataset(file: h5py.File | h5py.Group, name: str) -> h5py.Dataset:

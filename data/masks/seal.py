@@ -35,15 +35,15 @@ def write_sealed(path: Path, image: bytes, apart: Iterable[tuple[int, int]] = ()
             file.write(seal)
 
 
-def broken_seal(path: str | os.PathLike) -> str:
-    """Return what is wrong with a file's bytes; empty where nothing is, and where there is no seal.
+def broken_seal(path: str | os.PathLike) -> str | None:
+    """Return what is wrong with a file's bytes; empty where nothing is, None where no seal is.
 
     Files of older versions have none, nor do those that were opened for writing since.
     """
     with open(path, "rb") as file:
         size, end = os.fstat(file.fileno()).st_size, _declared_end(file)
         if end is None or size <= end:
-            return ""  # no seal; or no whole HDF5 file, as HDF5 will tell
+            return None  # or no whole HDF5 file, as HDF5 will tell
         file.seek(max(end, size - _END.size))
         tail = file.read()
         count, digest, magic = _END.unpack(tail) if len(tail) == _END.size else (0, b"", b"")

@@ -19,7 +19,10 @@ from data.masks.format import (
     INDEX_NAME,
     MAX_CANVAS,
     Status,
+    open_shard,
+    own_columns,
     read_header,
+    reading,
     shard_name,
     shard_paths,
     software_versions,
@@ -119,7 +122,8 @@ def import_masks(
 
     out : gets the shards; UserError if there are others, but for `overwrite`: then they are
         replaced when the new ones are complete, and stay as they are if anything fails before.
-        Killed, the same command goes on where it stopped.
+        Killed, the same command goes on where it stopped. After its end, it tries anew what had no
+        mask, and replaces shards where no mask that is there changes.
     images : every image gets a row; one without a sound mask has status FAILED (or UNREADABLE, if
         the image is the reason) and says why.
     max_side : cap of a mask's long side, at most 65535; 0: none below that.
@@ -142,7 +146,6 @@ def import_masks(
     count = -(-len(keys) // shard_size)
     options = (method, max_side, shard_size, compression)
     set_id = _set_id(folder, names, images, keys, *options)
-    kept = _shards_to_keep(Path(out), set_id, count, overwrite)
     attributes = {
         "method": method,
         "parameters": {"max_side": max_side},
@@ -150,6 +153,18 @@ def import_masks(
         "listing_digest": keys.digest(),
         "set_id": set_id,
     }
+    kept = set()
+    if not overwrite:
+        kept = _own(Path(out), set_id)
+        _refuse_others(Path(out), kept, count, attributes)
+    elif len(own := _own(Path(out), set_id)) < count:
+        kept = own  # of the same command, which was killed
+
+    def paths(row: int) -> tuple[str, str | None]:
+        mask = key_path(folder, names[partners[row]]) if partners[row] >= 0 else None
+        return key_path(images, keys[row]), mask
+
+    kept -= {name for name in kept if _changed(Path(out) / name, shard_size, paths)}
     with draft_folder(out, "import", set_id[:8]) as draft:
         kept |= _own(draft, set_id)
         for path in shard_paths(draft):
@@ -165,36 +180,34 @@ def import_masks(
                 encoder = ChunkEncoder(canvas, compression)
                 path = draft / shard_name(number)
                 writer = ShardWriter(path, number, count, part, canvas, compression, attributes)
-            mask_path = key_path(folder, names[partners[row]]) if partners[row] >= 0 else None
-            _import_row(writer, encoder, inner, key_path(images, part[inner]), mask_path, canvas)
+            mask, size, status, error = _outcome(*paths(row), canvas)
+            chunk = None if mask is None else encoder.encode(mask)
+            mask_size = (0, 0) if mask is None else mask.shape
+            writer.write(inner, chunk, mask_size, size, status, error)
             if inner + 1 == len(part):
                 writer.commit()
+        if not overwrite:
+            _refuse_other_masks(draft, Path(out))
         _replace_shards(draft, Path(out), {shard_name(number) for number in range(count)})
     return MaskShards(out)
 
 
-def _import_row(
-    writer: ShardWriter,
-    encoder: ChunkEncoder,
-    row: int,
-    image_path: str,
-    mask_path: str | None,
-    max_side: int,
-) -> None:
+def _outcome(
+    image_path: str, mask_path: str | None, max_side: int
+) -> tuple[np.ndarray | None, tuple[int, int], Status, str]:
+    """Return a row's mask, None where there is none, its image's size, its status and reason."""
     size = (0, 0)
     try:
         size = read_size(image_path)
     except UnreadableImage as error:
-        writer.write(row, None, status=Status.UNREADABLE, error=str(error))
-        return
+        return None, size, Status.UNREADABLE, str(error)
     try:
         if mask_path is None:
             raise UnreadableImage("there is no image of its name")
         mask = _fit(read_mask(mask_path), size, max_side)
     except UnreadableImage as error:
-        writer.write(row, None, (0, 0), size, Status.FAILED, f"its mask: {error}")
-        return
-    writer.write(row, encoder.encode(mask), mask.shape, size, status_of(mask))
+        return None, size, Status.FAILED, f"its mask: {error}"
+    return mask, size, status_of(mask), ""
 
 
 def _match(keys: Keys, masks: Keys) -> np.ndarray:
@@ -270,24 +283,64 @@ def _set_id(
 def _own(folder: Path, set_id: str) -> set[str]:
     """Return the names of a folder's shards that are of a set."""
     own = set()
-    for path in shard_paths(folder):
+    for path in shard_paths(folder) if folder.is_dir() else ():
         with contextlib.suppress(UserError, OSError):  # a damaged one is none of them
             if read_header(path).set_id == set_id and not path.is_symlink():
                 own.add(path.name)
     return own
 
 
-def _shards_to_keep(out: Path, set_id: str, count: int, overwrite: bool) -> set[str]:
-    """Return the names of the shards in `out` that the same command left when it was killed."""
-    if not out.is_dir():
-        return set()
-    own, there = _own(out, set_id), {path.name for path in shard_paths(out)}
-    if not overwrite and there - own:
-        raise UserError(
-            f"there are mask shards in {os.fspath(out)!r} already; choose another folder, or "
-            "replace them by --overwrite."
-        )
-    return set() if overwrite and len(own) == count else own
+def _rows(path: Path) -> dict[str, np.ndarray]:
+    """Return the columns of a shard but its masks and keys."""
+    with open_shard(path) as file, reading(path):
+        columns = own_columns(file, read_header(file))
+        texts = columns.pop("error").asstr()[:]
+        numbers = {name: columns[name][:] for name in columns.keys() - {"masks", "keys"}}
+    return {**numbers, "error": texts}
+
+
+def _changed(path: Path, shard_size: int, paths: Callable[[int], tuple[str, str | None]]) -> bool:
+    """Whether a row of a shard that has no mask has become another: its reason may have passed."""
+    rows = _rows(path)
+    first = read_header(path).number * shard_size
+    for row in np.flatnonzero(rows["status"] > Status.FLAT).tolist():
+        *_, status, error = _outcome(*paths(first + row), MAX_CANVAS)
+        if (status, error) != (rows["status"][row], rows["error"][row]):
+            return True
+    return False
+
+
+def _refuse_others(out: Path, own: set[str], count: int, attributes: dict[str, object]) -> None:
+    """Refuse shards that are not of this set, but for such of the same command where an image had
+    no mask: files have changed since, as is wanted.
+    """
+    others = [path for path in shard_paths(out) if path.name not in own] if out.is_dir() else []
+    names = ("method", "parameters", "listing_digest")
+    for header in map(read_header, others):
+        same = all(getattr(header, name) == attributes[name] for name in names)
+        if not same or header.count != count:
+            raise _there_already(out)
+    if others and not own and all((_rows(path)["status"] <= Status.FLAT).all() for path in others):
+        raise _there_already(out)
+
+
+def _refuse_other_masks(draft: Path, out: Path) -> None:
+    """Refuse to replace shards by such as have another mask of an image that has one."""
+    for path in shard_paths(draft):
+        if not (out / path.name).exists():
+            continue
+        old, new = _rows(out / path.name), _rows(path)
+        masked = old["status"] <= Status.FLAT
+        for name in ("status", "mask_size", "image_size", "checks"):
+            if not np.array_equal(old.get(name, new[name] + 1)[masked], new[name][masked]):
+                raise _there_already(out, " with other masks")
+
+
+def _there_already(out: Path, which: str = "") -> UserError:
+    return UserError(
+        f"there are mask shards{which} in {os.fspath(out)!r} already; choose another folder, or "
+        "replace them by --overwrite."
+    )
 
 
 def _replace_shards(draft: Path, out: Path, names: set[str]) -> None:

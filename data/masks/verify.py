@@ -35,8 +35,6 @@ from data.masks.index import (
 )
 from data.processes import usable_cores
 
-_SILENCE = 60.0  # seconds within which a process that looks at a file must say that it goes on
-
 
 @dataclass
 class Report:
@@ -102,7 +100,7 @@ def verify(
     report = Report(shards=len(paths))
     processes = min(jobs if jobs > 0 else usable_cores(), len(paths))
     shards = []
-    checked = done_apart(_check_shard, paths, processes, _SILENCE)
+    checked = done_apart(_check_shard, paths, processes)
     for path, shard in zip(paths, progress(checked, len(paths)), strict=True):
         if isinstance(shard, str):
             shard = _Shard(problems=[f"{str(path)!r} is damaged: HDF5 fails at it, {shard}."])
@@ -149,7 +147,7 @@ def _check_index(folder: Path, report: Report) -> None:
     if not (folder / INDEX_NAME).exists():
         report.notes.append(f"There is no {INDEX_NAME}; `mask-shards index {folder}` makes it.")
         return
-    (outcome,) = done_apart(_compare_index, [(folder, not report.problems)], 1, _SILENCE)
+    (outcome,) = done_apart(_compare_index, [(folder, not report.problems)])
     again = f"`mask-shards index {folder}` makes it anew."
     if outcome == _OLD:
         report.notes.append(f"{INDEX_NAME}: it is of an older version, and not used; {again}")

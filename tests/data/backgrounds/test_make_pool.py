@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 
 import h5py
 import numpy as np
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from data.backgrounds.make_pool import PoolSettings, build_pool, quiet_square
-from data.backgrounds.pool import BackgroundPool
+from data.backgrounds.pool import POOL_FORMAT, POOL_VERSION, BackgroundPool
 from data.cli import main
 from data.errors import UserError
 from tests.pretrain.mask_samples import write_masks
@@ -216,6 +217,15 @@ def test_files_that_are_no_pools_are_refused(tmp_path):
         BackgroundPool(tmp_path / "text.h5")
     with pytest.raises(UserError, match="is a directory"):
         BackgroundPool(tmp_path)
+    os.mkfifo(tmp_path / "pipe.h5")  # to open it would never end
+    with pytest.raises(UserError, match="is not a regular file"):
+        BackgroundPool(tmp_path / "pipe.h5")
+    with h5py.File(tmp_path / "linked.h5", "w") as file:
+        file.attrs.update({"format": POOL_FORMAT, "format_version": POOL_VERSION})
+        external = [("/etc/passwd", 0, h5py.h5f.UNLIMITED)]
+        file.create_dataset("crops", (2, 4, 4, 3), "u1", external=external)
+    with pytest.raises(UserError, match="crops refers to other files"):
+        BackgroundPool(tmp_path / "linked.h5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = 1
     with pytest.raises(UserError, match="is no pool"):

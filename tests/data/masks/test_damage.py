@@ -10,6 +10,7 @@ import time
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from data.errors import UserError
 from data.masks.apart import done_apart
@@ -188,10 +189,11 @@ def test_a_process_that_fails_is_a_text(jobs):
     assert results[3] == "nothing came of it for 2 s"
 
 
-def test_a_lost_sector_is_one_line(tmp_path, write_shards, masks, monkeypatch):
-    """Zeros in the heap of the texts of a shard without a seal, on which HDF5 never ends."""
-    monkeypatch.setattr("data.masks.verify._SILENCE", 3)
-    write_shards(tmp_path, masks, size=4)
+@pytest.fixture
+def without_end(tmp_path, write_shards, masks, monkeypatch):
+    """Shards without a seal, one with zeros in the heap of its texts, on which HDF5 never ends."""
+    monkeypatch.setattr("data.masks.apart.done_apart.__defaults__", (1, 60, 1))
+    write_shards(tmp_path, masks, size=4, index=False)
     path = tmp_path / shard_name(1)
     with h5py.File(path, "r+"):
         pass
@@ -199,9 +201,46 @@ def test_a_lost_sector_is_one_line(tmp_path, write_shards, masks, monkeypatch):
     start = raw.index(b"GCOL") + 16
     raw[start : start + 2000] = bytes(2000)
     path.write_bytes(raw)
-    report = verify(tmp_path)
+    return tmp_path
+
+
+def test_a_lost_sector_is_one_line(without_end):
+    report = verify(without_end)
     assert sum("shard-00001.h5' is damaged" in problem for problem in report.problems) == 1
     assert report.images == 7
+
+
+def test_a_reader_does_not_wait_for_what_never_ends(without_end):
+    with pytest.raises(UserError, match=r"shard-00001.h5' is damaged \(HDF5 fails at it, it comp"):
+        MaskShards(without_end)
+
+
+class Loaded(torch.utils.data.Dataset):
+    """Opens the shards in the loading process, as users of HDF5 do."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __len__(self):
+        return 11
+
+    def __getitem__(self, row):
+        return int(MaskShards(self.folder).read(row).sum())
+
+
+def test_shards_without_a_seal_are_read_in_loading_processes(
+    tmp_path, write_shards, masks, monkeypatch
+):
+    write_shards(tmp_path, masks, size=4, index=False)
+    for path in tmp_path.glob("*.h5"):
+        with h5py.File(path, "r+"):
+            pass
+    loader = torch.utils.data.DataLoader(Loaded(tmp_path), num_workers=1)
+    with MaskShards(tmp_path) as shards:
+        assert [int(total) for total in loader] == [int(shards.read(i).sum()) for i in range(11)]
+    looked = []
+    monkeypatch.setattr("data.masks.format.done_apart", lambda *_: looked.append(1))
+    assert len(MaskShards(tmp_path)) == 11 and not looked  # once is enough
 
 
 # Locks ------------------------------------------------------------------------------------------

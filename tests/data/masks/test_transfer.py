@@ -314,6 +314,41 @@ def test_a_set_of_other_masks_is_another_set(tmp_path, images):
         MaskShards(tmp_path / "0")
 
 
+def test_the_same_command_tries_anew_what_had_no_mask(tmp_path, images):
+    folder, out = tmp_path / "masks", tmp_path / "out"
+    save(folder / "a.png", a_mask())
+    (folder / "b").mkdir()
+    (folder / "b" / "c.png").symlink_to("later")  # cannot be read then
+    (images / "broken.jpg").touch()
+
+    def run(**options):
+        return import_masks(folder, out, images, shard_size=2, **options)
+
+    def statuses(shards):
+        return [int(shards.status(key)) for key in ("a.jpg", "b/c.JPEG", "b/d e.png", "broken.jpg")]
+
+    assert statuses(run()) == [Status.OK, Status.FAILED, Status.FAILED, Status.UNREADABLE]
+    kept = (out / shard_name(0)).stat().st_ino
+    assert statuses(run()) == [Status.OK, Status.FAILED, Status.FAILED, Status.UNREADABLE]
+    assert (out / shard_name(0)).stat().st_ino == kept  # nothing has changed, nothing was made
+    save(folder / "b" / "later", a_mask(1))
+    save(folder / "b" / "d e.png", a_mask(2))  # was missing
+    Image.new("RGB", (60, 40)).save(images / "broken.jpg")
+    save(folder / "broken.png", a_mask(3))
+    shards = run()
+    assert statuses(shards) == [Status.OK] * 4 and verify(out, images).sound
+    for number, key in enumerate(("a.jpg", "b/c.JPEG", "b/d e.png", "broken.jpg")):
+        assert np.array_equal(shards.read(key), a_mask(number))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    save(folder / "a.png", a_mask(9))  # a mask that is there is not replaced unasked
+    with pytest.raises(UserError, match=r"there are mask shards with other masks in .* already"):
+        run()
+    with pytest.raises(UserError, match="already"):
+        run(max_side=30)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert np.array_equal(run(overwrite=True).read("a.jpg"), a_mask(9))
+
+
 _LITTLE_MEMORY = """
 import resource, sys
 import dilo
