@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from evaluate.checkpoints import Checkpoint
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
-DETECTORS = {"torchvision": SUFFIXES, "detectron2": (".pkl",)}  # and the endings of their files
+SOFTWARE = {"torchvision": SUFFIXES, "detectron2": (".pkl",), "timm": SUFFIXES}  # and endings
 
 
 class Options(Record):
@@ -31,7 +31,8 @@ class Options(Record):
 
     --for torchvision names a ResNet as torchvision's detectors have it (backbone.body...), --for
     detectron2 writes a .pkl that detectron2 loads as MODEL.WEIGHTS. Pyramid and box head go along
-    where the pretraining trained them (codo).
+    where the pretraining trained them (codo). --for timm writes a ResNet for timm, and says how
+    create_model loads it.
     """
 
     checkpoint: str = setting(..., "the network", argument=True)
@@ -39,8 +40,10 @@ class Options(Record):
     arch: str | None = setting(
         None, "torchvision's name of the network, where the weights do not tell"
     )
-    detector: Annotated[str, one_of(DETECTORS)] | None = setting(
-        None, "for the detectors of this software", names=("--for",)
+    software: Annotated[str, one_of(SOFTWARE)] | None = setting(
+        None,
+        "for the detectors of torchvision or detectron2, or for timm's networks",
+        names=("--for",),
     )
     overwrite: bool = setting(False, "replace OUT where it exists")
 
@@ -50,7 +53,7 @@ def run(options: Options) -> None:
     from evaluate.checkpoints import load_checkpoint
     from evaluate.networks import classifier
 
-    out, endings = options.out, DETECTORS.get(options.detector, SUFFIXES)
+    out, endings = options.out, SOFTWARE.get(options.software, SUFFIXES)
     if out.suffix not in endings:
         raise UserError(f"OUT {out} must end in {', '.join(endings)}.")
     loaded = load_checkpoint(options.checkpoint, options.arch)
@@ -62,6 +65,9 @@ def run(options: Options) -> None:
     write_whole(out, data)
     name = loaded.source.arch
     click.echo(f"{out}: {count} tensors of {name}, all but {classifier(name)}")
+    if options.software == "timm":
+        path = str(out)
+        click.echo(f"timm.create_model({name!r}, num_classes=0, checkpoint_path={path!r})")
 
 
 def _content(options: Options, loaded: Checkpoint) -> tuple[bytes, int]:
@@ -71,16 +77,18 @@ def _content(options: Options, loaded: Checkpoint) -> tuple[bytes, int]:
 
     from data.run import torch_bytes
     from evaluate.detection.names import for_detectron2, for_torchvision
+    from evaluate.networks import DILO_ONLY
 
     state, detector = _plain(loaded.model.state_dict()), _plain(loaded.detector)
-    if options.detector is not None and not isinstance(loaded.model, ResNet):
+    own = options.software == "timm" and loaded.source.arch in DILO_ONLY
+    if options.software is not None and (own or not isinstance(loaded.model, ResNet)):
         raise UserError(
-            f"--for {options.detector}: CHECKPOINT {options.checkpoint} is {loaded.source.arch}; "
-            "its detectors are built on ResNets."
+            f"--for {options.software}: CHECKPOINT {options.checkpoint} is {loaded.source.arch}; "
+            "what this writes is built on ResNets of torchvision."
         )
-    if options.detector == "detectron2":
+    if options.software == "detectron2":
         return for_detectron2(state, detector), len(state) + len(detector)
-    if options.detector == "torchvision":
+    if options.software == "torchvision":
         state = for_torchvision(state, detector)
     if options.out.suffix == ".safetensors":
         # a single entry: the order of several is another each time

@@ -1,5 +1,6 @@
 """`probe export`: torchvision's names, nothing overwritten, nothing half-written."""
 
+import pytest
 import safetensors.torch
 import torch
 import torchvision
@@ -46,3 +47,23 @@ def test_a_folder_that_cannot_be_written_to(probe, resnet18_file):
     for suffix in (".pt", ".safetensors"):
         result = probe("export", resnet18_file, f"/proc/out{suffix}", code=2)
         assert f"'/proc/out{suffix}' cannot be used" in result.stderr
+
+
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_timm_loads_it_and_sees_the_same(tmp_path, probe, resnet18_file, ending):
+    timm = pytest.importorskip("timm")
+    out = tmp_path / f"out.{ending}"
+    told = probe("export", resnet18_file, out, "--for", "timm").stdout.splitlines()[-1]
+    assert told == f"timm.create_model('resnet18', num_classes=0, checkpoint_path={str(out)!r})"
+    model = eval(told, {"timm": timm}).eval()
+    ours = torchvision.models.resnet18()
+    ours.load_state_dict(torch.load(resnet18_file, weights_only=True), strict=False)
+    ours.fc = torch.nn.Identity()
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(model(x), ours.eval()(x))
+
+
+def test_timm_has_no_network_of_our_own(tmp_path, probe):
+    for name in ("random:resnet18-l", "random:alexnet"):
+        refused = probe("export", name, tmp_path / "out.pt", "--for", "timm", code=2)
+        assert "--for timm: CHECKPOINT" in refused.stderr
