@@ -106,14 +106,23 @@ def split(path: str | os.PathLike) -> tuple[str, str] | None:
         after = f"{name}/{after}" if after else name
 
 
+_archive_of: dict[str, tuple[str, str]] = {}  # what `split` said of folders inside archives
+
+
 def open_file(path: str | os.PathLike) -> BinaryIO:
     """Open a file, or one inside an archive, for reading; OSError, zlib.error or TooLarge."""
-    try:
-        return open(path, "rb")
-    except (NotADirectoryError, FileNotFoundError):
-        if (inside := split(path)) is None:
-            raise
-    archive, key = inside
+    folder, name = os.path.split(path)
+    inside = _archive_of.get(folder)
+    if inside is None:
+        try:
+            return open(path, "rb")
+        except (NotADirectoryError, FileNotFoundError):
+            if (inside := split(folder)) is None:
+                raise
+        if len(_archive_of) < 100_000:
+            _archive_of[folder] = inside
+    archive, above = inside
+    key = f"{above}/{name}" if above else name
     index = index_of(archive)
     try:
         start, size, row = index.places[index.keys.find(key)].tolist()
@@ -137,9 +146,11 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
 
 
 def _read(path: str, offset: int, size: int) -> bytes:
-    with open(path, "rb") as file:
-        file.seek(offset)
-        data = file.read(size)
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.pread(file, size, offset)
+    finally:
+        os.close(file)
     if len(data) < size:
         raise OSError("the archive is cut off")
     return data
@@ -198,11 +209,12 @@ def index_of(archive: str) -> Index:
     UserError: It is damaged.
     """
     facts = os.stat(archive)
-    return _index(os.path.abspath(archive), facts.st_size, facts.st_mtime_ns)
+    return _index(archive, facts.st_size, facts.st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)
 def _index(archive: str, size: int, modified: int) -> Index:
+    archive = os.path.abspath(archive)
     files = [os.path.join(archive, f.path) if f.path else archive for f in data_files(archive)]
     facts = [(path, os.stat(path)) for path in files]
     mark = texts_digest(
