@@ -157,7 +157,7 @@ def main(settings: Settings, **records: Record) -> None:
     }
     check_options(settings, given)
     try:
-        _run(settings, given)
+        compute_masks(settings, given)
     except KeyboardInterrupt as interruption:
         again = "without --overwrite" if settings.overwrite else "again"
         click.echo(
@@ -178,7 +178,14 @@ def check_options(settings: Settings, given: dict[str, Any]) -> None:
         raise UserError(f"{option} does not belong to --method {settings.method}; leave it out.")
 
 
-def _run(settings: Settings, given: dict[str, Any]) -> None:
+def compute_masks(settings: Settings, given: dict[str, Any]) -> None:
+    """Do the command's work, and say what was made.
+
+    given : settings of the methods, by name, as `check_options` lets them pass.
+
+    Raises UserError. KeyboardInterrupt: stopped; its argument is the signal's number. SystemExit:
+    more than `max_failures` of the images have no mask.
+    """
     from saliency.batch import make_shards
     from saliency.workers import Workers
 

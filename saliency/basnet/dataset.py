@@ -1,6 +1,7 @@
 """Photographs with their ground truth, resized, cropped and flipped as BASNet is trained."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from saliency.basnet.preprocess import normalise, resize_image
 
 
 class Pair(NamedTuple):
-    """The paths of a photograph and of its ground truth, and their common name."""
+    """The paths of a photograph and of its ground truth, "" where there is none; their name."""
 
     name: str
     image: str
@@ -85,15 +86,18 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
 
     UserError: a file cannot be decoded.
     """
+    return read(pair, pair.image), read(pair, pair.mask)[..., 0]
+
+
+def read(pair: Pair, path: str) -> np.ndarray:
+    """Decode one of the two files, uint8 (h, w, 3). UserError: it cannot be decoded."""
     try:
-        image = decode(pair.image).image
-        mask = decode(pair.mask).image[..., 0]
+        return decode(path).image
     except UnreadableImage as error:
         raise UserError(
-            f"the pair {pair.name!r} ({pair.image}, {pair.mask}) cannot be read: {error}; "
-            "mend it or remove both files."
+            f"the pair {pair.name!r} ({pair.image}, {pair.mask or 'no ground truth'}) cannot be "
+            f"read: {error}; mend it or remove both files."
         ) from None
-    return image, mask
 
 
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
@@ -107,13 +111,21 @@ class TrainingPairs:
 
     resize : side of the square that a photograph is resized to; 256 as published.
     crop : side of the random crop; 224 as published.
+    labels : what is learnt in place of the ground truth, each float32 (resize, resize).
 
     A batch is asked for by its epoch and indices, so that workers hold no state, and a resumed run
     draws what the uninterrupted run would have drawn.
     """
 
-    def __init__(self, pairs: list[Pair], resize: int = 256, crop: int = 224, seed: int = 0):
-        self.pairs = pairs
+    def __init__(
+        self,
+        pairs: list[Pair],
+        resize: int = 256,
+        crop: int = 224,
+        seed: int = 0,
+        labels: Sequence[np.ndarray] | None = None,
+    ):
+        self.pairs, self.labels = pairs, labels
         self.resize, self.crop = resize, crop
         self.seed = seed
 
@@ -125,9 +137,12 @@ class TrainingPairs:
 
     def _pair(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         random = np.random.default_rng((self.seed, epoch, index))
-        image, mask = read_pair(self.pairs[index])
-        inputs = normalise(resize_image(image, self.resize))
-        target = resize_mask(mask, self.resize)[None]
+        pair = self.pairs[index]
+        inputs = normalise(resize_image(read(pair, pair.image), self.resize))
+        if self.labels is None:
+            target = resize_mask(read(pair, pair.mask)[..., 0], self.resize)[None]
+        else:
+            target = self.labels[index][None]
         top, left = random.integers(0, self.resize - self.crop + 1, 2)
         window = np.s_[:, top : top + self.crop, left : left + self.crop]
         inputs, target = inputs[window], target[window]

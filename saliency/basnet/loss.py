@@ -1,4 +1,7 @@
-"""The hybrid loss of BASNet: pixels (BCE), patches (SSIM) and the whole map (IoU), section 3.4."""
+"""The hybrid loss of BASNet: pixels (BCE), patches (SSIM) and the whole map (IoU), section 3.4.
+
+And a robust one, for labels that are wrong in places.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +11,7 @@ _RADIUS = 5  # a window of 11x11 pixels
 _SIGMA = 1.5
 _C1 = 0.01**2
 _C2 = 0.03**2
+_Q = 0.7  # of the generalised cross-entropy, as published
 
 
 def _gaussian(length: int, like: Tensor) -> Tensor:
@@ -82,3 +86,35 @@ def hybrid_loss(logits: tuple[Tensor, ...], target: Tensor) -> Tensor:
         structure = 1 - ssim(probability, repeated).mean()
         overlap = 1 - iou(probability, repeated).mean()
     return len(logits) * (cross_entropy + structure + overlap)
+
+
+def robust_loss(logits: tuple[Tensor, ...], label: Tensor) -> Tensor:
+    """Generalised cross-entropy + (1 - IoU), weighted by the label's certainty, over all outputs.
+
+    With p the probabilities of an output, y the label and w = |2 y - 1|, sums over pixels i:
+
+        sum_i w_i (y_i (1 - p_i^q) + (1 - y_i) (1 - (1 - p_i)^q)) / (q sum_i w_i)  +
+        1 - sum_i w_i p_i y_i / sum_i w_i (p_i + y_i - p_i y_i),          q = 0.7
+
+    the first over the batch, the second of each map, averaged. The first (Zhang and Sabuncu,
+    NeurIPS 2018, equation 6) lies between cross-entropy (q -> 0) and absolute error (q = 1), which
+    wrong labels mislead less; where teachers disagree, y is near 0.5 and next to nothing is learnt.
+
+    logits : outputs before the sigmoid (`BASNet.logits`), each (N, 1, H, W).
+    label : (N, 1, H, W) in [0, 1].
+
+    Returns a scalar, float32 (float64 for float64 input), also under autocast.
+    """
+    with torch.autocast(label.device.type, enabled=False):
+        stacked = torch.cat(logits)
+        stacked = stacked if stacked.dtype == torch.float64 else stacked.float()
+        y = label.to(stacked.dtype).repeat(len(logits), 1, 1, 1)
+        weight = (2 * y - 1).abs()
+        right = torch.exp(_Q * F.logsigmoid(stacked))  # p^q, with a gradient also where p is 0
+        wrong = torch.exp(_Q * F.logsigmoid(-stacked))
+        cost = (weight * (1 - y * right - (1 - y) * wrong)).sum() / weight.sum().clamp_min(1e-12)
+        p = torch.sigmoid(stacked)
+        shared = (weight * p * y).sum(dim=(1, 2, 3))
+        joint = (weight * (p + y - p * y)).sum(dim=(1, 2, 3))
+        overlap = shared / joint.clamp_min(1e-12)
+    return len(logits) * (cost / _Q + 1 - overlap.mean())

@@ -7,7 +7,7 @@ from matplotlib.ticker import MaxNLocator
 
 from data.gallery import Cell, Gallery, Row
 from data.gallery.plots import plot
-from saliency.basnet.dataset import Pair, read_pair
+from saliency.basnet.dataset import Pair, read
 from saliency.basnet.predict import Predictor, predict
 
 _TILE = 160  # pixels
@@ -16,15 +16,16 @@ _TILE = 160  # pixels
 def plot_predictions(predictor: Predictor, pairs: list[Pair], size: int, path: Path) -> None:
     """Save photograph, ground truth and prediction of some pairs, a row each, as a PNG.
 
+    pairs : all with a ground truth, or all without; then there are two columns.
     size : side of the square that the network is given.
     """
-    images, truths = zip(*(read_pair(pair) for pair in pairs), strict=True)
-    maps = predict(images, predictor, size)
-    rows = [
-        Row(pair.name, [Cell(image), Cell(truth), Cell(np.rint(255 * saliency).astype(np.uint8))])
-        for pair, image, truth, saliency in zip(pairs, images, truths, maps, strict=True)
-    ]
-    columns = ["image", "ground truth", "prediction"]
+    images = [read(pair, pair.image) for pair in pairs]
+    rows = []
+    for pair, image, saliency in zip(pairs, images, predict(images, predictor, size), strict=True):
+        truth = [Cell(read(pair, pair.mask)[..., 0])] if pair.mask else []
+        prediction = Cell(np.rint(255 * saliency).astype(np.uint8))
+        rows.append(Row(pair.name, [Cell(image), *truth, prediction]))
+    columns = ["image", *(["ground truth"] if pairs[0].mask else []), "prediction"]
     Gallery("Predictions", [], columns, rows).save_png(path, side=_TILE)
 
 

@@ -3,12 +3,24 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from data.options import Record, setting
+from saliency.methods import METHODS
 
 DEEPEST = 32  # a crop of up to so many pixels is a single pixel at the deepest level
 Count = Annotated[int, Field(ge=1)]
+
+
+def _teachers(text: str) -> str:
+    methods = [name for name, method in METHODS.items() if not method.by_network]
+    for name in text.split(","):
+        if name not in methods and not Path(name).is_dir():
+            raise ValueError(
+                f"{name!r} is neither a method per pixel ({', '.join(methods)}) nor a folder of "
+                "mask shards"
+            )
+    return text
 
 
 class Settings(Record):
@@ -18,6 +30,15 @@ class Settings(Record):
         0, "keep the last so many photographs, by name, for validation"
     )
     from_scratch: bool = setting(False, "start the encoder at random, not from ImageNet")
+    teachers: Annotated[str, AfterValidator(_teachers)] | None = setting(
+        None,
+        "learn without ground truth, from scratch, from these methods' masks of IMAGES and then "
+        "from the network's own; a folder of mask shards may stand for a method",
+        metavar="NAME[,NAME...]",
+    )
+    rounds: Count = setting(
+        3, "with --teachers: of so many epochs' equal shares each begins with new labels"
+    )
     width: Annotated[float, Field(ge=1 / 64, le=4)] = setting(
         1.0, "channels relative to the published network; 0.125 trains on a CPU"
     )
@@ -33,7 +54,8 @@ class Settings(Record):
     epochs: Count = setting(300, "passes over the photographs")
     lr: Annotated[float, Field(gt=0)] = setting(1e-3, "Adam's learning rate")
     schedule: Literal["constant", "cosine"] = setting(
-        "constant", "of the learning rate: as published, or down to 0"
+        "constant",
+        "of the learning rate: as published, or down to 0, with --teachers in each round",
     )
     seed: Annotated[int, Field(ge=0)] = setting(0, "of weights, order, crops and flips")
     validate_every: Count = setting(
@@ -52,16 +74,36 @@ class Settings(Record):
                 f"--crop {self.crop} is larger than --resize {self.resize}; "
                 "a crop must fit into the photograph"
             )
-        if not self.from_scratch and self.width != 1:
+        if self.teachers and self.epochs % self.rounds:
+            raise ValueError(
+                f"--epochs {self.epochs} cannot be shared out to --rounds {self.rounds}; "
+                "give a multiple of it"
+            )
+        if not self.scratch and self.width != 1:
             raise ValueError(
                 f"--width {self.width} does not fit a ResNet-34's weights; add --from-scratch"
             )
         return self
 
     @property
+    def scratch(self) -> bool:
+        """Whether the encoder starts at random."""
+        return self.from_scratch or self.teachers is not None
+
+    @property
+    def teacher_list(self) -> list[str]:
+        return self.teachers.split(",") if self.teachers else []
+
+    @property
+    def round_epochs(self) -> int:
+        """Epochs of a round; without teachers there is one."""
+        return self.epochs // self.rounds if self.teachers else self.epochs
+
+    @property
     def free_on_resume(self) -> set[str]:
         """Names of the settings with which a resumed run still equals an uninterrupted run."""
-        return {"validate_every"} | ({"epochs"} if self.schedule == "constant" else set())
+        fixed = self.schedule != "constant" or self.teachers
+        return {"validate_every"} | (set() if fixed else {"epochs"})
 
 
 class Surroundings(Record):

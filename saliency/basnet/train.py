@@ -1,4 +1,4 @@
-"""`python -m saliency.basnet.train`: train a BASNet on photographs with ground truth."""
+"""`python -m saliency.basnet.train`: train a BASNet, with ground truth or self-taught."""
 
 import sys
 from pathlib import Path
@@ -9,10 +9,12 @@ import torch
 
 from data.device import pick_device, pick_precision
 from data.errors import UserError
+from data.images.listing import key_path, list_images
 from data.options import Command, build, option_name, options
 from data.run import Run
 from saliency.basnet.dataset import Pair, list_pairs
 from saliency.basnet.network import BASNet
+from saliency.basnet.selftaught import SelfTaught
 from saliency.basnet.settings import Settings, Surroundings
 from saliency.basnet.trainer import Trainer
 from saliency.basnet.weights import load_encoder
@@ -24,17 +26,22 @@ from saliency.basnet.weights import load_encoder
 @options(Surroundings, into="around")
 @options(Settings, layered=True)
 def main(out: Path, resume: bool, around: Surroundings, settings: dict[str, Any]) -> None:
-    """Train BASNet on the photographs in IMAGES and their ground truth.
+    """Train BASNet on the photographs in IMAGES and their ground truth, or without one.
 
     IMAGES is DUTS-TR as it is unpacked (DUTS-TR-Image and DUTS-TR-Mask in it), or any folder of
     photographs with --masks. All defaults are the published training's. Ctrl-C or SIGTERM saves;
     the same command with --resume goes on, with the same result as if nothing had happened.
+
+    With --teachers it learns from masks by methods per pixel, without ground truth, from scratch.
+    IMAGES is then any folder of photographs, and --masks only serves to report --hold-out's scores.
 
     \b
     Examples:
       python -m saliency.basnet.train DUTS-TR --out run --from-scratch --val DUTS-TE
       python -m saliency.basnet.train photos --masks masks --hold-out 200 --out run \\
           --from-scratch --width 0.125 --resize 128 --crop 112
+      python -m saliency.basnet.train photos --teachers rbd,mc,gs --out run \\
+          --width 0.125 --resize 112 --crop 96 --epochs 24 --schedule cosine
     """
     device = pick_device(around.device)
     precision = pick_precision(around.precision, device)
@@ -44,15 +51,29 @@ def main(out: Path, resume: bool, around: Surroundings, settings: dict[str, Any]
     now = build(Settings, *layers, label=option_name)
     if run.started():
         run.check_same(run.saved(), now, now.free_on_resume)
-    pairs, validation = _split(around, now.hold_out)
+    pairs, validation = _split(around, now)
+    taught = None
+    if now.teachers:
+        keys = list_images(around.images)[: len(pairs)]
+        arithmetic = {"device": str(device), "precision": around.precision}
+        taught = SelfTaught(out, now, around.images, keys, arithmetic, around.workers)
 
     torch.manual_seed(now.seed)
     network = BASNet(now.width)
     trainer = Trainer(
-        network, pairs, validation, run, now, device, precision, around.workers, around.compiled
+        network,
+        pairs,
+        validation,
+        run,
+        now,
+        device,
+        precision,
+        around.workers,
+        around.compiled,
+        taught,
     )
     resumed = resume and trainer.resume()
-    if not resumed and not now.from_scratch:
+    if not resumed and not now.scratch:
         load_encoder(network, around.encoder_weights)
     click.echo(
         f"{len(pairs)} photographs to train on, {len(validation)} to validate; {out} "
@@ -63,13 +84,23 @@ def main(out: Path, resume: bool, around: Surroundings, settings: dict[str, Any]
     if not trainer.done:
         click.echo(f"stopped and saved after step {trainer.step}; --resume goes on from there")
         sys.exit(stop.exit_code)
-    if validation:
+    if taught:
+        how = "its labels have settled" if trainer.settled else "all rounds are done"
+        click.echo(f"{how}: {run.path('best.pth')}")
+    elif validation:
         click.echo(f"best max F {trainer.best:.4f}: {run.path('best.pth')}")
 
 
-def _split(around: Surroundings, hold_out: int) -> tuple[list[Pair], list[Pair]]:
+def _split(around: Surroundings, now: Settings) -> tuple[list[Pair], list[Pair]]:
     """The pairs to train on and to validate."""
-    pairs = list_pairs(around.images, around.masks)
+    hold_out = now.hold_out
+    if now.teachers and around.masks is None:
+        if hold_out:
+            raise UserError(f"--hold-out {hold_out} needs --masks, their ground truth.")
+        keys = list_images(around.images)
+        pairs = [Pair(key, key_path(around.images, key), "") for key in keys]
+    else:
+        pairs = list_pairs(around.images, around.masks)
     if around.val is not None:
         if hold_out:
             raise UserError(f"--hold-out {hold_out} and --val {around.val}: give one of the two.")

@@ -2,7 +2,9 @@
 
 import hashlib
 import math
+import signal
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,10 +17,11 @@ from data.loading import EpochBatches, Loader, seeded_order
 from data.metrics import LossNotFinite, Metrics, epoch_bar, read_metrics
 from data.run import Run, StopRequest, failures_told, stop_on_signals, write_torch
 from saliency.basnet.dataset import Pair, TrainingPairs
-from saliency.basnet.loss import hybrid_loss
+from saliency.basnet.loss import hybrid_loss, robust_loss
 from saliency.basnet.network import BASNet
 from saliency.basnet.pictures import plot_history, plot_predictions
 from saliency.basnet.predict import Predictor
+from saliency.basnet.selftaught import SETTLED, Labels, SelfTaught
 from saliency.basnet.settings import Settings
 from saliency.basnet.validation import validate
 
@@ -38,6 +41,8 @@ class Trainer:
     pairs, validation : to train on and to score; the second may be empty.
     precision : autocast to bfloat16; None trains in float32, without TF32.
     workers : processes that decode and resize.
+    taught : the labels of a training without ground truth, whose `best.pth` is the last whole
+        round's, whatever the validation says.
     step : steps since the start of the run.
     best : the largest max F of the validations, or -inf.
     """
@@ -53,7 +58,11 @@ class Trainer:
         precision: torch.dtype | None = None,
         workers: int = 0,
         compiled: bool = False,
+        taught: SelfTaught | None = None,
     ) -> None:
+        self.taught, self.settled = taught, False
+        self.loss = hybrid_loss if taught is None else robust_loss
+        self.labels: Labels | None = None
         self.pairs, self.validation = pairs, validation
         self.run, self.settings = run, settings
         self.device, self.precision, self.workers = device, precision, workers
@@ -74,7 +83,7 @@ class Trainer:
 
     @property
     def done(self) -> bool:
-        return self.step >= self.settings.epochs * self.steps
+        return self.settled or self.step >= self.settings.epochs * self.steps
 
     def resume(self) -> bool:
         """Continue from the newest sound checkpoint of the run; False when it has none.
@@ -112,6 +121,8 @@ class Trainer:
         ):
             self.run.start(self.settings)
             while not self.done and not stop:
+                if self.taught and not self._learn_labels(log, stop):
+                    break
                 self._epoch(log, stop)
                 state = {
                     "names": self.names,
@@ -121,6 +132,28 @@ class Trainer:
                 }
                 self.run.save(self.step, state)
         return stop
+
+    def _learn_labels(self, log: Metrics, stop: StopRequest) -> bool:
+        """Make what the epoch's labels need; False where training ends: settled, or a signal."""
+        epoch, begun = divmod(self.step, self.steps)
+        number, within = divmod(epoch, self.settings.round_epochs)
+        try:
+            if epoch == 0:
+                self.taught.prepare()
+            elif begun == 0:
+                self.taught.look(epoch, self._write_weights("last.pth"))
+        except KeyboardInterrupt as interruption:
+            stop.number = (*interruption.args, signal.SIGINT)[0]
+            return False
+        if self.labels is None or within == begun == 0:
+            self.labels = self.taught.labels(number)
+        if number and within == begun == 0:
+            change = self.taught.change(number)
+            self.settled = change < SETTLED
+            if not log.holds("change", self.step):
+                log.write({"step": self.step, "epoch": epoch, "round": number, "change": change})
+            click.echo(f"round {number} changed its labels by {change:.4f}")
+        return not self.settled
 
     def _epoch(self, log: Metrics, stop: StopRequest) -> None:
         """Train the rest of the current epoch, or until a signal."""
@@ -148,7 +181,7 @@ class Trainer:
 
     def _loader(self, epoch: int, begun: int) -> Loader:
         s, count = self.settings, len(self.pairs)
-        pairs = TrainingPairs(self.pairs, s.resize, s.crop, s.seed)
+        pairs = TrainingPairs(self.pairs, s.resize, s.crop, s.seed, self.labels)
         # whole batches: batch norm dislikes a last batch of a single image
         batches = EpochBatches(seeded_order(s.seed, count), count, s.batch_size)
         batches.epoch, batches.start = epoch, begun
@@ -163,7 +196,7 @@ class Trainer:
         with computing_in(self.precision, self.device):
             logits = self.forward(inputs)
         with computing_in(None, self.device):  # backward keeps to the dtypes of forward
-            loss = hybrid_loss(logits, target)
+            loss = self.loss(logits, target)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
         self.optimizer.step()
@@ -172,7 +205,8 @@ class Trainer:
     def _learning_rate(self) -> float:
         if self.settings.schedule == "constant":
             return self.settings.lr
-        progress = self.step / (self.settings.epochs * self.steps)
+        of_round = self.settings.round_epochs * self.steps
+        progress = self.step % of_round / of_round
         return self.settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
     def _flush(self, log: Metrics) -> None:
@@ -199,6 +233,8 @@ class Trainer:
         }
         if self.done or (epoch + 1) % self.settings.validate_every == 0:
             row |= self._validate(epoch)
+        if self.taught and (epoch + 1) % self.settings.round_epochs == 0:
+            self._write_weights("best.pth")
         log.write(row)
         log.save()
         text = f"epoch {epoch + 1:4d}  loss {row['epoch_loss']:.4f}"
@@ -220,13 +256,19 @@ class Trainer:
         chosen = np.linspace(0, len(shown) - 1, min(_SHOWN, len(shown))).astype(int)
         sheet = self.run.path("predictions") / f"epoch-{epoch + 1:04d}.png"
         plot_predictions(predictor, [shown[i] for i in chosen], size, sheet)
-        state = self.network.state_dict()
-        weights = {key: value.cpu().contiguous() for key, value in state.items()}
         if self.validation:
             curve, error = validate(predictor, self.validation, size, self.workers)
             scores = {"max_f": curve.max_f, "mae": error}
             if curve.max_f > self.best:
                 self.best = curve.max_f
-                write_torch(self.run.path("best.pth"), weights)
-        write_torch(self.run.path("last.pth"), weights)
+                if self.taught is None:
+                    self._write_weights("best.pth")
+        self._write_weights("last.pth")
         return scores
+
+    def _write_weights(self, name: str) -> Path:
+        """Write the network's state_dict into the run's folder; its path."""
+        state = self.network.state_dict()
+        weights = {key: value.cpu().contiguous() for key, value in state.items()}
+        write_torch(self.run.path(name), weights)
+        return self.run.path(name)
