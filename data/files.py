@@ -13,7 +13,9 @@ import os
 import platform
 import secrets
 import shutil
+import stat
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +107,20 @@ def draft_folder(out: str | os.PathLike, name: str, token: str = "") -> Iterator
         if made:
             with contextlib.suppress(OSError):  # it is not empty: the set is there
                 out.rmdir()
+
+
+def private_folder(name: str) -> Path | None:
+    """Return `<name>-<user id>` among the temporary files, made if need be, which nobody else can
+    write to; None where it is somebody else's.
+    """
+    user = os.getuid()
+    folder = Path(tempfile.gettempdir()) / f"{name}-{user}"
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        facts = folder.lstat()
+        if stat.S_ISDIR(facts.st_mode) and facts.st_uid == user and not facts.st_mode & 0o077:
+            return folder
+    return None
 
 
 def sync_folder(folder: str | os.PathLike) -> None:

@@ -3,11 +3,12 @@
 import contextlib
 import os
 import signal
-import stat
 import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+
+from data.files import private_folder
 
 
 def ensure_kernel_cache() -> None:
@@ -46,14 +47,7 @@ def _can_write(folder: Path) -> bool:
 
 def _private_temporary_folder() -> Path:
     """A folder that is only this user's, because what is loaded from it is run."""
-    user = os.getuid()
-    folder = Path(tempfile.gettempdir()) / f"dilo-kernels-{user}"
-    with contextlib.suppress(OSError):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        facts = folder.lstat()
-        if stat.S_ISDIR(facts.st_mode) and facts.st_uid == user and not facts.st_mode & 0o077:
-            return folder
-    return Path(tempfile.mkdtemp(prefix="dilo-kernels-"))
+    return private_folder("dilo-kernels") or Path(tempfile.mkdtemp(prefix="dilo-kernels-"))
 
 
 @contextlib.contextmanager

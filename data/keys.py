@@ -1,6 +1,7 @@
 """Keys: the names of a million images in the memory of their letters."""
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Self, overload
@@ -31,6 +32,12 @@ def printable(key: str) -> str:
 def leads_out(key: str) -> bool:
     """Tell whether a key does not name a file inside a folder, such as `../x`, `/x` or `a//x`."""
     return "\0" in key or any(part in ("", ".", "..") for part in key.split("/"))
+
+
+def compositions(name: str) -> list[str]:
+    """Return a name, and as Linux (NFC) and macOS (NFD) write it where those differ from it."""
+    forms = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    return [name] if name.isascii() else list(dict.fromkeys((name, *forms)))
 
 
 def texts_digest(texts: Iterable[bytes]) -> str:
@@ -132,6 +139,18 @@ class Keys(Sequence[str]):
         rows = self.array.searchsorted(others.array)
         there = self.array[np.minimum(rows, len(self) - 1)] == others.array
         return np.where(there, rows, -1)
+
+    def composed_otherwise(self, others: "Keys") -> str:
+        """Say which names differ from those here in Unicode's composition alone; "" for none."""
+        for key in others:
+            for name in compositions(key)[1:]:
+                if name in self and key not in self:
+                    return (
+                        f"; {key!a} and {name!a} differ in Unicode's composition alone, "
+                        "of which macOS writes one (NFD) and Linux the other (NFC): rename the "
+                        "files of one side, as convmv does"
+                    )
+        return ""
 
     def __contains__(self, key: object) -> bool:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -23,7 +24,11 @@ class NoMask(Exception):
 
 
 def stem(key: str) -> str:
-    """The key without its suffix: `n01440764/n01440764_18.JPEG` -> `n01440764/n01440764_18`."""
+    """The key without its suffix: `n01440764/n01440764_18.JPEG` -> `n01440764/n01440764_18`.
+
+    Letters are composed: macOS and Linux write names in different ways.
+    """
+    key = unicodedata.normalize("NFC", key)
     head, dot, tail = key.rpartition(".")
     return head if dot and head and "/" not in tail and not head.endswith("/") else key
 

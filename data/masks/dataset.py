@@ -31,7 +31,8 @@ class MaskedImages(Dataset):
 
     keys : as `data.images.list_images` has them. classes, targets : names, and a number an image.
 
-    UserError: no images there, no shards there, or a mask of an image of another size.
+    UserError: no images there, no shards there, shards of other images, or, from an item, a mask of
+    an image of another size.
     UnreadableImage, from an item: it cannot be decoded.
     """
 
@@ -43,7 +44,7 @@ class MaskedImages(Dataset):
     ) -> None:
         self.root, self.transform = root, transform
         self.keys, self.masks = list_images(root), MaskShards(masks)
-        self._rows = self.masks.keys.rows(self.keys)
+        self._rows = self.masks.rows_of(self.keys, root)
         labels = labels_from_folders(self.keys)
         self.classes = [] if labels is None else labels.class_names
         self.targets = [0] * len(self.keys) if labels is None else labels.labels.tolist()

@@ -12,6 +12,7 @@ import numpy as np
 import zstandard
 
 from data.errors import UserError
+from data.keys import Keys
 from data.masks.format import Status, open_shard, read_header, reading
 from data.masks.index import load_index, read_errors, scan
 
@@ -104,6 +105,21 @@ class MaskShards:
         """Return the upright image's height and width; (0, 0) where they are not known."""
         height, width = self._index.image_size[self._row(row)].tolist()
         return height, width
+
+    def rows_of(self, keys: Keys, images: str | os.PathLike) -> np.ndarray:
+        """Return the row of each key of the folder `images`, -1 where it has none: int64 (N,).
+
+        UserError: not one has a row, so the masks are of other images.
+        """
+        rows = self.keys.rows(keys)
+        if len(rows) and rows.max() < 0:
+            raise UserError(
+                f"the masks in {str(self.folder)!r} belong to another folder than "
+                f"{os.fspath(images)!r}: they are of images such as {self.keys[0]!r}, "
+                f"there the images are such as {keys[0]!r}; give the folder that they were "
+                f"computed from{self.keys.composed_otherwise(keys)}."
+            )
+        return rows
 
     def check_size(self, row: int | str, size: tuple[int, int]) -> None:
         """Refuse a mask of an image that had another height and width than `size` (UserError)."""

@@ -14,7 +14,7 @@ from data.errors import UserError
 from data.files import draft_folder, refuse_existing, sync_folder
 from data.images.decode import UnreadableImage, capped_size, read_size
 from data.images.listing import key_path, list_images
-from data.keys import Keys, leads_out
+from data.keys import Keys, compositions, leads_out
 from data.masks.format import (
     INDEX_NAME,
     MAX_CANVAS,
@@ -215,9 +215,11 @@ def _match(keys: Keys, masks: Keys) -> np.ndarray:
     partners = np.full(len(keys), -1, np.int64)
     by_stem: dict[int, str] = {}
     for row, key in enumerate(keys):
-        partners[row] = _first(masks, key)
+        names = compositions(key)
+        partners[row] = _first(masks, names)
         if partners[row] < 0:
-            partner = partners[row] = _first(masks, os.path.splitext(key)[0])
+            stems = [os.path.splitext(name)[0] for name in names]
+            partner = partners[row] = _first(masks, stems)
             if partner >= 0 and (other := by_stem.setdefault(int(partner), key)) != key:
                 raise UserError(
                     f"the mask {masks[int(partner)]!r} could be of {other!r} or of {key!r}; "
@@ -226,15 +228,18 @@ def _match(keys: Keys, masks: Keys) -> np.ndarray:
     return partners
 
 
-def _first(masks: Keys, name: str) -> int:
-    """Return the row of the mask of a name, whatever its ending; -1 where there is none."""
-    ranks: list[tuple[int, int]] = []
-    for row in masks.beginning_with(name + "."):
-        stem, ending = os.path.splitext(masks[row])
-        if stem == name:
-            lower = ending.lower()
-            ranks.append((_PREFERRED.index(lower) if lower in _PREFERRED else 9, row))
-    return min(ranks, default=(0, -1))[1]
+def _first(masks: Keys, names: list[str]) -> int:
+    """Return the row of the mask of the first name, whatever its ending; -1 where there is none."""
+    for name in names:
+        ranks: list[tuple[int, int]] = []
+        for row in masks.beginning_with(name + "."):
+            stem, ending = os.path.splitext(masks[row])
+            if stem == name:
+                lower = ending.lower()
+                ranks.append((_PREFERRED.index(lower) if lower in _PREFERRED else 9, row))
+        if ranks:
+            return min(ranks)[1]
+    return -1
 
 
 def _fit(mask: np.ndarray, size: tuple[int, int], max_side: int) -> np.ndarray:

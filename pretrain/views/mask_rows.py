@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.errors import UserError
 from data.keys import Keys
 from data.masks.format import Status
 from data.masks.poor import coverage as share_covered
@@ -27,6 +26,7 @@ class MaskRows:
     rows : int64 (N,), for image i the row of its mask, or FLAT, POOR or MISSING.
     flat, poor, missing : how many.
     examples : keys of the first few missing ones.
+    note : more about them; empty where there is nothing to say.
     """
 
     rows: np.ndarray
@@ -34,6 +34,7 @@ class MaskRows:
     poor: int
     missing: int
     examples: list[str]
+    note: str = ""
 
     def complaint(self, images: str | os.PathLike, masks: str | os.PathLike) -> str:
         """Return what is to be said about missing masks, without a remedy."""
@@ -41,7 +42,7 @@ class MaskRows:
         more = ", ..." if self.missing > len(self.examples) else ""
         return (
             f"{self.missing} of the {len(self.rows)} images in {os.fspath(images)!r} "
-            f"have no mask in {os.fspath(masks)!r} ({names}{more})"
+            f"have no mask in {os.fspath(masks)!r} ({names}{more}{self.note})"
         )
 
 
@@ -58,14 +59,7 @@ def match_masks(
 
     UserError: No image has a mask there: the shards are of another folder.
     """
-    rows = masks.keys.rows(keys)
-    if len(rows) and rows.max() < 0:
-        raise UserError(
-            f"the masks in {str(masks.folder)!r} belong to another folder than "
-            f"{os.fspath(images)!r}: they are of images such as {masks.keys[0]!r}, "
-            f"there the images are such as {keys[0]!r}; "
-            "give the folder that they were computed from."
-        )
+    rows = masks.rows_of(keys, images)
     matched = rows >= 0
     status = np.full(len(rows), Status.FAILED, np.uint8)
     status[matched] = masks.statuses()[rows[matched]]
@@ -82,4 +76,5 @@ def match_masks(
         poor=int((rows == POOR).sum()),
         missing=len(absent),
         examples=[keys[int(row)] for row in absent[:_NAMED]],
+        note=masks.keys.composed_otherwise(keys[absent]),
     )

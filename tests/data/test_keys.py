@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from data.keys import Keys, decode_key, encode_key, printable
+from data.keys import Keys, compositions, decode_key, encode_key, printable
 
 # what a file name on Linux can be: any bytes but zero
 raw_names = st.binary(min_size=1, max_size=12).map(lambda raw: raw.replace(b"\0", b"x"))
@@ -116,3 +116,13 @@ def test_printable_is_one_line_of_text_that_can_be_encoded():
         assert shown.isprintable()
         shown.encode("utf-8")
     assert encode_key(decode_key(b"\xff\xfe")) == b"\xff\xfe"
+
+
+def test_names_that_look_alike_are_explained():
+    composed, apart = "Z\u00fcrich.png", "Zu\u0308rich.png"
+    for one, other in ((composed, apart), (apart, composed)):
+        note = Keys([one, "a.png"]).composed_otherwise(Keys(["b.png", other]))
+        assert note.startswith(f"; {other!a} and {one!a} differ in Unicode's composition")
+        assert not Keys([one, other]).composed_otherwise(Keys([other]))
+        assert compositions(one) == [one, other]
+    assert not Keys(["a.png"]).composed_otherwise(Keys([composed, "\udcff.png"]))

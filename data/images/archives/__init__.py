@@ -4,13 +4,14 @@ A path may go on inside an archive as if it were a folder: `photos.tar/cats/1.jp
 module that lists its members, and a line of `FORMATS`.
 """
 
+import contextlib
 import errno
+import hashlib
+import itertools
 import os
 import pkgutil
-import tempfile
-import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from data.errors import UserError
-from data.files import write_whole
+from data.files import private_folder, write_whole
 from data.images.archives.dataset_files import data_files, is_dataset
 from data.images.limits import MAX_BYTES, TooLarge
 from data.keys import Keys, leads_out, texts_digest
@@ -38,9 +39,14 @@ ROW = ".image"
 COLUMN = "column="
 """Begins the folders of a dataset that has several columns of images."""
 
-_VERSION = 2  # of the index on disk
-_LARGEST = 2 * MAX_BYTES  # of a member, bytes; `data.images.limits` is stricter about most
-_PACKINGS = ("", "deflate", "snappy", "gzip", "zstd", "brotli", "lz4")
+_VERSION = 3  # of the index on disk
+LARGEST = 2 * MAX_BYTES  # of a member, bytes; `data.images.limits` is stricter about most
+_UNREAD = {
+    "encrypted": "it is encrypted in its archive",
+    "unknown": "its archive has compressed it in a way that is not read",
+}
+"""Packings of members that are there and cannot be read, and why."""
+_PACKINGS = ("", "deflate", "snappy", "gzip", "zstd", "brotli", "lz4", *_UNREAD)
 
 
 class Block(NamedTuple):
@@ -73,6 +79,13 @@ class Member(NamedTuple):
     start: int
     size: int
     block: Block = Block()
+
+
+class Link(NamedTuple):
+    """Another name of a member: target is that one's, as it is in the archive."""
+
+    name: str
+    target: str
 
 
 class Index(NamedTuple):
@@ -130,14 +143,16 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
     number, *where, packing = index.blocks[row].tolist()
     block = Block(os.fsdecode(index.files[number]), *where, _PACKINGS[packing])
+    if block.packing in _UNREAD:
+        raise OSError(_UNREAD[block.packing])
     if size < 0:
         return open(_beside(archive, block.file), "rb")
     for bytes_ in (size, block.size):
-        if bytes_ > _LARGEST:
+        if bytes_ > LARGEST:
             raise TooLarge(
-                f"a file of {bytes_ / 1e9:.1f} GB, more than the limit of {_LARGEST / 1e9:g}"
+                f"a file of {bytes_ / 1e9:.1f} GB, more than the limit of {LARGEST / 1e9:g}"
             )
-    file = os.path.join(archive, block.file) if block.file else archive
+    file = _beside(archive, block.file) if block.file else archive
     if not block.packing:
         return BytesIO(_read(file, start, size))
     if block.size == size:
@@ -172,13 +187,16 @@ def unpacked(data: bytes, block: Block) -> bytes:
 
 
 def _beside(archive: str, path: str) -> str:
-    """Return the file that a dataset's row names, which must lie in the dataset's folder."""
+    """Return a file that an archive names, which must be one in its folder."""
     folder = archive if os.path.isdir(archive) else os.path.dirname(archive) or "."
     if not path:
-        raise OSError("its row has no image")
+        link = archive.lower().endswith((".tar", ".zip"))
+        raise OSError("there is no image behind this name" if link else "its row has no image")
     whole = os.path.realpath(os.path.join(folder, path))
     if not whole.startswith(os.path.join(os.path.realpath(folder), "")):
         raise OSError("its path leads out of the dataset's folder")
+    if os.path.exists(whole) and not os.path.isfile(whole):  # to open a pipe may never end
+        raise OSError("it is not a regular file")
     return whole
 
 
@@ -215,35 +233,67 @@ def index_of(archive: str) -> Index:
 @lru_cache(maxsize=4096)
 def _index(archive: str, size: int, modified: int) -> Index:
     archive = os.path.abspath(archive)
-    files = [os.path.join(archive, f.path) if f.path else archive for f in data_files(archive)]
-    facts = [(path, os.stat(path)) for path in files]
+    with _damage_told(archive):
+        files = [os.path.join(archive, f.path) if f.path else archive for f in data_files(archive)]
+        facts = [(path, os.stat(path)) for path in files]
     mark = texts_digest(
         os.fsencode(f"{_VERSION} {os.path.relpath(path, archive)} {f.st_size} {f.st_mtime_ns}")
         for path, f in facts
     )
-    name = f".{os.path.basename(archive)}.index.npz"
-    beside = Path(archive).with_name(name)
-    digest = texts_digest([os.fsencode(archive)])[:16]
-    elsewhere = Path(tempfile.gettempdir()) / f"dilo-{os.getuid()}" / f"{digest}.npz"
-    for path in (beside, elsewhere):
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                if file["mark"] == mark:
-                    arrays = (file[name] for name in Index._fields[1:])
-                    return Index(Keys.from_array(file["keys"]), *arrays)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            continue
-    index = _scan(archive)
+    paths = [Path(archive).with_name(f".{os.path.basename(archive)}.index.npz")]
+    if (private := private_folder("dilo-archives")) is not None:
+        paths.append(private / f"{texts_digest([os.fsencode(archive)])[:16]}.npz")
+    for path in paths:
+        if (kept := _kept(path, mark)) is not None:
+            return kept
+    with _damage_told(archive):
+        index = _scan(archive)
     buffer = BytesIO()
-    np.savez(buffer, mark=mark, **index._replace(keys=index.keys.array)._asdict())
-    for path in (beside, elsewhere):
+    arrays = index._replace(keys=index.keys.array)._asdict()
+    np.savez(buffer, mark=f"{mark} {_digest(arrays.values())}", **arrays)
+    for path in paths:
         try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
             write_whole(path, buffer.getvalue())
             break
         except OSError:
             continue
     return index
+
+
+def _kept(path: Path, mark: str) -> Index | None:
+    """Return a kept index; None where there is none, or not of these files, or it is damaged."""
+    try:
+        if not path.is_file():  # to open a pipe may never end
+            return None
+        with np.load(path, allow_pickle=False) as file:
+            arrays = [file[name] for name in Index._fields]
+            if str(file["mark"]) != f"{mark} {_digest(arrays)}":
+                return None
+            return Index(Keys.from_array(arrays[0]), *arrays[1:])
+    except Exception:  # NumPy's and zipfile's for damaged bytes are of many kinds
+        return None
+
+
+def _digest(arrays: Iterable[np.ndarray]) -> str:
+    """Return the digest of arrays: types, shapes and values."""
+    facts = ((str((a.dtype, a.shape)).encode(), a.tobytes()) for a in arrays)
+    total = hashlib.sha256()
+    for text in itertools.chain.from_iterable(facts):
+        total.update(text)
+    return total.hexdigest()
+
+
+@contextlib.contextmanager
+def _damage_told(archive: str) -> Iterator[None]:
+    """Turn whatever goes wrong while an archive is listed into one sentence that names it."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:  # says nothing of what is in it
+            raise
+        raise damaged(archive, error if str(error) else type(error).__name__) from None
 
 
 def _scan(archive: str) -> Index:
@@ -252,14 +302,24 @@ def _scan(archive: str) -> Index:
     So `tar cf photos.tar photos` has the keys of the folder `photos`.
     """
     ending = next((e for e in FORMATS if archive.lower().endswith(e)), ".arrow")
-    members: Callable[[str], Iterator[Member]] = pkgutil.resolve_name(FORMATS[ending])
+    members: Callable[[str], Iterator[Member | Link]] = pkgutil.resolve_name(FORMATS[ending])
     places: dict[str, tuple[int, int, int]] = {}  # of several of a name, the last counts
     blocks: dict[Block, int] = {}
+    links: dict[str, str] = {}
     for member in members(archive):
-        name = "/".join(part for part in member.name.split("/") if part not in ("", "."))
-        if not leads_out(name) and not any(part.startswith(".") for part in name.split("/")):
-            row = blocks.setdefault(member.block, len(blocks))
-            places[name] = (member.start, member.size, row)
+        name = _plain(member.name)
+        if leads_out(name) or any(part.startswith(".") for part in name.split("/")):
+            continue
+        if isinstance(member, Link):
+            links[name] = _plain(member.target)
+            continue
+        row = blocks.setdefault(member.block, len(blocks))
+        places[name] = (member.start, member.size, row)
+    nothing = (0, -1, blocks.setdefault(Block(), len(blocks)) if links else 0)
+    for name, target in links.items():
+        for _ in range(8):  # links of links
+            target = links.get(target, target)
+        places[name] = places.get(target, nothing)
     folders = {name.rpartition("/")[0] + "/" for name in places} or {"/"}
     common = os.path.commonpath([min(folders).lstrip("/"), max(folders).lstrip("/")])
     start = f"{common}/" if common else ""
@@ -278,6 +338,11 @@ def _scan(archive: str) -> Index:
     )
 
 
-def damaged(archive: str, error: Exception) -> UserError:
+def _plain(name: str) -> str:
+    """Return a member's name within its archive, as tar and unzip take it: never out of it."""
+    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
+
+
+def damaged(archive: str, error: object) -> UserError:
     """Return the sentence that says what is wrong with an archive."""
     return UserError(f"{archive!r} cannot be read ({' '.join(str(error).split())}); make it anew.")

@@ -33,7 +33,8 @@ def is_dataset(folder: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _is_dataset(folder: str, modified: int) -> bool:
-    if any(os.path.exists(f"{folder}/{name}") for name in ("state.json", "dataset_dict.json")):
+    saved = {"state.json": "_data_files", "dataset_dict.json": "splits"}
+    if any(entry in _json(f"{folder}/{name}") for name, entry in saved.items()):
         return True
     rows = False
     for _, folders, names in os.walk(folder):
@@ -97,5 +98,5 @@ def _json(path: str) -> dict:
     try:
         with open(path, encoding="utf-8") as file:
             return dict(json.load(file))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.images.archives import Block, Place, unpacked
+from data.images.archives import LARGEST, Block, Place, unpacked
 
 _GAP = 4096  # bytes at most between a value and the next: the header of a page
 
@@ -81,6 +81,8 @@ class ParquetFile:
             of_version_2 = header.get(8, {})
             levels = of_version_2.get(5, 0) + of_version_2.get(6, 0)  # are not compressed
             stored, size = header[3] - levels, header[2] - levels
+            if header[3] <= 0 or levels < 0 or not (stored >= 0 and 0 <= size <= LARGEST):
+                raise ValueError("a page's header of impossible sizes")
             block = Block(self._name, at + levels, stored, size, packing)
             at += header[3]
             if of_version_2.get(7, True):
@@ -90,8 +92,10 @@ class ParquetFile:
                 yield _Part(Block(self._name), self._bytes, block.offset, at)
 
 
-def _read_struct(data: mmap.mmap, at: int) -> tuple[dict[int, Any], int]:
+def _read_struct(data: mmap.mmap, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
     """Read a page's header, in Thrift's compact protocol: its fields by number, and its end."""
+    if depth > 4:
+        raise ValueError("a page's header that is nested without an end")
     fields: dict[int, Any] = {}
     number = 0
     while kind := data[at]:
@@ -111,7 +115,7 @@ def _read_struct(data: mmap.mmap, at: int) -> tuple[dict[int, Any], int]:
             length, at = _read_integer(data, at, zigzag=False)
             at += length
         elif kind == 12:
-            fields[number], at = _read_struct(data, at)
+            fields[number], at = _read_struct(data, at, depth + 1)
         else:
             raise ValueError("a page's header of no known kind")
     return fields, at + 1
@@ -119,9 +123,10 @@ def _read_struct(data: mmap.mmap, at: int) -> tuple[dict[int, Any], int]:
 
 def _read_integer(data: mmap.mmap, at: int, zigzag: bool = True) -> tuple[int, int]:
     value = shift = 0
-    while True:
+    while shift < 70:
         byte = data[at]
         value |= (byte & 127) << shift
         at, shift = at + 1, shift + 7
         if byte < 128:
             return (value >> 1) ^ -(value & 1) if zigzag else value, at
+    raise ValueError("a page's header with a number without an end")

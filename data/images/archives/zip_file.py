@@ -1,32 +1,42 @@
 """Members of a zip file, stored or deflated."""
 
+import contextlib
 import struct
 import zipfile
 from collections.abc import Iterator
 
-from data.images.archives import Block, Member, damaged
+from data.images.archives import Block, Member
+
+_PACKINGS = {zipfile.ZIP_STORED: "", zipfile.ZIP_DEFLATED: "deflate"}
 
 _HEADER = 30  # bytes of a local header before name and extra field, whose lengths end it
 
 
 def members(path: str) -> Iterator[Member]:
-    """Yield the files; encrypted ones, and compressed in another way, are left out.
+    """Yield the files; encrypted ones too, and such as are compressed in a way that is not read.
 
-    UserError: it is damaged.
+    zipfile.BadZipFile and others: it is damaged.
     """
-    try:
-        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-            for member in archive.infolist():
-                plain = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-                if member.is_dir() or not plain or member.flag_bits & 1:
-                    continue
-                file.seek(member.header_offset + _HEADER - 4)
-                lengths = sum(struct.unpack("<HH", file.read(4)))
-                offset = member.header_offset + _HEADER + lengths
-                name, stored, size = member.filename, member.compress_size, member.file_size
-                if member.compress_type == zipfile.ZIP_STORED:
-                    yield Member(name, offset, size)
-                else:
-                    yield Member(name, 0, size, Block("", offset, stored, size, "deflate"))
-    except (zipfile.BadZipFile, struct.error) as error:
-        raise damaged(path, error) from None
+    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+        for member in archive.infolist():
+            if member.is_dir():
+                continue
+            file.seek(member.header_offset + _HEADER - 4)
+            lengths = sum(struct.unpack("<HH", file.read(4)))
+            offset = member.header_offset + _HEADER + lengths
+            name, stored, size = _name(member), member.compress_size, member.file_size
+            packing = _PACKINGS.get(member.compress_type, "unknown")
+            packing = "encrypted" if member.flag_bits & 1 else packing
+            if packing:
+                yield Member(name, 0, size, Block("", offset, stored, size, packing))
+            else:
+                yield Member(name, offset, size)
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """Return a file's name as programs write it that do not keep to the standard."""
+    name = member.filename
+    if not member.flag_bits & 0x800:  # not declared as UTF-8, but macOS writes nothing else
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name if "/" in name else name.replace("\\", "/")  # as .NET once wrote them

@@ -120,7 +120,7 @@ def test_index_is_made_once_and_anew_when_the_archive_changes(folder, tmp_path, 
 
 def test_a_folder_that_cannot_be_written_to(folder, tmp_path, monkeypatch):
     archive = make_tar(folder, tmp_path / "a.tar")
-    monkeypatch.setattr(archives.tempfile, "gettempdir", lambda: str(tmp_path / "elsewhere"))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "elsewhere"))
     write = archives.write_whole
 
     def refuse(path: Path, data: bytes) -> None:
@@ -152,3 +152,136 @@ def test_archive_cut_off_behind_its_index(folder, tmp_path):
     os.utime(archive, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     with pytest.raises(UnreadableImage):
         decode(key_path(archive, key))
+
+
+# Odd and hostile archives -----------------------------------------------------------------------
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes = b"", link: str = "", kind: bytes = b"0"):
+    member = tarfile.TarInfo(name)
+    member.size, member.linkname, member.type = len(data), link, kind
+    tar.addfile(member, io.BytesIO(data))
+
+
+def test_links_are_followed_within_a_tar_and_never_out_of_it(folder, tmp_path):
+    image, secret = (folder / "dogs/4.jpg").read_bytes(), tmp_path / "secret.jpg"
+    secret.write_bytes(image)
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "a/1.jpg", image)
+        add(tar, "a/hard.jpg", link="a/1.jpg", kind=tarfile.LNKTYPE)
+        add(tar, "b/soft.jpg", link="../a/hard.jpg", kind=tarfile.SYMTYPE)
+        add(tar, "b/lost.jpg", link="secret.jpg", kind=tarfile.SYMTYPE)
+        add(tar, "b/out.jpg", link=str(secret), kind=tarfile.SYMTYPE)
+        add(tar, "b/self.jpg", link="self.jpg", kind=tarfile.SYMTYPE)
+        add(tar, "../../c/up.jpg", image)
+    keys = list_images(tmp_path / "a.tar")
+    lost = ["b/lost.jpg", "b/out.jpg", "b/self.jpg"]
+    assert list(keys) == ["a/1.jpg", "a/hard.jpg", *lost, "b/soft.jpg", "c/up.jpg"]
+    for key in keys:
+        if key in lost:  # an image that is missing, as in a folder
+            with pytest.raises(UnreadableImage, match="no image behind this name"):
+                decode(key_path(tmp_path / "a.tar", key))
+        else:
+            assert archives.open_file(key_path(tmp_path / "a.tar", key)).read() == image
+
+
+def test_tars_in_tars_end(tmp_path):
+    data = b""
+    for _ in range(60):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            add(tar, "a.tar", data)
+        data = buffer.getvalue()
+    (tmp_path / "a.tar").write_bytes(data)
+    with pytest.raises(UserError, match=r"a.tar' cannot be read \(tar files in tar files, more"):
+        list_images(tmp_path / "a.tar")
+
+
+def test_zips_of_all_kinds_of_programs(folder, tmp_path):
+    image = (folder / "dogs/4.jpg").read_bytes()
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("mac/Zuerich.jpg", image)
+        archive.writestr("net+1.jpg", image)
+        archive.writestr("x/secret.jpg", image)
+        archive.writestr("x/small.jpg", image, zipfile.ZIP_BZIP2)
+    data = path.read_bytes()
+    data = data.replace(b"Zuerich", "Zürich".encode())  # undeclared
+    data = data.replace(b"net+1", b"net\\1")
+    at = data.index(b"x/secret.jpg", data.index(b"PK\1\2")) - 46
+    path.write_bytes(data[: at + 8] + b"\1" + data[at + 9 :])
+    keys = list_images(path)
+    assert list(keys) == ["mac/Zürich.jpg", "net/1.jpg", "x/secret.jpg", "x/small.jpg"]
+    for key in keys[:2]:
+        assert archives.open_file(key_path(path, key)).read() == image
+    for key, reason in (("x/secret.jpg", "is encrypted"), ("x/small.jpg", "compressed it in a wa")):
+        with pytest.raises(UnreadableImage, match=reason):
+            read_size(key_path(path, key))
+
+
+def mutants(data: bytes, count: int):
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        raw = bytearray(data)
+        at = int(rng.integers(len(raw)))
+        if number % 4 == 3:
+            del raw[at:]
+        elif number % 4 == 2:
+            raw[at : at + 64] = bytes(rng.integers(0, 256, 64, np.uint8))
+        else:
+            for _ in range(1 + 7 * (number % 2)):
+                raw[int(rng.integers(len(raw)))] ^= 1 << int(rng.integers(8))
+        yield bytes(raw)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_damage_of_an_archive_is_a_sentence_or_an_unreadable_image(folder, tmp_path, kind):
+    archive = MAKERS[kind](folder, tmp_path)
+    for data in mutants(archive.read_bytes(), 24):
+        archives._index.cache_clear()
+        archive.write_bytes(data)
+        try:
+            for key in list_images(archive):
+                decode(key_path(archive, key))
+        except (UserError, UnreadableImage):
+            pass
+
+
+def test_a_damaged_or_planted_index_is_made_anew(folder, tmp_path):
+    archive = make_tar(folder, tmp_path / "a.tar")
+    keys, index = list_images(archive), tmp_path / ".a.tar.index.npz"
+    good = archives.index_of(str(archive))
+    for data in mutants(index.read_bytes(), 40):
+        archives._index.cache_clear()
+        index.write_bytes(data)
+        assert list_images(archive) == keys
+        assert (archives.index_of(str(archive)).places == good.places).all()
+    with np.load(index) as file:
+        arrays = dict(file)
+    arrays["files"] = np.array([b"../../etc/passwd"])
+    np.savez(index, **arrays)
+    archives._index.cache_clear()
+    assert archives.index_of(str(archive)).files.tolist() == [b""]
+    index.unlink()
+    os.mkfifo(index)
+    archives._index.cache_clear()
+    assert list_images(archive) == keys
+
+
+def test_somebody_elses_temporary_folder_is_not_believed(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    assert archives.private_folder("dilo-archives") is not None
+    (tmp_path / f"dilo-archives-{os.getuid()}").chmod(0o777)
+    assert archives.private_folder("dilo-archives") is None
+
+
+def test_a_state_json_of_another_program_makes_no_dataset(folder, tmp_path):
+    (tmp_path / "1.jpg").write_bytes((folder / "dogs/4.jpg").read_bytes())
+    for text in ("{}", "[" * 100_000, '{"_data_files": 3}'):
+        (tmp_path / "state.json").write_text(text)
+        os.utime(tmp_path, ns=(0, len(text)))
+        if "_data" in text:
+            with pytest.raises(UserError, match="cannot be read"):
+                list_images(tmp_path)
+        else:
+            assert list(list_images(tmp_path)) == ["1.jpg"]

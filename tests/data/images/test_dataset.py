@@ -15,9 +15,11 @@ from data.images.archives import open_file
 from data.images.decode import UnreadableImage, decode
 from data.images.labels import labels_from_folders
 from data.images.listing import key_path, list_images
+from tests.data.images.test_archives import mutants
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
+parquet_file = pytest.importorskip("data.images.archives.parquet_file")
 
 NAMES = ["cat", "dog/wolf", ".other"]
 FOLDERS = ["%2Eother", "cat", "dog%2Fwolf"]
@@ -234,6 +236,29 @@ def test_a_damaged_page_is_an_unreadable_image(pictures, tmp_path):
     archives._page.cache_clear()
     with pytest.raises(UnreadableImage):
         decode(key_path(path, keys[-1]))
+
+
+def test_damage_is_a_sentence_or_an_unreadable_image(pictures, tmp_path):
+    for path in (
+        write_parquet(table(pictures), tmp_path / "x.parquet"),
+        write_parquet(table(pictures), tmp_path / "y.parquet", compression="zstd"),
+        write_arrow(table(pictures), tmp_path / "z.arrow"),
+    ):
+        for data in mutants(path.read_bytes(), 24):
+            archives._index.cache_clear()
+            archives._page.cache_clear()
+            path.write_bytes(data)
+            try:
+                for key in list_images(path):
+                    decode(key_path(path, key))
+            except (UserError, UnreadableImage):
+                pass
+
+
+def test_page_headers_end():
+    for header in (b"\x1c" * 5000, b"\x15" + b"\x80" * 5000 + b"\1\0", b"\x1f\0"):
+        with pytest.raises(ValueError, match="a page's header"):
+            parquet_file._read_struct(header, 0)
 
 
 def test_a_folder_of_images_with_a_table_beside_is_a_folder(pictures, tmp_path):

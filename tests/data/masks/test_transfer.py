@@ -175,6 +175,13 @@ def test_without_a_cap_masks_keep_their_size(tmp_path, images):
     assert np.array_equal(shards.read("a.jpg"), a_mask())
 
 
+def test_masks_under_decomposed_names(tmp_path, images):
+    Image.new("RGB", (60, 40)).save(images / "Z\u00fcrich.jpg")
+    save(tmp_path / "masks" / "Zu\u0308rich.png", a_mask())
+    shards = import_masks(tmp_path / "masks", tmp_path / "out", images)
+    assert np.array_equal(shards.read("Z\u00fcrich.jpg"), a_mask())
+
+
 def test_a_small_mask_is_not_enlarged(tmp_path, images):
     save(tmp_path / "masks" / "a.png", a_mask(shape=(20, 30)))
     shards = import_masks(tmp_path / "masks", tmp_path / "out", images)

@@ -12,9 +12,13 @@ from PIL import Image
 
 from data.errors import UserError
 from data.images.listing import list_images
+from data.masks import MaskedImages
 from data.masks.format import Status
+from data.masks.read import MaskShards
+from evaluate.masks import open_masks
 from pretrain.views.draws import COLUMN
 from pretrain.views.loader import build_loader, epoch_order
+from pretrain.views.mask_rows import match_masks
 from pretrain.views.recipes import PasteSettings, ViewRecipe
 from tests.pretrain.mask_samples import soft_mask, write_masks
 
@@ -197,6 +201,23 @@ def test_masks_of_another_folder_are_refused(photographs, tmp_path):
     assert "\n" not in caught.value.message
 
 
+def test_names_in_another_composition_are_explained(tmp_path):
+    """macOS decomposes letters: the names look alike."""
+    Image.new("RGB", (9, 9)).save(tmp_path / "Z\u00fcrich.png")
+    write_masks(tmp_path / "masks", {"Zu\u0308rich.png": (soft_mask((9, 9)), (9, 9))})
+    masks, keys = MaskShards(tmp_path / "masks"), list_images(tmp_path)
+    with pytest.raises(UserError, match=r"'Z\\xfcrich.png' and 'Zu\\u0308rich.png' differ in Uni"):
+        match_masks(keys, masks, tmp_path)
+    with pytest.raises(UserError, match="in Unicode's composition"):
+        MaskedImages(tmp_path, tmp_path / "masks")
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    more = {"Zu\u0308rich.png": (soft_mask((9, 9)), (9, 9)), "a.png": (soft_mask((9, 9)), (9, 9))}
+    write_masks(tmp_path / "both", more)
+    rows = match_masks(list_images(tmp_path), MaskShards(tmp_path / "both"), tmp_path)
+    assert rows.missing == 1 and "in Unicode's composition" in rows.complaint(tmp_path, "both")
+    assert open_masks(tmp_path / "both").names.keys() == {"Z\u00fcrich", "a"}
+
+
 def some_masks(photographs, folder, changes, statuses=None):
     """Write the photographs' masks with changes: key -> (mask, size), or None to leave it out."""
     rows = {key: (soft_mask((50, 60)), size) for key, size in photographs.sizes.items()}
@@ -376,6 +397,7 @@ def test_a_program_that_never_closes_its_loader_ends(photographs):
     program = f"""
 import sys
 from pretrain.views.loader import build_loader
+from pretrain.views.mask_rows import match_masks
 from pretrain.views.recipes import ViewRecipe
 recipe = ViewRecipe(image_size=16)
 loader = build_loader({str(photographs.images)!r}, recipe=recipe, batch_size=2, workers=1)
