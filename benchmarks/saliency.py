@@ -41,7 +41,7 @@ from saliency.regions.region_graph import RegionGraph, all_pairs_within
 from saliency.rows import to_uint8
 from saliency.workers import Workers, usable_cores
 
-METHODS = ("rbd", "mc", "gs")
+METHODS = ("rbd", "mc", "gs", "fusion")
 AUTHORS = {"superpixels": "authors"}
 
 

@@ -29,6 +29,7 @@ _DTYPES = {
     "tensor(float16)": torch.float16,
     "tensor(double)": torch.float64,
 }
+_OLDEST = (1, 28)  # earlier ones may open other files than the one that is given
 _SHARE = 0.75  # of the machine's memory that a network may take
 _EXHAUSTED = ("Available memory of", "Failed to allocate memory", "bad_alloc")
 
@@ -66,6 +67,11 @@ def _library() -> Any:
         raise UserError(
             "--method onnx needs onnxruntime, which is not installed: pip install 'dilo[onnx]'."
         ) from None
+    if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < _OLDEST:
+        raise UserError(
+            f"--method onnx: onnxruntime {onnxruntime.__version__} reads files that a network names, "
+            "wherever they lie; install a newer one: pip install -U 'dilo[onnx]'."
+        )
     return onnxruntime
 
 

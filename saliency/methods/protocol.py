@@ -163,14 +163,14 @@ class NetworkSettings(Record):
 
     weights: Path | None = network_setting(
         None,
-        "checkpoint of the network, as published or trained here; of a classifier, with "
-        "torchvision's names and a linear head",
+        "checkpoint of the network, as published or trained here; an ONNX file or an exported "
+        "archive; of a classifier, with torchvision's names and a linear head",
     )
     device: str = network_setting("auto", "where to compute: auto, cpu, cuda, cuda:1 or mps")
     batch_size: Annotated[int, Field(ge=1)] | None = network_setting(
         None,
         "images the device computes at a time",
-        shown_default="64, on a CPU 8",
+        shown_default="64, on a CPU 8; of ONNX files and archives fewer, the larger their input",
     )
     precision: Literal["auto", "float32", "bf16", "fp16"] = network_setting(
         "auto",

@@ -162,6 +162,8 @@ def test_what_cannot_be_run_gets_a_sentence(photographs, tmp_path, monkeypatch):
     assert "is no ONNX file that onnxruntime" in told(torn)
     torch.save({}, tmp_path / "u2net.pth")
     assert "is no ONNX file that onnxruntime" in told(tmp_path / "u2net.pth")
+    monkeypatch.setattr("onnxruntime.__version__", "1.23.2")
+    assert "install a newer one" in told(good)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert "pip install 'dilo[onnx]'" in told(good)
 
