@@ -69,8 +69,8 @@ def _library() -> Any:
         ) from None
     if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < _OLDEST:
         raise UserError(
-            f"--method onnx: onnxruntime {onnxruntime.__version__} reads files that a network names, "
-            "wherever they lie; install a newer one: pip install -U 'dilo[onnx]'."
+            f"--method onnx: onnxruntime {onnxruntime.__version__} opens files that a network "
+            "names, wherever they lie; install a newer one: pip install -U 'dilo[onnx]'."
         )
     return onnxruntime
 
