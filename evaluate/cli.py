@@ -67,7 +67,7 @@ def run_probe(name: str, module: ModuleType, settings: Any) -> None:
     if not isinstance(settings, ResultOptions):
         module.run(settings)
         return
-    own = getattr(module, "UNFINISHED", ())
+    own = getattr(module, "MAY_HOLD", ())
     with _precision(settings), results_in(settings.out, name, settings.overwrite, own) as results:
         report = module.run(settings, results)
         if report is None:  # the first process has it

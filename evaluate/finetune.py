@@ -11,26 +11,17 @@ from pydantic import Field
 
 from data.gallery.plots import plot
 from data.options import setting
-from evaluate.intervals import accuracy
 from evaluate.labelled import open_split
-from evaluate.linear import UNFINISHED as UNFINISHED
-from evaluate.linear import common, plot_history, run_resumably
-from evaluate.options import (
-    FLOAT32_MAX,
-    PENULTIMATE,
-    Count,
-    NetworkOptions,
-    Positive,
-    ResultOptions,
-    Seed,
-)
-from evaluate.protocols import FINE_TUNING
-from evaluate.results import Report, Results, cells, percent, tabled, unreadable_notes
+from evaluate.linear import numbered, plot_history, training_report
+from evaluate.options import FLOAT32_MAX, PENULTIMATE, ComparisonOptions, Count, Positive, Seed
+from evaluate.protocols import FINE_TUNING, UNFINISHED
+from evaluate.results import Report, Results, percent
 
 if TYPE_CHECKING:
     from evaluate.linear_training import FineTuning
     from evaluate.protocols import Protocol
 
+MAY_HOLD = (UNFINISHED,)
 LAST = 10  # epochs that the reported figure is the median of
 CONFUSIONS = 10  # pairs of classes in the JSON
 NAMED_CLASSES = 60  # above it, classes have no names in the picture
@@ -47,7 +38,7 @@ COLUMNS = {
 }
 
 
-class Options(NetworkOptions, ResultOptions):
+class Options(ComparisonOptions):
     """Fine-tune the whole network on class folders.
 
     IMAGES holds train/ and val/ with a folder for each class; from class folders alone a fifth of
@@ -57,11 +48,10 @@ class Options(NetworkOptions, ResultOptions):
     epoch, and the median of the last ten, which is theirs.
 
     A run that was stopped continues when the same command with the same --out is given again.
-    Writes results.json, finetuned.pt, curve.png and confusion.png into the folder --out.
+    Writes results.json, finetuned.pt, curve.png and confusion.png into the folder --out; of several
+    networks finetuned-1.pt and so on.
     """
 
-    checkpoint: str = setting(..., "the network", argument=True)
-    images: Path = setting(..., "labelled images", argument=True)
     lr: Positive = setting(FINE_TUNING.lr, "learning rate at the start, for --batch-size 16")
     weight_decay: Annotated[float, Field(ge=0, le=FLOAT32_MAX)] = setting(
         FINE_TUNING.weight_decay, "of all weights"
@@ -78,46 +68,38 @@ class Options(NetworkOptions, ResultOptions):
 
 
 def run(options: Options, results: Results) -> Report:
-    """Fine-tune, and say which classes are told apart."""
+    """Fine-tune each network, and say which classes are told apart."""
     from data.device import pick_device
     from data.errors import UserError
-    from evaluate.linear_training import FineTuning
+    from evaluate.linear_training import FineTuning, train_to_end
     from evaluate.models import load_models
     from pretrain.parts.distributed import World
 
     if options.layer != PENULTIMATE:
         raise UserError(f"--layer {options.layer}: the whole network is fine-tuned; leave it out.")
     split, protocol = open_split(options.images), options.protocol()
-    one = World(0, 1, 0, 1, pick_device(options.device))
-    (model,) = load_models((options.checkpoint,), options, one.device)
-    training = FineTuning(model, split, protocol, one, options.amp)
-    run_resumably(training, split, results, options.overwrite, {})
-    _save(training, split.train.classes, results.path("finetuned.pt"))
-    plot_history(training.history, results.path("curve.png"), cuts=False)
-    matrix = confusion(*training.predicted, len(split.train.classes))
-    _plot_confusion(matrix, split.train.classes, results.path("confusion.png"))
-    top1 = [epoch.top1 for epoch in training.history]
-    content = {
-        **common(model, split, options),
-        "protocol": {**asdict(protocol), "amp": options.amp},
-        "top1": top1[-1],
-        "median_top1": float(np.median(top1[-LAST:])),
-        "best_top1": max(top1),
-        "top5": training.history[-1].top5,
-        **_of_classes(matrix, split.train.classes),
-        "history": [asdict(epoch) for epoch in training.history],
-        "unreadable": training.unreadable,
-    }
-    estimate = accuracy(content["top1"], content["test_images"])
-    content["top1_interval"] = estimate[1:]
-    row = {**content, "top1": estimate, "epochs": protocol.epochs, "lr": f"{protocol.lr:g}"}
-    table, _ = tabled([cells(row, COLUMNS)], [content["label"]])
+    here, names = World(0, 1, 0, 1, pick_device(options.device)), split.train.classes
+    models = load_models(options.checkpoints, options, here.device)
+    weights, pictures = (numbered(results, n, models) for n in ("finetuned.pt", "confusion.png"))
+    rows = []
+    for model, path, picture in zip(models, weights, pictures, strict=True):
+        training = FineTuning(model, split, protocol, here, options.amp)
+        train_to_end(training, results, options)
+        _save(training, names, path)
+        matrix = confusion(*training.predicted, len(names))
+        _plot_confusion(matrix, names, picture)
+        median = float(np.median([epoch.top1 for epoch in training.history[-LAST:]]))
+        row = {**training.outcome(), "median_top1": median, **_of_classes(matrix, names)}
+        rows.append({**row, "protocol": {**asdict(protocol), "amp": options.amp}})
+    plot_history(rows, results.path("curve.png"), cuts=False)
+    shown = [{**row, "epochs": protocol.epochs, "lr": f"{protocol.lr:g}"} for row in rows]
     sentences = [
-        f"{pair['images']} of {pair['of']} images of {pair['class']} are taken for {pair['taken']}."
-        for pair in content["confused"][:3]
+        f"{row['label']}: {pair['images']} of {pair['of']} images of {pair['class']} are taken for "
+        f"{pair['taken']}."
+        for row in rows
+        for pair in row["confused"][:3]
     ]
-    notes = [*unreadable_notes(training.unreadable), split.how]
-    return Report(content, table, sentences, notes)
+    return training_report(options, split, rows, shown, COLUMNS, [], sentences)
 
 
 def confusion(predicted, labels, classes: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from evaluate.options import ComparisonOptions, Count, MaskOptions, Seed
 from evaluate.results import (
     Report,
     Results,
+    by_difference,
     image_bar,
     left_out_notes,
     percent,
@@ -84,22 +85,17 @@ class Composites:
 
 def run(options: Options, results: Results) -> Report:
     """Measure every model on the same composites."""
-    from evaluate.models import load_models, readable, with_untrained
+    from evaluate.models import common_size, load_models, readable, with_untrained
 
     if options.masks is None:
         raise UserError("--masks is needed: objects are cut out by them.")
     given, folder = open_any(options.images)
     finder = MaskFinder(open_masks(options.masks, "--masks"), folder)
     models = with_untrained(load_models(options.checkpoints, options))
-    sizes = sorted({model.size for model in models})
-    if len(sizes) > 1:
-        raise UserError(
-            f"the models were trained at different sizes ({', '.join(map(str, sizes))}), and are "
-            "compared on the same composites; add --image-size."
-        )
+    size = common_size(models)
     there, unreadable = readable(given, options)
-    kept, left_out = usable(there, finder, sizes[0], options.mask_threshold)
-    composites = _composites(kept, finder, sizes[0], options)
+    kept, left_out = usable(there, finder, size, options.mask_threshold)
+    composites = _composites(kept, finder, size, options)
     features = [_features(model, composites) for model in models]
     grids = [measure(each, options.seed) for each in features]
     rows = [_row(model, grid) for model, grid in zip(models, grids, strict=True)]
@@ -121,7 +117,6 @@ def run(options: Options, results: Results) -> Report:
     }
     gallery = _gallery(models, features, grids, composites, options, results)
     gallery.sentences += [*sentences, how + "."]
-    gallery.table = table
     notes = [*unreadable_notes(unreadable), *left_out_notes("images", left_out), how]
     if count[0] < options.grid:
         notes.append(f"--grid {options.grid} is cut to {count[0]}: half of the usable images.")
@@ -269,8 +264,7 @@ def _gallery(
     options: Options, results: Results,
 ) -> Gallery:  # fmt: skip
     """The page: for each object a composite, the object moved, and the background kept."""
-    shares = np.stack([grid.shares for grid in grids])
-    order = np.argsort(-np.nan_to_num(shares.max(0) - shares.min(0)), kind="stable")
+    order = by_difference(np.stack([grid.shares for grid in grids]))
     count, behind = len(composites.images), len(composites.backgrounds)
     rows = []
     for i in order[: options.pages].tolist():

@@ -12,7 +12,7 @@ import numpy as np
 from data.errors import UserError
 from data.gallery import Cell, Figure, Gallery, Row
 from data.gallery.plots import add_legend, plot
-from data.options import setting
+from data.options import option_name, setting
 from evaluate.gradient_maps import (
     as_picture,
     energy,
@@ -21,11 +21,20 @@ from evaluate.gradient_maps import (
     points_inside,
     share_inside,
 )
-from evaluate.intervals import Estimate, accuracy, mean
+from evaluate.intervals import accuracy, mean
 from evaluate.labelled import Labelled, open_split, stratified_subset
 from evaluate.masks import MaskFinder, open_masks
 from evaluate.options import ComparisonOptions, Count, MaskOptions, Seed
-from evaluate.results import Report, Results, image_bar, left_out_notes, tabled, unreadable_notes
+from evaluate.results import (
+    Report,
+    Results,
+    by_difference,
+    cells,
+    image_bar,
+    left_out_notes,
+    tabled,
+    unreadable_notes,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,53 +73,55 @@ class Options(ComparisonOptions, MaskOptions):
 class MaskSet:
     """Foregrounds of the images by row, bool (S, S), of one kind; and why others have none."""
 
-    title: str  # "masks" or "ground truth"
+    key: str  # "masks" or "ground_truth", as in results.json
     foregrounds: dict[int, np.ndarray] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
     @property
-    def key(self) -> str:
-        """Its name in results.json."""
-        return self.title.replace(" ", "_")
+    def title(self) -> str:
+        """Its name in tables and pictures."""
+        return self.key.replace("_", " ")
+
+
+@dataclass
+class Inside:
+    """How an image's gradient falls on one kind of masks, (N,); NaN without a mask or gradient."""
+
+    masks: MaskSet
+    shares: np.ndarray  # of the energy, inside
+    pointing: np.ndarray  # 1 or 0
 
 
 @dataclass
 class Measured:
-    """One model's figures for each image, by kind of masks."""
+    """One model's figures for each image."""
 
     model: Model
     regression: LogisticRegression
     train: Features
     right: np.ndarray  # (N,) bool
-    shares: dict[str, np.ndarray]  # title -> (N,) share inside, NaN without a mask or gradient
-    pointing: dict[str, np.ndarray]  # title -> (N,), 1 or 0, NaN alike
+    inside: list[Inside]  # one for each kind of masks
 
 
 def run(options: Options, results: Results) -> Report:
     """Measure every model, and show the images where they differ most."""
-    from evaluate.models import load_models, readable, with_untrained
+    from evaluate.models import common_size, load_models, readable, with_untrained
 
     split = open_split(options.images)
-    folders = {"masks": options.masks, "ground truth": options.ground_truth}
     finders = {
-        title: MaskFinder(open_masks(folder, _argument(title)), split.folder)
-        for title, folder in folders.items()
-        if folder is not None
+        key: MaskFinder(open_masks(folder, option_name(key)), split.folder)
+        for key in ("masks", "ground_truth")
+        if (folder := getattr(options, key)) is not None
     }
     models = with_untrained(load_models(options.checkpoints, options))
-    size, *others = sorted({model.size for model in models})
-    if others:
-        raise UserError(
-            f"the models were trained at different sizes ({', '.join(map(str, [size, *others]))}) "
-            "and gradients compare at one; add --image-size."
-        )
+    size = common_size(models)
     subset, unreadable = readable(stratified_subset(split.val, options.limit), options)
     sets = [
-        _foregrounds(title, finder, subset, size, options.mask_threshold)
-        for title, finder in finders.items()
+        _foregrounds(key, finder, subset, size, options.mask_threshold)
+        for key, finder in finders.items()
     ]
     measured = [_measure(model, split.train, subset, sets, options.seed) for model in models]
-    entries = [_entry(each, subset, sets, options.seed) for each in measured]
+    entries = [_entry(each, subset, options.seed) for each in measured]
     table, means = tabled(
         [_cells(entry, sets) for entry in entries], [entry["recipe"] for entry in entries]
     )
@@ -121,12 +132,11 @@ def run(options: Options, results: Results) -> Report:
         [*_explanation(models, sets), shown],
         _heads(models, sets, len(rows[0].cells)),
         rows,
-        table,
     )
     if sets:
-        _plot_shares(measured, entries, sets, results.path("shares.png"))
-        shares = results.path("shares.png").read_bytes()
-        gallery.figures.append(Figure("How much of it falls on the object", shares))
+        shares = results.path("shares.png")
+        _plot_shares(measured, entries[0], sets, shares)
+        gallery.figures.append(Figure("How much of it falls on the object", shares.read_bytes()))
     content = {
         **options.model_dump(include=SETTINGS),
         "split": split.how,
@@ -144,23 +154,19 @@ def run(options: Options, results: Results) -> Report:
     return Report(content, table, notes=notes, gallery=gallery, rows=options.rows)
 
 
-def _argument(title: str) -> str:
-    return "--" + title.replace(" ", "-")
-
-
 def _foregrounds(
-    title: str, finder: MaskFinder, images: Labelled, size: int, threshold: int
+    key: str, finder: MaskFinder, images: Labelled, size: int, threshold: int
 ) -> MaskSet:
     """The foregrounds in the images' centre crops; empty and missing ones are left out."""
-    masks = MaskSet(title)
-    for row, mask in finder.foregrounds(images, size, threshold, title):
+    masks = MaskSet(key)
+    for row, mask in finder.foregrounds(images, size, threshold, masks.title):
         if isinstance(mask, str):
             masks.left_out[images.keys[row]] = mask
         else:
             masks.foregrounds[row] = mask
     if not masks.foregrounds:
-        key, reason = next(iter(masks.left_out.items()))
-        raise UserError(f"{_argument(title)}: no image has a usable mask; {key} {reason}.")
+        image, reason = next(iter(masks.left_out.items()))
+        raise UserError(f"{option_name(key)}: no image has a usable mask; {image} {reason}.")
     return masks
 
 
@@ -188,37 +194,32 @@ def _measure(
     regression = fit(
         train.features, train.labels, len(images.classes), seed=seed, device=model.device
     )
-    right = np.zeros(len(images), bool)
-    shares = {each.title: np.full(len(images), np.nan) for each in sets}
-    pointing = {each.title: np.full(len(images), np.nan) for each in sets}
+    right, nothing = np.zeros(len(images), bool), np.full(len(images), np.nan)
+    inside = [Inside(masks, nothing.copy(), nothing.copy()) for masks in sets]
     for rows, features, gradient in _gradients(model, regression, images, "gradients"):
         right[rows] = regression(features).argmax(1).numpy() == images.labels[rows]
         energies, magnitudes = energy(gradient).cpu().numpy(), magnitude(gradient).cpu().numpy()
-        for each in sets:
+        for each in inside:
             for row, squares, values in zip(rows, energies, magnitudes, strict=True):
-                mask = each.foregrounds.get(row)
-                if mask is not None:
-                    shares[each.title][row] = share_inside(squares, mask)
-                    if squares.any():
-                        pointing[each.title][row] = points_inside(values, mask)
-    for each in sets:
-        if np.isnan(shares[each.title]).all():
-            raise UserError(
-                f"CHECKPOINT {model.label}: no image's score has a gradient: its features do not "
-                "depend on the images; name a checkpoint of a trained network."
-            )
-    return Measured(model, regression, train, right, shares, pointing)
+                mask = each.masks.foregrounds.get(row)
+                if mask is not None and squares.any():
+                    each.shares[row] = share_inside(squares, mask)
+                    each.pointing[row] = points_inside(values, mask)
+    if any(np.isnan(each.shares).all() for each in inside):
+        raise UserError(
+            f"CHECKPOINT {model.label}: no image's score has a gradient: its features do not "
+            "depend on the images; name a checkpoint of a trained network."
+        )
+    return Measured(model, regression, train, right, inside)
 
 
-def _choose_images(measured: list[Measured], sets: list[MaskSet], count: int) -> list[int]:
+def _choose_images(measured: list[Measured], count: int) -> list[int]:
     """Images in which the models' shares differ most; without masks, in even steps."""
-    if not sets:
+    if not measured[0].inside:
         images = len(measured[0].right)
         return np.linspace(0, images - 1, min(count, images)).astype(int).tolist()
-    shares = np.stack([each.shares[sets[0].title] for each in measured])
-    spread = shares.max(axis=0) - shares.min(axis=0) if len(measured) > 1 else -shares[0]
-    order = np.argsort(-np.where(np.isnan(spread), -np.inf, spread), kind="stable")
-    return order[:count].tolist()
+    shares = np.stack([each.inside[0].shares for each in measured])
+    return by_difference(shares)[:count].tolist()
 
 
 def _maps(
@@ -230,15 +231,13 @@ def _maps(
 
     pictures, train, rows = {}, each.train, sorted(rows)
     shown = images.take(np.array(rows))
+    count = min(neighbors, len(train.images))
     for numbers, features, gradient in _gradients(each.model, each.regression, shown, "pictures"):
-        count = min(neighbors, len(train.images))
-        near = (
-            nearest(train.features, features, count).index.tolist() if count else [[]] * len(rows)
-        )
+        near = nearest(train.features, features, max(count, 1)).index[:, :count].tolist()
         maps = magnitude(gradient).cpu().numpy()
-        for number, values, found in zip(numbers, maps, near, strict=False):
+        for number, values, neighbours in zip(numbers, maps, near, strict=True):
             cells = [Cell(as_picture(values), "", bool(each.right[rows[number]]))]
-            for row in found:
+            for row in neighbours:
                 crop = centre_crop(train.images.image(row), each.model.size)
                 right = train.images.labels[row] == shown.labels[number]
                 cells.append(Cell(crop, train.images.class_of(row), bool(right)))
@@ -261,7 +260,7 @@ def _rows(
     """The page's rows: an image, its masks, and each model's map and neighbours."""
     from data.images.crop import centre_crop
 
-    chosen = _choose_images(measured, sets, options.pages)
+    chosen = _choose_images(measured, options.pages)
     maps = [_maps(each, images, chosen, options.neighbors) for each in measured]
     rows = []
     for row in chosen:
@@ -273,7 +272,7 @@ def _rows(
             shown = np.zeros(crop.shape[:2], bool) if mask is None else mask
             cells.append(Cell(shown.astype(np.uint8) * 255, area))
         for each, pictures in zip(measured, maps, strict=True):
-            inside = ", ".join(f"{100 * each.shares[kind.title][row]:.0f} %" for kind in sets)
+            inside = ", ".join(f"{100 * kind.shares[row]:.0f} %" for kind in each.inside)
             pictures[row][0].caption = f"{inside} inside" if sets else ""
             cells += pictures[row]
         rows.append(Row(images.keys[row], cells))
@@ -298,61 +297,54 @@ def _explanation(models: list[Model], sets: list[MaskSet]) -> Iterator[str]:
         )
 
 
-def _entry(each: Measured, images: Labelled, sets: list[MaskSet], seed: int) -> dict:
-    """A model's figures, as results.json has them; table and sentences are made of it."""
+def _entry(each: Measured, images: Labelled, seed: int) -> dict:
+    """A model's figures, as results.json has them; the table is made of it."""
     c = each.regression.c
     entry = {
         **each.model.describe(),
         "classifier": {"kind": "linear", "protocol": "fast", "c": c, "seed": seed},
-        "top1": float(each.right.mean()),
+        **accuracy(float(each.right.mean()), len(images)).named("top1"),
         "test_images": len(images),
     }
-    for masks in sets:
-        shares = each.shares[masks.title]
-        rows = np.flatnonzero(~np.isnan(shares)).tolist()
-        inside = mean(shares[rows])
-        entry[masks.key] = {
+    for kind in each.inside:
+        rows = np.flatnonzero(~np.isnan(kind.shares)).tolist()
+        foregrounds = kind.masks.foregrounds
+        entry[kind.masks.key] = {
             "images": len(rows),
-            "share_inside": inside.value,
-            "share_inside_interval": inside[1:],
-            "share_of_area": float(np.mean([masks.foregrounds[row].mean() for row in rows])),
-            "pointing": float(np.nanmean(each.pointing[masks.title])),
-            "shares": {images.keys[row]: float(shares[row]) for row in rows},
+            **mean(kind.shares[rows]).named("share_inside"),
+            "share_of_area": float(np.mean([foregrounds[row].mean() for row in rows])),
+            **accuracy(float(kind.pointing[rows].mean()), len(rows)).named("pointing"),
+            "shares": {images.keys[row]: float(kind.shares[row]) for row in rows},
         }
     return entry
 
 
 def _cells(entry: dict, sets: list[MaskSet]) -> dict:
-    top1 = accuracy(entry["top1"], entry["test_images"])
-    row = {"checkpoint": entry["label"], "top-1 %": top1}
+    row = cells(entry, {"checkpoint": "label", "top-1 %": "top1"})
     for masks in sets:
-        figures = entry[masks.key]
-        row |= {
-            f"inside {masks.title} %": Estimate(
-                figures["share_inside"], *figures["share_inside_interval"]
-            ),
-            "area %": figures["share_of_area"],
-            "pointing %": accuracy(figures["pointing"], figures["images"]),
-            "images": str(figures["images"]),
+        columns = {
+            f"inside {masks.title} %": "share_inside",
+            "area %": "share_of_area",
+            "pointing %": "pointing",
+            "images": "images",
         }
+        row |= cells(entry[masks.key], columns)
     return row
 
 
-def _plot_shares(
-    measured: list[Measured], entries: list[dict], sets: list[MaskSet], path: Path
-) -> None:
-    """Draw the distribution of the shares over the images."""
+def _plot_shares(measured: list[Measured], entry: dict, sets: list[MaskSet], path: Path) -> None:
+    """Draw the distribution of the shares over the images; `entry` is of any of the models."""
     bins = np.linspace(0, 1, 26)
     with plot(path, 5.5 * len(sets), 4, len(sets)) as columns:
-        for axes, masks in zip(columns, sets, strict=True):
+        for kind, (axes, masks) in enumerate(zip(columns, sets, strict=True)):
             for number, each in enumerate(measured):
-                shares, colour = each.shares[masks.title], f"C{number}"
+                shares, colour = each.inside[kind].shares, f"C{number}"
                 axes.hist(shares, bins, histtype="stepfilled", alpha=0.25, color=colour)
                 axes.hist(shares, bins, histtype="step", color=colour, linewidth=1.5)
                 mean = np.nanmean(shares)
                 label = f"{each.model.label}: mean {mean:.3f}"
                 axes.axvline(mean, color=colour, linestyle="--", label=label)
-            area = entries[0][masks.key]["share_of_area"]
+            area = entry[masks.key]["share_of_area"]
             label = f"share of the area: {area:.3f}"
             axes.axvline(area, color="black", linestyle=":", label=label)
             axes.set(xlabel=f"share of gradient energy inside {masks.title}", ylabel="images")

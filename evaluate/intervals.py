@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,17 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+
+    def named(self, name: str) -> dict[str, Any]:
+        """It as a result has it, under this name: the figure, and its interval beside it."""
+        return {name: self.value, f"{name}_interval": [self.low, self.high]}
+
+
+class Spread(NamedTuple):
+    """A mean over runs and their standard deviation."""
+
+    value: float
+    deviation: float
 
 
 def accuracy(share: float, count: int) -> Estimate:

@@ -58,8 +58,7 @@ def run(options: Options, results: Results) -> Report:
     ]
     largest = rows[-1]["k"]
     table, means = tabled(
-        [cells({**r, "top1": accuracy(r["top1"], r["test_images"])}, COLUMNS) for r in rows],
-        [f"{row['recipe']}, k {row['k']}" for row in rows],
+        [cells(row, COLUMNS) for row in rows], [f"{row['recipe']}, k {row['k']}" for row in rows]
     )
     content = {
         "images": options.images,
@@ -98,13 +97,12 @@ def _score(model: Model, split: Split, options: Options) -> list[dict]:
     for k in sizes:
         first = Neighbours(similarity[:, :k], index[:, :k])
         scores = votes(first, train.labels, options.temperature, len(split.train.classes)).cpu()
-        top1 = top_k(scores, test.labels, 1)
+        top1 = accuracy(top_k(scores, test.labels, 1), len(queries))
         rows.append(
             {
                 "k": k,
                 "temperature": options.temperature,
-                "top1": top1,
-                "top1_interval": accuracy(top1, len(queries))[1:],
+                **top1.named("top1"),
                 "top5": top_k(scores, test.labels, 5),
                 "train_images": len(bank),
                 "test_images": len(queries),

@@ -67,6 +67,10 @@ class Split:
         """Whether each image is compared with all others."""
         return self.train is self.val
 
+    def digest(self) -> str:
+        """Tells images, and with their folders their labels, from others."""
+        return f"{self.train.keys.digest()} {self.val.keys.digest()}"
+
 
 def open_labelled(root: str | Path, argument: str = "IMAGES") -> Labelled:
     """List a folder of class folders; `argument` names it in errors."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,40 +9,35 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
-from data.errors import UserError
-from data.gallery.plots import plot
+from data.gallery.plots import add_legend, plot
 from data.options import one_of, setting
 from evaluate.intervals import accuracy
 from evaluate.labelled import Split, open_split
 from evaluate.options import (
     FLOAT32_MAX,
+    ComparisonOptions,
     Count,
-    NetworkOptions,
     PoolOptions,
     Positive,
-    ResultOptions,
     Seed,
 )
-from evaluate.protocols import PRESETS, Protocol
+from evaluate.protocols import PRESETS, UNFINISHED, Protocol
 from evaluate.results import (
     Report,
     Results,
     cells,
+    processes,
     refuse_several,
-    say,
-    several,
     tabled,
     unreadable_notes,
 )
 
 if TYPE_CHECKING:
-    from evaluate.linear_training import Epoch, Training
     from evaluate.models import Model
-    from evaluate.pooling import MaskPool
     from pretrain.parts.distributed import World
 
 SHARES_WORK = True  # among torchrun's processes
-UNFINISHED = ("resume",)  # what a run that was stopped leaves in the folder --out
+MAY_HOLD = (UNFINISHED,)
 COLUMNS = {
     "checkpoint": "label",
     "layer": "layer",
@@ -65,7 +58,7 @@ def _epochs(text: str) -> tuple[int, ...]:
     return tuple(sorted(map(int, epochs)))
 
 
-class Options(NetworkOptions, ResultOptions, PoolOptions):
+class Options(ComparisonOptions, PoolOptions):
     """Train a linear classifier on frozen features.
 
     IMAGES holds train/ and val/ with a folder for each class; from class folders alone a fifth of
@@ -75,11 +68,10 @@ class Options(NetworkOptions, ResultOptions, PoolOptions):
     A run that was stopped continues when the same command with the same --out is given again. Start
     it by torchrun to use several GPUs; --batch-size is over all of them.
 
-    Writes results.json, classifier.pt and curve.png into the folder --out.
+    Writes results.json, classifier.pt and curve.png into the folder --out; of several networks
+    classifier-1.pt and so on.
     """
 
-    checkpoint: str = setting(..., "the network", argument=True)
-    images: Path = setting(..., "labelled images", argument=True)
     preset: Annotated[str, one_of(PRESETS)] = setting(
         "dilo",
         "published protocol: lr 30, 100 epochs, decay at 30/60/90 (dilo) or 60/80 (moco); places "
@@ -115,118 +107,116 @@ class Options(NetworkOptions, ResultOptions, PoolOptions):
 
 
 def run(options: Options, results: Results) -> Report | None:
-    """Train and validate; None in all of torchrun's processes but the first."""
+    """Train and validate each network; None in all of torchrun's processes but the first."""
+    import torch
+
+    from evaluate.models import load_models
     from evaluate.pooling import open_pool
 
-    pool = open_pool(options, options.images)
+    pool, split = open_pool(options, options.images), open_split(options.images)
     if options.fast:
         refuse_several("linear --fast")
-        content = _run_fast(options, results, pool)
-    elif options.out is None and several():
-        raise UserError("--out is needed under torchrun: all processes must agree on one folder.")
-    else:
-        from data.device import pick_device
-        from pretrain.parts.distributed import world
-
-        # each process asks for the last one's GPU, so that the first tells where it is missing
-        count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        pick_device(options.device, count - 1, count)
-        with world(options.device) as processes:
-            content = _run_sgd(options, results, processes, pool)
-        if content is None:
-            return None
-    protocol = content["protocol"]
-    how = (
-        f"fast, C {protocol['c']:g}"
-        if options.fast
-        else f"{options.preset}, {protocol['epochs']} epochs, lr {protocol['lr']:g}"
-    )
-    notes = [
-        *unreadable_notes(content["unreadable"]),
-        *(pool.notes() if pool else []),
-        f"the backbone is unchanged: sha256 {content['backbone_sha256'][:16]}...",
-        content["split"],
-    ]
-    top1 = accuracy(content["top1"], content["test_images"])
-    content["top1_interval"] = top1[1:]
-    row = cells({**content, "protocol": how, "top1": top1}, COLUMNS)
-    return Report(content, tabled([row], [content["label"]])[0], notes=notes)
-
-
-def _run_sgd(
-    options: Options, results: Results, processes: World, pool: MaskPool | None
-) -> dict | None:
-    """Train by SGD; returns what the JSON says."""
-    from evaluate.linear_training import LinearProbe
-    from evaluate.models import load_models
-
-    split, protocol = open_split(options.images), options.protocol()
-    (model,) = load_models((options.checkpoint,), options, processes.device, pool)
-    probe = LinearProbe(model, split, protocol, processes, options.amp)
-    own = {"layer": options.layer, "--pool": options.pool, "--masks": str(options.masks)}
-    run_resumably(probe, split, results, options.overwrite, own)
-    if not processes.first:
+    with processes(options) as here:
+        device = None if options.fast else here.device
+        models = load_models(options.checkpoints, options, device, pool)
+        trained = [
+            _fit(model, split, options)
+            if options.fast
+            else _train(model, split, options, results, here)
+            for model in models
+        ]
+    if not here.first:
         return None
-    _save_classifier(probe.head.state_dict(), split, results)
-    plot_history(probe.history, results.path("curve.png"))
-    how = {"preset": options.preset, **asdict(protocol), "amp": options.amp}
-    return {
-        **common(model, split, options),
-        "protocol": {**how, "gpus": processes.size},
-        "top1": probe.history[-1].top1,
-        "top5": probe.history[-1].top5,
-        "best_top1": max(epoch.top1 for epoch in probe.history),
-        "history": [asdict(epoch) for epoch in probe.history],
-        "backbone_sha256": probe.before,
-        "unreadable": probe.unreadable,
+    for path, (_, state) in zip(numbered(results, "classifier.pt", models), trained, strict=True):
+        state = {key: value.cpu() for key, value in state.items()}
+        torch.save({"state_dict": state, "classes": split.train.classes}, path)
+    rows = [row for row, _ in trained]
+    if not options.fast:
+        plot_history(rows, results.path("curve.png"))
+    unchanged = [
+        f"the backbone is unchanged: sha256 {row['backbone_sha256'][:16]}..." for row in rows
+    ]
+    shown = [{**row, "protocol": row["protocol"]["name"]} for row in rows]
+    notes = [*(pool.notes() if pool else []), *unchanged]
+    return training_report(options, split, rows, shown, COLUMNS, notes)
+
+
+def _train(
+    model: Model, split: Split, options: Options, results: Results, here: World
+) -> tuple[dict, dict]:
+    """Train by SGD; returns what the JSON says, and the classifier."""
+    from evaluate.linear_training import LinearProbe, train_to_end
+
+    protocol = options.protocol()
+    probe = LinearProbe(model, split, protocol, here, options.amp)
+    train_to_end(probe, results, options)
+    how = {
+        "name": f"{options.preset}, {protocol.epochs} epochs, lr {protocol.lr:g}",
+        "preset": options.preset,
+        **asdict(protocol),
+        "amp": options.amp,
+        "gpus": here.size,
     }
+    row = {**probe.outcome(), "protocol": how, "backbone_sha256": probe.before}
+    return row, probe.head.state_dict()
 
 
-def _run_fast(options: Options, results: Results, pool: MaskPool | None) -> dict:
-    """Fit a logistic regression; returns what the JSON says."""
+def _fit(model: Model, split: Split, options: Options) -> tuple[dict, dict]:
+    """Fit a logistic regression; returns what the JSON says, and the classifier."""
     from evaluate.checkpoints import digest
     from evaluate.classifiers import HOLDOUT, fit, top_k
-    from evaluate.models import load_models
 
-    split = open_split(options.images)
-    (model,) = load_models((options.checkpoint,), options, pool=pool)
     before = digest(model.backbone)
     train, val = model.split_features(split)
     classes, device = len(split.train.classes), model.device
     regression = fit(train.features, train.labels, classes, seed=options.seed, device=device)
     if digest(model.backbone) != before:
         raise RuntimeError("the backbone changed while features were taken")
-    _save_classifier({"weight": regression.weight, "bias": regression.bias}, split, results)
     logits = regression(val.features)
-    return {
-        **common(model, split, options),
-        "protocol": {
-            "fast": "logistic regression on features of the test crop",
-            "c": regression.c,
-            "c_tried": {f"{c:g}": accuracy for c, accuracy in regression.tried.items()},
-            "c_chosen_on": f"{HOLDOUT:.0%} of the training images",
-            "seed": options.seed,
-        },
-        "top1": top_k(logits, val.labels, 1),
+    how = {
+        "name": f"fast, C {regression.c:g}",
+        "fast": "logistic regression on features of the test crop",
+        "c": regression.c,
+        "c_tried": {f"{c:g}": accuracy for c, accuracy in regression.tried.items()},
+        "c_chosen_on": f"{HOLDOUT:.0%} of the training images",
+        "seed": options.seed,
+    }
+    row = {
+        **model.describe(),
+        **accuracy(top_k(logits, val.labels, 1), len(split.val)).named("top1"),
         "top5": top_k(logits, val.labels, 5),
+        "protocol": how,
         "backbone_sha256": before,
         "unreadable": train.unreadable | val.unreadable,
     }
+    return row, {"weight": regression.weight, "bias": regression.bias}
 
 
-def _save_classifier(state: dict, split: Split, results: Results) -> None:
-    import torch
-
-    state = {key: value.cpu() for key, value in state.items()}
-    content = {"state_dict": state, "classes": split.train.classes}
-    torch.save(content, results.path("classifier.pt"))
+# ---- what `probe finetune` tells, too ------------------------------------------------------------
 
 
-def common(model: Model, split: Split, options: NetworkOptions) -> dict:
-    """What a result says about model and data."""
-    return {
-        **model.describe(),
-        **(model.pool.describe(split.images) if model.pool else {}),
+def numbered(results: Results, name: str, models: list[Model]) -> list[Path]:
+    """Where to write each model's file: `name`, or with several models `stem-1`, `stem-2` ..."""
+    if len(models) == 1:
+        return [results.path(name)]
+    stem, dot, ending = name.partition(".")
+    return [results.path(f"{stem}-{number + 1}{dot}{ending}") for number in range(len(models))]
+
+
+def training_report(
+    options: ComparisonOptions,
+    split: Split,
+    rows: list[dict],
+    shown: list[dict],
+    columns: dict[str, str],
+    notes: list[str],
+    sentences: list[str] | None = None,
+) -> Report:
+    """Make the report of one network, as it is, or of several as `rows` and `means`.
+
+    shown : the rows as `columns` of the table take them
+    """
+    shared = {
         "images": options.images,
         "split": split.how,
         "train_images": len(split.train),
@@ -234,68 +224,32 @@ def common(model: Model, split: Split, options: NetworkOptions) -> dict:
         "classes": len(split.train.classes),
         "batch_size": options.batch_size,
     }
-
-
-def images_digest(split: Split) -> str:
-    """Tells images and their labels from others."""
-    sha = hashlib.sha256()
-    for part in (split.train, split.val):
-        lines = (f"{key}\t{label}" for key, label in zip(part.keys, part.labels, strict=True))
-        sha.update("\n".join(lines).encode("utf-8", "surrogateescape"))
-    return sha.hexdigest()[:16]
-
-
-def run_resumably(
-    training: Training, split: Split, results: Results, overwrite: bool, own: dict[str, str]
-) -> None:
-    """Train to the end; after a stop the same command goes on behind the last whole epoch.
-
-    own : what must be the same besides protocol, backbone and images, for that to mean anything.
-    """
-    from data.run import Run
-    from evaluate.linear_training import remove_checkpoints, resume
-
-    identity = {
-        "protocol": str(asdict(training.settings)),
-        "backbone": training.before,
-        **own,
-        "image size": training.model.size,
-        "images": images_digest(split),
-        "--amp": training.amp,
-    }
-    unfinished = Run(results.folder, checkpoints=UNFINISHED[0])
-    resume(unfinished, training, identity, overwrite)
-
-    def after_epoch(training: Training) -> None:
-        unfinished.save(len(training.history), {**training.state(), "identity": identity})
-        say(_epoch_line(training.history[-1], training.settings.epochs))
-
-    training.run(after_epoch)
-    if training.world.first:
-        results.afterwards.append(lambda: remove_checkpoints(unfinished))
-
-
-def _epoch_line(epoch: Epoch, epochs: int) -> str:
-    """An epoch in a line."""
-    return (
-        f"epoch {epoch.epoch + 1}/{epochs}  lr {epoch.lr:g}  loss {epoch.loss:.4f}  "
-        f"train {100 * epoch.train_top1:.2f} %  val {100 * epoch.top1:.2f} %"
+    table, means = tabled(
+        [cells({**shared, **row}, columns) for row in shown], [row["recipe"] for row in rows]
     )
+    content = shared | (rows[0] if len(rows) == 1 else {"rows": rows, "means": means})
+    notes = [*unreadable_notes(rows[0]["unreadable"]), *notes, split.how]
+    return Report(content, table, sentences or [], notes)
 
 
-def plot_history(history: list[Epoch], path: Path, cuts: bool = True) -> None:
+def plot_history(rows: list[dict], path: Path, cuts: bool = True) -> None:
     """Draw the accuracies over the epochs, and where the rate is cut."""
     from matplotlib.ticker import MaxNLocator
 
-    epochs = [epoch.epoch + 1 for epoch in history]
     with plot(path, 7, 4) as (axes,):
-        axes.plot(epochs, [100 * e.train_top1 for e in history], label="training crops", alpha=0.7)
-        axes.plot(epochs, [100 * e.top1 for e in history], label="validation")
-        for before, after in pairwise(history):
-            if cuts and after.lr != before.lr:
-                axes.axvline(after.epoch + 0.5, color="gray", linewidth=0.8, linestyle=":")
+        for number, row in enumerate(rows):
+            history, name = row["history"], f"{row['label']}, " if len(rows) > 1 else ""
+            epochs, colour = [epoch["epoch"] + 1 for epoch in history], f"C{number}"
+            for key, label, style in (
+                ("train_top1", "training crops", ":"), ("top1", "validation", "-"),
+            ):  # fmt: skip
+                shares = [100 * epoch[key] for epoch in history]
+                axes.plot(epochs, shares, style, color=colour, label=name + label)
+        for before, after in pairwise(rows[0]["history"]):
+            if cuts and after["lr"] != before["lr"]:
+                axes.axvline(after["epoch"] + 0.5, color="gray", linewidth=0.8, linestyle=":")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        dotted = " (dotted: the rate is cut)" if cuts else ""
-        axes.set(xlabel=f"epoch{dotted}", ylabel="top-1 %")
+        cut = " (gray: the rate is cut)" if cuts else ""
+        axes.set(xlabel=f"epoch{cut}", ylabel="top-1 %")
         axes.grid(alpha=0.3)
-        axes.legend()
+        add_legend(axes, 8)

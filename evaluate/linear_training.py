@@ -22,15 +22,18 @@ from data.errors import UserError
 from data.images.crop import crop_resize, reduction_for, snap_box
 from data.images.decode import open_image
 from data.loading import Batch, EpochBatches, Loader, Request, seeded_order, unreadable_of
+from data.options import option_name
 from data.run import Run, checkpoints
 from evaluate.checkpoints import digest
 from evaluate.classifiers import top_k
+from evaluate.intervals import accuracy
 from evaluate.labelled import Labelled, Split
 from evaluate.masks import MaskFinder
 from evaluate.models import Model
+from evaluate.options import NetworkOptions
 from evaluate.pooling import PooledImages, View
-from evaluate.protocols import Protocol
-from evaluate.results import none_readable, say
+from evaluate.protocols import UNFINISHED, Protocol
+from evaluate.results import Results, none_readable, percent, say
 from pretrain.parts.distributed import World
 
 RATIO = (3 / 4, 4 / 3)  # of a crop: width / height
@@ -109,6 +112,7 @@ class Epoch:
 class Training:
     """Trains and validates; `state` and `restore` make it resumable after any epoch.
 
+    settings : its batch size is over all processes
     before : the backbone's digest
     trained : modules that learn, by their names in a state
     history : the epochs that are done; unreadable : images that were left out, key -> reason
@@ -123,7 +127,8 @@ class Training:
                 f"--batch-size {settings.batch_size} is over all processes and must be a multiple "
                 f"of their number, {world.size}."
             )
-        self.model, self.settings, self.world, self.amp = model, settings, world, amp
+        self.model, self.split, self.settings = model, split, settings
+        self.world, self.amp = world, amp
         self.backbone = model.backbone.to(world.device, memory_format=torch.channels_last)
         self.before = digest(self.backbone)
         finder = model.pool and model.pool.finder(split.train)
@@ -179,6 +184,8 @@ class Training:
             self.history.append(Epoch(epoch, lr, loss, train_top1, top1, top5))
             if after_epoch is not None and self.world.first:
                 after_epoch(self)
+        if self.predicted is None:  # stopped after the last epoch, before its results were written
+            self._validate()
 
     def _set_training(self, training: bool) -> None:
         for module in self.trained.values():
@@ -261,6 +268,18 @@ class Training:
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.unreadable = dict(state["unreadable"])
 
+    def outcome(self) -> dict:
+        """What a result says of model and epochs; `top1` and `top5` are the last one's."""
+        last = self.history[-1]
+        return {
+            **self.model.describe(),
+            **accuracy(last.top1, len(self.split.val)).named("top1"),
+            "top5": last.top5,
+            "best_top1": max(epoch.top1 for epoch in self.history),
+            "history": [asdict(epoch) for epoch in self.history],
+            "unreadable": self.unreadable,
+        }
+
 
 class LinearProbe(Training):
     """Trains the classifier alone; the backbone stays in eval mode, as `run` proves."""
@@ -283,33 +302,59 @@ class FineTuning(Training):
     def _to_train(self) -> dict[str, nn.Module]:
         return {"backbone": self.backbone.requires_grad_(True), "head": self.head}
 
-    def run(self, after_epoch: Callable[[Training], None] | None = None) -> None:
-        """Train the epochs that are not in the history yet."""
-        super().run(after_epoch)
-        if self.predicted is None:  # stopped after the last epoch, before its results were written
-            self._validate()
+
+# ---- a run that can be stopped -------------------------------------------------------------------
 
 
-def resume(run: Run, probe: Training, identity: dict[str, Any], overwrite: bool) -> None:
+def train_to_end(training: Training, results: Results, options: NetworkOptions) -> None:
+    """Train; after a stop the same command goes on behind the last whole epoch."""
+    own = options.model_dump(mode="json", include={"layer", "pool", "masks", "amp"})
+    identity = {  # what must be the same for a continuation to mean anything
+        "protocol": str(asdict(training.settings)),
+        "backbone": training.before,
+        "image size": training.model.size,
+        "images": training.split.digest(),
+        **{option_name(name): value for name, value in own.items()},
+    }
+    run = Run(results.folder, checkpoints=f"{UNFINISHED}/{training.before[:12]}")
+    resume(run, training, identity, options.overwrite)
+
+    def after_epoch(training: Training) -> None:
+        run.save(len(training.history), {**training.state(), "identity": identity})
+        epoch = training.history[-1]
+        say(
+            f"epoch {epoch.epoch + 1}/{training.settings.epochs}  lr {epoch.lr:g}  "
+            f"loss {epoch.loss:.4f}  train {percent(epoch.train_top1)} %  "
+            f"val {percent(epoch.top1)} %"
+        )
+
+    training.run(after_epoch)
+    training.train_loader.close()
+    if training.world.first:
+        results.afterwards.append(lambda: remove_checkpoints(run))
+
+
+def resume(run: Run, training: Training, identity: dict[str, Any], overwrite: bool) -> None:
     """Restore the newest checkpoint of an unfinished run, if there is one.
 
-    identity : what must be the same for a continuation to mean anything: protocol, backbone,
-        images. Another run's checkpoints are refused; or removed, with `overwrite`.
+    identity : another run's checkpoints are refused; or removed, with `overwrite`.
     """
-    newest = run.newest(("identity", *probe.state()), say)
+    newest = run.newest(("identity", *training.state()), say)
     if newest is None:
         return
     if overwrite and newest.state["identity"] != identity:
         remove_checkpoints(run)
         return
     run.check_same(newest.state["identity"], identity)
-    probe.restore(newest.state)
-    say(f"Continuing after epoch {newest.step} of {probe.settings.epochs}.")
+    training.restore(newest.state)
+    say(f"Continuing after epoch {newest.step} of {training.settings.epochs}.")
 
 
 def remove_checkpoints(run: Run) -> None:
     """Remove the checkpoints of a finished run; nothing else that lies there."""
     for _, path in checkpoints(run.checkpoints):
         path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # it holds something else, or is not there
-        run.checkpoints.rmdir()
+    for folder in (run.checkpoints, run.checkpoints.parent):
+        if folder != run.folder:
+            with contextlib.suppress(OSError):  # it holds something else, or is not there
+                folder.rmdir()

@@ -232,6 +232,17 @@ def load_models(
     return models
 
 
+def common_size(models: list[Model]) -> int:
+    """The side of all models' crops; UserError where they differ."""
+    size, *others = sorted({model.size for model in models})
+    if others:
+        raise UserError(
+            f"the models were trained at different sizes ({', '.join(map(str, [size, *others]))}), "
+            "and are compared on the same pictures; add --image-size."
+        )
+    return size
+
+
 def with_untrained(models: list[Model]) -> list[Model]:
     """The models, and after them the untrained network of each architecture that is not there.
 

@@ -10,10 +10,10 @@ import numpy as np
 from data.errors import UserError
 from data.gallery import Cell, Gallery, Row
 from data.options import setting
-from evaluate.intervals import Estimate, accuracy, mean
+from evaluate.intervals import accuracy, mean
 from evaluate.labelled import Split, open_split, stratified_subset
 from evaluate.options import ComparisonOptions, Count, PoolOptions
-from evaluate.results import Report, Results, cells, say, tabled, unreadable_notes
+from evaluate.results import Report, Results, by_difference, cells, say, tabled, unreadable_notes
 
 if TYPE_CHECKING:
     from evaluate.models import Model
@@ -67,12 +67,13 @@ class Neighbourhood:
 
     def describe(self) -> dict:
         """What a result says about this model."""
-        share = mean(self.shares)
+        queries, neighbors = self.right.shape
+        first = accuracy(float(self.right[:, 0].mean()), queries)
         return {
             **self.model.describe(),
-            "right_share": share.value,
-            "right_share_interval": share[1:],
-            "right_first": float(self.right[:, 0].mean()),
+            "neighbors": neighbors,
+            **mean(self.shares).named("right_share"),
+            **first.named("right_first"),
         }
 
 
@@ -94,10 +95,9 @@ def run(options: Options, results: Results) -> Report:
         neighbourhood, read, unreadable = _find(model, split, options.neighbors)
         neighbourhoods.append(neighbourhood)  # the rest is the same for all models
     models = [each.describe() for each in neighbourhoods]
-    order = _order(neighbourhoods)[: options.queries].tolist()
+    order = by_difference(np.stack([each.shares for each in neighbourhoods]))[: options.queries]
     table, means = tabled(
-        [_cells(model, len(read.val), options.neighbors) for model in models],
-        [model["recipe"] for model in models],
+        [cells(model, COLUMNS) for model in models], [model["recipe"] for model in models]
     )
     content = {
         **options.model_dump(include={"images", "neighbors", "limit"}),
@@ -110,16 +110,9 @@ def run(options: Options, results: Results) -> Report:
         "rows": [_query(query, neighbourhoods, read) for query in order],
         "unreadable": unreadable,
     }
-    gallery = _gallery(neighbourhoods, read, order, table)
+    gallery = _gallery(neighbourhoods, read, order)
     notes = unreadable_notes(unreadable) + (pool.notes() if pool else [])
     return Report(content, table, notes=notes, gallery=gallery, rows=options.rows)
-
-
-def _cells(model: dict, queries: int, neighbors: int) -> dict:
-    share = Estimate(model["right_share"], *model["right_share_interval"])
-    first = accuracy(model["right_first"], queries)
-    shown = {"right_share": share, "right_first": first, "neighbors": neighbors}
-    return cells({**model, **shown}, COLUMNS)
 
 
 def _check_count(count: int, split: Split) -> None:
@@ -139,25 +132,14 @@ def _find(model: Model, split: Split, count: int) -> tuple[Neighbourhood, Split,
     bank, queries = train.images, test.images
     read = Split(bank, queries, split.how)
     _check_count(count, read)
+    alone, bank_features = split.leave_one_out, train.features
     neighbours = nearest(
-        train.features,
-        test.features,
-        count,
-        leave_one_out=split.leave_one_out,
-        device=model.device,
+        bank_features, test.features, count, leave_one_out=alone, device=model.device
     )
     similarity, index = (values.cpu().numpy() for values in neighbours)
     right = bank.labels[index] == queries.labels[:, None]
     neighbourhood = Neighbourhood(model, index, right, similarity)
     return neighbourhood, read, train.unreadable | test.unreadable
-
-
-def _order(neighbourhoods: list[Neighbourhood]) -> np.ndarray:
-    """Queries by how much the models differ, most first; one model's by its fewest right ones."""
-    shares = np.stack([each.shares for each in neighbourhoods])
-    if len(shares) == 1:
-        return np.argsort(shares[0], kind="stable")
-    return np.argsort(-(shares.max(axis=0) - shares.min(axis=0)), kind="stable")
 
 
 def _query(query: int, neighbourhoods: list[Neighbourhood], split: Split) -> dict:
@@ -173,9 +155,7 @@ def _query(query: int, neighbourhoods: list[Neighbourhood], split: Split) -> dic
     }
 
 
-def _gallery(
-    neighbourhoods: list[Neighbourhood], split: Split, order: list[int], table: list[dict]
-) -> Gallery:
+def _gallery(neighbourhoods: list[Neighbourhood], split: Split, order: np.ndarray) -> Gallery:
     """The page: a row for each query of `order`."""
     from data.images.crop import centre_crop
 
@@ -207,4 +187,4 @@ def _gallery(
     columns = ["query"]
     for each in neighbourhoods:
         columns += [each.model.label, *[""] * (each.index.shape[1] - 1)]
-    return Gallery("Nearest neighbours", sentences, columns, rows, table)
+    return Gallery("Nearest neighbours", sentences, columns, rows)

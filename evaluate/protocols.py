@@ -8,6 +8,8 @@ fine-grained sets (CUB-200, Aircraft).
 import math
 from dataclasses import dataclass
 
+UNFINISHED = "resume"  # folder that a run that was stopped leaves in --out
+
 
 @dataclass(frozen=True)
 class Protocol:

@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from data.errors import UserError
 from data.files import draft_folder, only_writer
-from evaluate.intervals import Estimate, over_seeds
+from evaluate.intervals import Estimate, Spread, over_seeds
 
 if TYPE_CHECKING:
     from data.gallery import Gallery
+    from pretrain.parts.distributed import World
 
 RESULTS = "results.json"
 DRAFT = "results"  # name of the hidden folder
@@ -62,6 +63,7 @@ class Results:
     def publish(self, report: Report) -> str:
         """Add the report's JSON and pictures, move all files into the folder; return the JSON."""
         if report.gallery is not None:
+            report.gallery.table = report.table
             report.gallery.save_html(self.path("index.html"))
             report.gallery.save_png(self.path(f"{self.command}.png"), report.rows)
         content = {"command": f"probe {self.command}", "software": software(), **report.content}
@@ -147,6 +149,24 @@ def refuse_several(what: str) -> None:
         )
 
 
+@contextlib.contextmanager
+def processes(options: Any) -> Iterator[World]:
+    """Join torchrun's processes, or be the only one; for probes that share their work.
+
+    options : `out` and `device`
+    """
+    from data.device import pick_device
+    from pretrain.parts.distributed import world
+
+    if options.out is None and several():
+        raise UserError("--out is needed under torchrun: all processes must agree on one folder.")
+    # each process asks for the last one's GPU, so that the first tells where it is missing
+    count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    pick_device(options.device, count - 1, count)
+    with world(options.device) as here:
+        yield here
+
+
 def say(text: str) -> None:
     """Tell the user what is not the result, on stderr; of torchrun's processes one a host does."""
     if os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) == "0":
@@ -184,8 +204,13 @@ def none_readable(unreadable: dict[str, str]) -> UserError:
 
 
 def cells(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
-    """A table's row, title -> value of that key, for `tabled`."""
-    return {title: row[key] for title, key in columns.items()}
+    """A table's row, title -> value of that key, or its `Estimate`, for `tabled`."""
+
+    def value(key: str) -> Any:
+        interval = row.get(f"{key}_interval")
+        return row[key] if interval is None else Estimate(row[key], *interval)
+
+    return {title: value(key) for title, key in columns.items()}
 
 
 def tabled(
@@ -194,7 +219,7 @@ def tabled(
     """Rows as a table shows them, and each recipe's mean over its checkpoints, for the JSON, too.
 
     rows : title -> value; a title that ends in % has a share in [0, 1], or an `Estimate` of one,
-        which is shown with its interval
+        which is shown with its interval, or its `Spread`
     recipes : which recipe each row is of; two words of one recipe are two recipes
 
     A mean is shown ± its standard error over the checkpoints, and only where there are several.
@@ -207,7 +232,7 @@ def tabled(
             continue
         shown, mean = {}, {"recipe": recipe, "checkpoints": len(members)}
         for title in members[0]:
-            values = [_value(row[title]) for row in members]
+            values = [getattr(row[title], "value", row[title]) for row in members]
             if title.endswith("%") and None not in values:
                 mean[title], error = over_seeds(values)
                 mean[f"{title}, standard error"] = error
@@ -220,15 +245,23 @@ def tabled(
     return table, means
 
 
-def _value(value: Any) -> Any:
-    return value.value if isinstance(value, Estimate) else value
-
-
 def _shown(title: str, value: Any) -> Any:
     if isinstance(value, Estimate):
         shown, low, high = (percent(number, 1) for number in value)
         return f"{shown} [{low}, {high}]"
+    if isinstance(value, Spread):
+        return " ± ".join(map(percent, value))
     return percent(value) if title.endswith("%") else value
+
+
+def by_difference(values: np.ndarray) -> np.ndarray:
+    """In which order a page shows N images, by a figure of each in every model: (models, N).
+
+    Those on which the models differ most come first; with one model, its smallest figures. Images
+    without one, NaN, are the last.
+    """
+    spread = values.max(0) - values.min(0) if len(values) > 1 else -values[0]
+    return np.argsort(-np.where(np.isnan(spread), -np.inf, spread), kind="stable")
 
 
 def percent(share: float | None, digits: int = 2) -> str:

@@ -19,7 +19,7 @@ from evaluate.intervals import Estimate, mean, spread, weights
 from evaluate.labelled import Labelled, check_classes, open_labelled, open_split
 from evaluate.masks import MaskFinder, open_masks, stem
 from evaluate.options import ComparisonOptions, Count, MaskOptions, Seed
-from evaluate.results import Report, Results, image_bar, left_out_notes, say, tabled
+from evaluate.results import Report, Results, cells, image_bar, left_out_notes, say, tabled
 from evaluate.variants import MIXED, VARIANTS, VariantImages, with_backgrounds
 
 if TYPE_CHECKING:
@@ -242,16 +242,15 @@ def _figures(right: Right, paired: bool) -> dict:
     """Accuracies, means over donors and images, and the gap, with intervals."""
     by_image = {name: each.mean(axis=1) for name, each in right.items()}
     estimates = {name: mean(values) for name, values in by_image.items()}
-    gap = None
-    if "mixed_same" in right and "mixed_rand" in right:
-        same, rand = by_image["mixed_same"], by_image["mixed_rand"]
-        gap = mean(same - rand) if paired else _unpaired(same, rand)
-    return {
+    figures = {
         "accuracy": {name: each.value for name, each in estimates.items()},
         "accuracy_interval": {name: each[1:] for name, each in estimates.items()},
-        "background_gap": None if gap is None else gap.value,
-        "background_gap_interval": None if gap is None else gap[1:],
     }
+    if not {"mixed_same", "mixed_rand"} <= right.keys():
+        return figures | {"background_gap": None, "background_gap_interval": None}
+    same, rand = by_image["mixed_same"], by_image["mixed_rand"]
+    gap = mean(same - rand) if paired else _unpaired(same, rand)
+    return figures | gap.named("background_gap")
 
 
 def _unpaired(first: np.ndarray, second: np.ndarray) -> Estimate:
@@ -264,11 +263,8 @@ def _unpaired(first: np.ndarray, second: np.ndarray) -> Estimate:
 
 
 def _cells(row: dict) -> dict:
-    shown = {f"{name} %": value for name, value in row["accuracy"].items()}
-    gap, interval = row["background_gap"], row["background_gap_interval"]
-    return {"top-1": row["label"], **shown} | (
-        {"gap %": None} if gap is None else {"gap %": Estimate(gap, *interval)}
-    )
+    accuracies = {f"{name} %": value for name, value in row["accuracy"].items()}
+    return {"top-1": row["label"], **accuracies, **cells(row, {"gap %": "background_gap"})}
 
 
 def _examples(images: VariantImages) -> Gallery:

@@ -7,8 +7,6 @@ ICLR 2021 (ImageNet-9). Its masks come from GrabCut in annotated boxes; here the
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import cv2
 import numpy as np
 
@@ -23,36 +21,10 @@ VARIANTS = ALONE + MIXED
 LARGEST_BOX = 0.9  # of the crop: beyond, too little background is left to swap
 
 
-class Box(NamedTuple):
-    """A rectangle of pixels: rows top..bottom, columns left..right, the ends not included."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    @property
-    def area(self) -> int:
-        """Pixels in it."""
-        return (self.bottom - self.top) * (self.right - self.left)
-
-
-def bounding_box(mask: np.ndarray) -> Box:
-    """The smallest box around the True pixels of a bool mask (h, w); of area 0 without any."""
+def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the box around the True pixels of a bool mask (h, w)."""
     left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    return Box(top, left, top + height, left + width)
-
-
-def background_strip(shape: tuple[int, int], box: Box) -> Box:
-    """The largest of the strips above, below, left and right of a box, as long as the image."""
-    height, width = shape
-    strips = (
-        Box(0, 0, box.top, width),
-        Box(box.bottom, 0, height, width),
-        Box(0, 0, height, box.left),
-        Box(0, box.right, height, width),
-    )
-    return max(strips, key=lambda strip: strip.area)
+    return top, left, height, width
 
 
 def tile_box(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -63,14 +35,9 @@ def tile_box(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     Returns (h, w, 3) uint8; the first copy has its corner in the box's upper left corner.
     """
-    box = bounding_box(mask)
-    strip = background_strip(mask.shape, box)
-    piece = image[strip.top : strip.bottom, strip.left : strip.right]
-    height, width = box.bottom - box.top, box.right - box.left
-    times = (-(-height // piece.shape[0]), -(-width // piece.shape[1]), 1)
-    filled = image.copy()
-    filled[box.top : box.bottom, box.left : box.right] = np.tile(piece, times)[:height, :width]
-    return filled
+    from data.backgrounds.partner import object_free  # needs torch
+
+    return object_free(image, bounding_box(mask))
 
 
 def alone(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
@@ -78,10 +45,10 @@ def alone(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
 
     image : (h, w, 3) uint8; mask : (h, w) bool, as `tile_box` takes them
     """
-    box = bounding_box(mask)
+    top, left, height, width = bounding_box(mask)
     foreground = mask[..., None]
     boxed = image.copy()
-    boxed[box.top : box.bottom, box.left : box.right] = 0
+    boxed[top : top + height, left : left + width] = 0
     return {
         "original": image,
         "only_fg": np.where(foreground, image, 0),
@@ -107,7 +74,7 @@ def usable(
     for row, mask in finder.foregrounds(images, size, threshold, "masks"):
         if isinstance(mask, str):
             left_out[images.keys[row]] = mask
-        elif bounding_box(mask).area > LARGEST_BOX * mask.size:
+        elif np.prod(bounding_box(mask)[2:]) > LARGEST_BOX * mask.size:
             reason = f"has a mask whose box covers over {LARGEST_BOX:.0%} of the image"
             left_out[images.keys[row]] = reason
         else:

@@ -29,7 +29,7 @@ QUICK = replace(FINE_TUNING, lr=0.05, epochs=2)
 
 
 def test_the_protocol_is_the_published_one():
-    options = Options(checkpoint="x", images="y")
+    options = Options(checkpoints=("x",), images="y")
     assert options.protocol() == FINE_TUNING
     p = FINE_TUNING
     assert (p.lr, p.momentum, p.weight_decay, p.epochs) == (1e-3, 0.9, 5e-4, 200)

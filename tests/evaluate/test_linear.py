@@ -167,14 +167,24 @@ def test_command_trains_and_reports(tmp_path, probe, split_folder, resnet18_file
     assert "--overwrite" in probe(*arguments, "--lr", 1, code=2).stderr
 
 
-def test_overwriting_that_fails_keeps_the_old(tmp_path, probe, split_folder, resnet18_file):
+def test_overwriting_that_fails_keeps_the_old(
+    tmp_path, probe, split_folder, resnet18_file, monkeypatch
+):
     out = tmp_path / "out"
     arguments = ("linear", resnet18_file, split_folder, *ARGUMENTS, "--out", out)
     probe(*arguments, "--epochs", 1, "--lr", 1)
     before = (out / "results.json").read_text()
-    error = probe(*arguments, "--epochs", 2, "--lr", 3e38, "--overwrite", code=2).stderr
-    assert "not finite" in error and (out / "results.json").read_text() == before
-    (out / "resume").mkdir(exist_ok=True)
+    save = Run.save
+
+    def save_and_fail(self, *arguments):
+        save(self, *arguments)
+        raise UserError("it failed")
+
+    with monkeypatch.context() as short:
+        short.setattr(Run, "save", save_and_fail)
+        error = probe(*arguments, "--epochs", 2, "--lr", 1, "--overwrite", code=2).stderr
+    assert "it failed" in error and (out / "results.json").read_text() == before
+    (folder,) = (out / "resume").iterdir()  # of this network
     torch.save(
         {
             "identity": {"protocol": "another"},
@@ -183,7 +193,7 @@ def test_overwriting_that_fails_keeps_the_old(tmp_path, probe, split_folder, res
             "history": [],
             "unreadable": {},
         },
-        out / "resume" / "checkpoint-00000001.pt",
+        folder / "checkpoint-00000001.pt",
     )
     probe(*arguments, "--epochs", 2, "--lr", 1, "--overwrite")
     assert len(json.loads((out / "results.json").read_text())["history"]) == 2
@@ -215,28 +225,34 @@ def test_command_continues_but_not_with_another_precision(
 ):
     out = tmp_path / "out"
     arguments = (
-        "linear", resnet18_file, split_folder, *ARGUMENTS,
+        "linear", resnet18_file, "b=random:resnet18", split_folder, *ARGUMENTS,
         "--epochs", 3, "--lr", 1, "--out", out,
     )  # fmt: skip
     killed_after(2, lambda: probe(*arguments, code=130))
     assert not (out / "results.json").exists()
     assert "has --amp = False, not True" in probe(*arguments, "--amp", code=2).stderr
     assert "Continuing after epoch 2 of 3" in probe(*arguments).stderr
-    assert len(json.loads((out / "results.json").read_text())["history"]) == 3
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    assert [len(row["history"]) for row in rows] == [3, 3] and rows[1]["label"] == "b"
+    assert not (out / "resume").exists() and (out / "classifier-2.pt").is_file()
 
 
 def test_fast_command(tmp_path, probe, split_folder, resnet18_file):
     out = tmp_path / "out"
     result = probe(
-        "linear", resnet18_file, split_folder, *ARGUMENTS, "--fast", "--layer", "layer1",
-        "--out", out, "--json",
+        "linear", f"a={resnet18_file}", "a=random:resnet18", split_folder, *ARGUMENTS, "--fast",
+        "--layer", "layer1", "--out", out, "--json",
     )  # fmt: skip
     report = json.loads(result.stdout)
-    assert report["layer"] == "layer1"
-    assert report["protocol"]["c"] in [float(c) for c in report["protocol"]["c_tried"]]
-    assert report["top1"] > 0.5
-    saved = torch.load(out / "classifier.pt", weights_only=True)
-    assert saved["state_dict"]["weight"].shape == (3, 64)
+    for number, row in enumerate(report["rows"], start=1):
+        assert row["layer"] == "layer1" and row["label"] == f"a {number}"
+        assert row["protocol"]["c"] in [float(c) for c in row["protocol"]["c_tried"]]
+        assert row["top1_interval"][0] < row["top1"] > 0.5
+        saved = torch.load(out / f"classifier-{number}.pt", weights_only=True)
+        assert saved["state_dict"]["weight"].shape == (3, 64)
+    (mean,), tops = report["means"], [row["top1"] for row in report["rows"]]
+    assert mean["recipe"] == "a" and mean["top-1 %"] == pytest.approx(np.mean(tops))
+    assert mean["top-1 %, standard error"] == pytest.approx(abs(tops[0] - tops[1]) / 2)
 
 
 def test_two_processes_equal_one(tmp_path, probe, split_folder, resnet18_file):

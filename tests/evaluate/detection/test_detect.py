@@ -17,12 +17,11 @@ from data.loading import Request
 from data.metrics import read_metrics
 from data.run import Run
 from evaluate.checkpoints import load_checkpoint
-from evaluate.detection import precise_bn
 from evaluate.detection.coco import read_coco
 from evaluate.detection.dataset import EvaluationImages, TrainingImages, resized_shape, trainable
-from evaluate.detection.detect import build_detector
+from evaluate.detection.detectors import build_detector
 from evaluate.detection.settings import build_settings
-from evaluate.detection.train import Trainer, build_optimizer, learning_rate
+from evaluate.detection.train import Trainer, build_optimizer, learning_rate, measure_norms
 from evaluate.detection.voc import read_voc
 from pretrain.parts.distributed import World
 
@@ -114,7 +113,7 @@ def test_precise_statistics_are_the_means_over_batches():
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout()).eval()
     batches = [torch.randn(8, 3) * (n + 1) for n in range(4)]
     weight = model[0].weight.clone()
-    precise_bn.measure(model, batches, model)
+    measure_norms(model, batches, model)
     torch.testing.assert_close(model[0].running_mean, torch.stack(batches).mean(1).mean(0))
     torch.testing.assert_close(
         model[0].running_var, torch.stack([b.var(0) for b in batches]).mean(0)

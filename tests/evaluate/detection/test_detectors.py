@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torchvision.ops.poolers import LevelMapper
 
 from data.errors import UserError
-from evaluate.detection.c4 import build_c4
-from evaluate.detection.fpn import build_fpn
+from evaluate.checkpoints import Checkpoint, Source
+from evaluate.detection.detectors import build_c4, build_detector, build_fpn
 from evaluate.detection.parts import AlignedPool, Anchors, box_losses, mask_targets
 from evaluate.detection.settings import build_settings, rule
 from pretrain.parts.backbones import build_backbone
@@ -207,7 +207,7 @@ def test_losses_of_r50_c4(proposals):
 def test_losses_of_r50_fpn(proposals):
     torch.manual_seed(0)
     settings = build_settings("coco-1x", ["regions=64", "anchors=[8,16,32,64,128]"])
-    model = prepare(build_fpn(build_backbone("resnet50"), 20, settings, {}, "x"), proposals)
+    model = prepare(build_fpn(build_backbone("resnet50"), 20, settings), proposals)
     heads = copy.deepcopy(model)
     losses = model(images(), targets())
 
@@ -288,7 +288,7 @@ def test_nothing_is_frozen_and_last_layers_begin_small(protocol):
     settings = build_settings(protocol, [])
     network = build_backbone("resnet18")
     fpn = protocol == "coco-1x"
-    model = build_fpn(network, 80, settings, {}, "x") if fpn else build_c4(network, 20, settings)
+    model = build_fpn(network, 80, settings) if fpn else build_c4(network, 20, settings)
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert not any("Frozen" in type(module).__name__ for module in model.modules())
     last = model.roi_heads.box_predictor
@@ -307,7 +307,12 @@ def test_a_pyramid_is_handed_over():
     torch.manual_seed(0)
     theirs, head = pyramid(build_backbone("resnet18")), box_head()
     handed, settings = state(theirs, head), build_settings("coco-1x", [])
-    model = build_fpn(build_backbone("resnet18"), 3, settings, handed, "RUN")
+
+    def build(handed):
+        network = Checkpoint(build_backbone("resnet18"), Source("RUN", arch="resnet18"), handed)
+        return build_detector(network, 3, settings, seed=0)
+
+    model = build(handed)
     assert torch.equal(
         model.backbone.fpn.inner_blocks[2][0].weight, theirs.fpn.inner_blocks[2][0].weight
     )
@@ -315,7 +320,7 @@ def test_a_pyramid_is_handed_over():
     assert not torch.equal(model.roi_heads.box_head[5].weight, head[5].weight)
     for wrong in ({"fpn.x": torch.zeros(1)}, {next(iter(handed)): torch.zeros(2)}):
         with pytest.raises(UserError, match="RUN: its detector's"):
-            build_fpn(build_backbone("resnet18"), 3, settings, wrong, "RUN")
+            build(wrong)
 
 
 # ---- settings ------------------------------------------------------------------------------------
