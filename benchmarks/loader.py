@@ -127,19 +127,23 @@ def measure(arguments: argparse.Namespace, masks: Path, folder: Path) -> None:
         "grayscale": PasteSettings(),
         "grayscale, mix": PasteSettings(blend="mix"),
         "grayscale, gaussian": PasteSettings(blend="gaussian"),
-        "imagenet": PasteSettings(background="imagenet", pool=str(pool)),
-        "imagenet, mix": PasteSettings(background="imagenet", pool=str(pool), blend="mix"),
+        "imagenet": PasteSettings(background="imagenet", background_pool=str(pool)),
+        "imagenet, mix": PasteSettings(
+            background="imagenet", background_pool=str(pool), blend="mix"
+        ),
         "mask-swap": PasteSettings(background="mask-swap"),
         "box-swap": PasteSettings(background="box-swap"),
     }
     if arguments.textures:
-        pasting["texture"] = PasteSettings(background="texture", pool=str(arguments.textures))
+        pasting["texture"] = PasteSettings(
+            background="texture", background_pool=str(arguments.textures)
+        )
     pasted = {name: dataset(paste) for name, paste in pasting.items()}
     undecoded = dataset(PasteSettings(), torch.device("cpu"))
     about = recipe.model_copy(update={"crop": "object"})
     more = {"grayscale, crop = object": dataset(PasteSettings(), recipe=about)}
     more["grayscale, negative"] = dataset(PasteSettings(), negative=True)
-    two, first = moco_v2(arguments.image_size), {"views": "first"}
+    two, first = moco_v2(arguments.image_size), {"paste_views": "first"}
     for name in ("grayscale", "mask-swap", "box-swap"):
         paste = PasteSettings(background=name, **first)
         more[f"two views, the first on {name}"] = dataset(paste, recipe=two)
@@ -159,7 +163,7 @@ def measure(arguments: argparse.Namespace, masks: Path, folder: Path) -> None:
             crop_resize(image, draw.box, recipe.image_size)
 
     def decode_and_crop_both(probability: float) -> Callable[[int], None]:
-        paste = PasteSettings(probability=probability)
+        paste = PasteSettings(paste_probability=probability)
 
         def one(turn: int) -> None:
             for index in indices(turn, len(keys)):

@@ -11,18 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from data.errors import RunFailed
 from data.files import write_whole
 
 if TYPE_CHECKING:
     import torch
-
-
-class LossNotFinite(Exception):
-    """The loss of a step is infinite or not a number."""
-
-    def __init__(self, step: int, epoch: int, loss: float) -> None:
-        super().__init__(step, epoch, loss)
-        self.step, self.epoch, self.loss = step, epoch, loss
 
 
 class Metrics:
@@ -35,6 +28,7 @@ class Metrics:
     step : steps that are done; lines beyond them, of a run that was killed, are dropped.
     batch_size : images a step, over all processes.
     mean : over processes, of a tensor; every process calls it.
+    diverged : makes the error of a loss that is not finite, of a clause that says which.
     """
 
     def __init__(
@@ -44,8 +38,9 @@ class Metrics:
         step: int = 0,
         batch_size: int = 1,
         mean: Callable[[torch.Tensor], torch.Tensor] = lambda losses: losses,
+        diverged: Callable[[str], Exception] = RunFailed,
     ) -> None:
-        self._path, self._batch_size, self._mean = path, batch_size, mean
+        self._path, self._batch_size, self._mean, self._diverged = path, batch_size, mean, diverged
         self._file = self._board = None
         if path is not None:
             keep_until(path, step)
@@ -115,7 +110,7 @@ class Metrics:
     def flush(self) -> None:
         """Write what was held back, each step with the rate of them all. Every process must.
 
-        Raises LossNotFinite; the lines before that step are written.
+        Raises what `diverged` makes; the lines before that step are written.
         """
         import torch
 
@@ -135,7 +130,8 @@ class Metrics:
         for line in lines:
             line |= {name: next(numbers) for name in names}
             if not math.isfinite(line["loss"]):
-                raise LossNotFinite(line["step"], line["epoch"], line["loss"])
+                where = f"step {line['step']} (epoch {line['epoch'] + 1})"
+                raise self._diverged(f"the loss of {where} is {line['loss']}")
             self.write(line | speed)
             self._loss_sum += line["loss"]
         self.save()

@@ -93,13 +93,14 @@ def run(options: Options, results: Results) -> Report:
         rows.append({**row, "protocol": {**asdict(protocol), "amp": options.amp}})
     plot_history(rows, results.path("curve.png"), cuts=False)
     shown = [{**row, "epochs": protocol.epochs, "lr": f"{protocol.lr:g}"} for row in rows]
-    sentences = [
+    report = training_report(options, split, rows, shown, COLUMNS)
+    report.sentences += [
         f"{row['label']}: {pair['images']} of {pair['of']} images of {pair['class']} are taken for "
         f"{pair['taken']}."
         for row in rows
         for pair in row["confused"][:3]
     ]
-    return training_report(options, split, rows, shown, COLUMNS, [], sentences)
+    return report
 
 
 def confusion(predicted, labels, classes: int) -> np.ndarray:

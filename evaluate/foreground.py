@@ -26,7 +26,6 @@ from evaluate.results import (
     image_bar,
     left_out_notes,
     percent,
-    tabled,
     unreadable_notes,
 )
 from evaluate.two_way import TERMS, Grid, measure
@@ -100,7 +99,6 @@ def run(options: Options, results: Results) -> Report:
     grids = [measure(each, options.seed) for each in features]
     rows = [_row(model, grid) for model, grid in zip(models, grids, strict=True)]
     sentences = _verdicts(models, grids)
-    table, means = tabled([_cells(row) for row in rows], [row["recipe"] for row in rows])
     _plot(rows, results.path("fractions.png"))
     _examples(composites).save_png(results.path("grid.png"))
     count = len(composites.images), len(composites.backgrounds)
@@ -111,7 +109,6 @@ def run(options: Options, results: Results) -> Report:
         "objects": composites.object_keys,
         "backgrounds": composites.background_keys,
         "rows": rows,
-        "means": means,
         "left_out": left_out,
         "unreadable": unreadable,
     }
@@ -120,7 +117,8 @@ def run(options: Options, results: Results) -> Report:
     notes = [*unreadable_notes(unreadable), *left_out_notes("images", left_out), how]
     if count[0] < options.grid:
         notes.append(f"--grid {options.grid} is cut to {count[0]}: half of the usable images.")
-    return Report(content, table, sentences, notes, gallery, options.rows)
+    table, recipes = [_cells(row) for row in rows], [row["recipe"] for row in rows]
+    return Report(content, table, sentences, notes, gallery, options.rows, recipes)
 
 
 def _composites(images: Labelled, finder: MaskFinder, size: int, options: Options) -> Composites:

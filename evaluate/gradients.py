@@ -32,7 +32,6 @@ from evaluate.results import (
     cells,
     image_bar,
     left_out_notes,
-    tabled,
     unreadable_notes,
 )
 
@@ -122,9 +121,6 @@ def run(options: Options, results: Results) -> Report:
     ]
     measured = [_measure(model, split.train, subset, sets, options.seed) for model in models]
     entries = [_entry(each, subset, options.seed) for each in measured]
-    table, means = tabled(
-        [_cells(entry, sets) for entry in entries], [entry["recipe"] for entry in entries]
-    )
     rows = _rows(measured, subset, sets, options)
     shown = f"Images: {split.how}; {len(subset)} measured, {len(rows)} shown."
     gallery = Gallery(
@@ -144,14 +140,14 @@ def run(options: Options, results: Results) -> Report:
         "energy": "sum over channels of the squared gradient by pixels in [0, 1]",
         "score": "the image's own class, before the softmax",
         "models": entries,
-        "means": means,
         "left_out": {each.title: each.left_out for each in sets},
         "unreadable": unreadable,
     }
     notes = unreadable_notes(unreadable)
     for each in sets:
         notes += left_out_notes(each.title, each.left_out)
-    return Report(content, table, notes=notes, gallery=gallery, rows=options.rows)
+    table, recipes = [_cells(entry, sets) for entry in entries], [e["recipe"] for e in entries]
+    return Report(content, table, [], notes, gallery, options.rows, recipes)
 
 
 def _foregrounds(

@@ -9,7 +9,7 @@ from data.options import setting
 from evaluate.intervals import accuracy
 from evaluate.labelled import Split, open_split
 from evaluate.options import ComparisonOptions, Count, PoolOptions, Positive
-from evaluate.results import Report, Results, cells, tabled, unreadable_notes
+from evaluate.results import Report, Results, cells, unreadable_notes
 
 if TYPE_CHECKING:
     from evaluate.models import Model
@@ -57,9 +57,8 @@ def run(options: Options, results: Results) -> Report:
         for row in _score(model, split, options)
     ]
     largest = rows[-1]["k"]
-    table, means = tabled(
-        [cells(row, COLUMNS) for row in rows], [f"{row['recipe']}, k {row['k']}" for row in rows]
-    )
+    table = [cells(row, COLUMNS) for row in rows]
+    recipes = [f"{row['recipe']}, k {row['k']}" for row in rows]
     content = {
         "images": options.images,
         "split": split.how,
@@ -67,7 +66,6 @@ def run(options: Options, results: Results) -> Report:
         "batch_size": options.batch_size,
         **(pool.describe(split.images) if pool else {}),
         "rows": rows,
-        "means": means,
     }
     notes = unreadable_notes(rows[0]["unreadable"])  # the same for all models
     notes += [
@@ -75,7 +73,7 @@ def run(options: Options, results: Results) -> Report:
         for k in sorted({k for k in options.k if k > largest})
     ]
     notes += [*(pool.notes() if pool else []), split.how]
-    return Report(content, table, notes=notes)
+    return Report(content, table, notes=notes, recipes=recipes)
 
 
 def _score(model: Model, split: Split, options: Options) -> list[dict]:

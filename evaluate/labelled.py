@@ -95,18 +95,17 @@ def open_split(
     other, the share `holdout` of each class is held out, chosen by `seed`, at least one image; or,
     where `leave_one_out` has words for it, both parts are all images.
     """
-    root = Path(root)
-    val_folder = next((p for name in VAL_NAMES if is_folder(p := root / name)), None)
-    if val_folder is None or not is_folder(root / "train"):
+    root, folder = Path(root), _val_folder(root)
+    if not folder:
         everything = open_labelled(root)
         if leave_one_out:
             return Split(everything, everything, leave_one_out)
         train, val = hold_out(everything.labels, holdout, seed)
         how = f"{holdout:.0%} of each class held out, seed {seed}"
         return Split(everything.take(train), everything.take(val), how)
-    train, val = open_labelled(root / "train"), open_labelled(val_folder)
+    train, val = open_labelled(root / "train"), open_labelled(root / folder)
     check_classes(train, val)
-    return Split(train, val, f"train/ and {val_folder.name}/", val_folder.name)
+    return Split(train, val, f"train/ and {folder}/", folder)
 
 
 def open_any(root: str | Path) -> tuple[Labelled, str]:
@@ -114,11 +113,17 @@ def open_any(root: str | Path) -> tuple[Labelled, str]:
 
     Where there are `train` and `val` (or `validation`, `test`) it is the images of the latter.
     """
-    root = Path(root)
-    val = next((name for name in VAL_NAMES if is_folder(root / name)), "")
-    val = val if is_folder(root / "train") else ""
-    keys = list_images(root / val)
-    return Labelled(root / val, keys, np.zeros(len(keys), np.int64), ["any"]), val
+    folder = _val_folder(root)
+    root = Path(root) / folder
+    keys = list_images(root)
+    return Labelled(root, keys, np.zeros(len(keys), np.int64), ["any"]), folder
+
+
+def _val_folder(root: str | Path) -> str:
+    """The name of the folder beside `train` that holds the images to be tested on, or ""."""
+    if not is_folder(Path(root) / "train"):
+        return ""
+    return next((name for name in VAL_NAMES if is_folder(Path(root) / name)), "")
 
 
 def check_classes(train: Labelled, val: Labelled) -> None:

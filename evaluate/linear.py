@@ -28,7 +28,6 @@ from evaluate.results import (
     cells,
     processes,
     refuse_several,
-    tabled,
     unreadable_notes,
 )
 
@@ -137,8 +136,12 @@ def run(options: Options, results: Results) -> Report | None:
         f"the backbone is unchanged: sha256 {row['backbone_sha256'][:16]}..." for row in rows
     ]
     shown = [{**row, "protocol": row["protocol"]["name"]} for row in rows]
-    notes = [*(pool.notes() if pool else []), *unchanged]
-    return training_report(options, split, rows, shown, COLUMNS, notes)
+    report = training_report(options, split, rows, shown, COLUMNS)
+    if pool:
+        report.content |= pool.describe(split.images)
+        report.notes += pool.notes()
+    report.notes += unchanged
+    return report
 
 
 def _train(
@@ -209,8 +212,6 @@ def training_report(
     rows: list[dict],
     shown: list[dict],
     columns: dict[str, str],
-    notes: list[str],
-    sentences: list[str] | None = None,
 ) -> Report:
     """Make the report of one network, as it is, or of several as `rows` and `means`.
 
@@ -224,12 +225,12 @@ def training_report(
         "classes": len(split.train.classes),
         "batch_size": options.batch_size,
     }
-    table, means = tabled(
-        [cells({**shared, **row}, columns) for row in shown], [row["recipe"] for row in rows]
-    )
-    content = shared | (rows[0] if len(rows) == 1 else {"rows": rows, "means": means})
-    notes = [*unreadable_notes(rows[0]["unreadable"]), *notes, split.how]
-    return Report(content, table, sentences or [], notes)
+    table = [cells({**shared, **row}, columns) for row in shown]
+    notes = [*unreadable_notes(rows[0]["unreadable"]), split.how]
+    if len(rows) == 1:
+        return Report(shared | rows[0], table, notes=notes)
+    recipes = [row["recipe"] for row in rows]
+    return Report(shared | {"rows": rows}, table, notes=notes, recipes=recipes)
 
 
 def plot_history(rows: list[dict], path: Path, cuts: bool = True) -> None:

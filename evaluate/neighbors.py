@@ -13,7 +13,7 @@ from data.options import setting
 from evaluate.intervals import accuracy, mean
 from evaluate.labelled import Split, open_split, stratified_subset
 from evaluate.options import ComparisonOptions, Count, PoolOptions
-from evaluate.results import Report, Results, by_difference, cells, say, tabled, unreadable_notes
+from evaluate.results import Report, Results, by_difference, cells, say, unreadable_notes
 
 if TYPE_CHECKING:
     from evaluate.models import Model
@@ -96,9 +96,7 @@ def run(options: Options, results: Results) -> Report:
         neighbourhoods.append(neighbourhood)  # the rest is the same for all models
     models = [each.describe() for each in neighbourhoods]
     order = by_difference(np.stack([each.shares for each in neighbourhoods]))[: options.queries]
-    table, means = tabled(
-        [cells(model, COLUMNS) for model in models], [model["recipe"] for model in models]
-    )
+    table, recipes = [cells(m, COLUMNS) for m in models], [m["recipe"] for m in models]
     content = {
         **options.model_dump(include={"images", "neighbors", "limit"}),
         "split": split.how,
@@ -106,13 +104,12 @@ def run(options: Options, results: Results) -> Report:
         "candidates": len(read.train),
         **(pool.describe(split.images) if pool else {}),
         "models": models,
-        "means": means,
         "rows": [_query(query, neighbourhoods, read) for query in order],
         "unreadable": unreadable,
     }
     gallery = _gallery(neighbourhoods, read, order)
     notes = unreadable_notes(unreadable) + (pool.notes() if pool else [])
-    return Report(content, table, notes=notes, gallery=gallery, rows=options.rows)
+    return Report(content, table, [], notes, gallery, options.rows, recipes)
 
 
 def _check_count(count: int, split: Split) -> None:

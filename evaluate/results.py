@@ -35,10 +35,11 @@ class Report:
     """What a probe gives; JSON, table and page are made of it.
 
     content : of `results.json`, plain values, paths or NumPy's
-    table : rows of the terminal's table, every cell as shown
+    table : rows of the terminal's table, as `tabled` takes them
     sentences : below the table
     notes : for stderr, such as the images that were left out
     gallery : `index.html`, and `<probe>.png` with its first `rows` rows
+    recipes : which recipe each row of the table is of; `results.json` then has their `means`
     """
 
     content: dict[str, Any]
@@ -47,6 +48,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     gallery: Gallery | None = None
     rows: int = 0
+    recipes: list[str] = field(default_factory=list)
 
 
 class Results:
@@ -61,12 +63,17 @@ class Results:
         return self._draft / name
 
     def publish(self, report: Report) -> str:
-        """Add the report's JSON and pictures, move all files into the folder; return the JSON."""
+        """Add the report's JSON and pictures, move all files into the folder; return the JSON.
+
+        The report's table gets its cells as they are shown, and rows of the recipes' means.
+        """
+        report.table, means = tabled(report.table, report.recipes)
         if report.gallery is not None:
             report.gallery.table = report.table
             report.gallery.save_html(self.path("index.html"))
             report.gallery.save_png(self.path(f"{self.command}.png"), report.rows)
         content = {"command": f"probe {self.command}", "software": software(), **report.content}
+        content |= {"means": means} if report.recipes else {}
         text = json.dumps(content, indent=2, default=_plain, ensure_ascii=False) + "\n"
         # a file's name may hold bytes that are no UTF-8
         self.path(RESULTS).write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -19,7 +19,7 @@ from evaluate.intervals import Estimate, mean, spread, weights
 from evaluate.labelled import Labelled, check_classes, open_labelled, open_split
 from evaluate.masks import MaskFinder, open_masks, stem
 from evaluate.options import ComparisonOptions, Count, MaskOptions, Seed
-from evaluate.results import Report, Results, cells, image_bar, left_out_notes, say, tabled
+from evaluate.results import Report, Results, cells, image_bar, left_out_notes, say
 from evaluate.variants import MIXED, VARIANTS, VariantImages, with_backgrounds
 
 if TYPE_CHECKING:
@@ -104,7 +104,6 @@ def run(options: Options, results: Results) -> Report:
         _examples(made).save_png(results.path("variants.png"))
         if options.save_variants is not None:
             _save(made, options.save_variants, models[0])
-    table, means = tabled([_cells(row) for row in rows], [row["recipe"] for row in rows])
     content = {
         **options.model_dump(include={"images", "masks", "train", "seed"}),
         "donors": None if given else options.donors,
@@ -112,11 +111,11 @@ def run(options: Options, results: Results) -> Report:
         "split": trial.how,
         "classes": classes,
         "rows": rows,
-        "means": means,
         "left_out": trial.left_out,
     }
     notes = left_out_notes("test images", trial.left_out)
-    return Report(content, table, notes=[*notes, trial.how])
+    table, recipes = [_cells(row) for row in rows], [row["recipe"] for row in rows]
+    return Report(content, table, notes=[*notes, trial.how], recipes=recipes)
 
 
 def imagenet9_variants(root: Path) -> tuple[str, ...]:

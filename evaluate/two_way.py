@@ -39,14 +39,6 @@ from evaluate.intervals import Estimate, spread, weights
 TERMS = ("object", "background", "interaction")
 
 
-class Fractions(NamedTuple):
-    """Fractions of the variance, each (B,) for B resamples; they sum to 1."""
-
-    object: np.ndarray
-    background: np.ndarray
-    interaction: np.ndarray
-
-
 def variances(
     features: np.ndarray, w: np.ndarray, v: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -63,8 +55,7 @@ def variances(
     of_object = (v @ f.transpose(1, 0, 2).reshape(behind, -1)).reshape(-1, count, dim)
     of_background = (w @ f.reshape(count, -1)).reshape(-1, behind, dim)
     of_all = np.einsum("bi,bid->bd", w, of_object)
-    w1, v1 = w.sum(1), v.sum(1)
-    pairs_w, pairs_v = w1**2 - np.square(w).sum(1), v1**2 - np.square(v).sum(1)
+    w1, v1, pairs_w, pairs_v = w.sum(1), v.sum(1), _pairs(w), _pairs(v)
     # sums over ordered pairs of |f - f'|^2 / 2, by sum_jk v_j v_k |f_j - f_k|^2 / 2
     # = (sum v) sum v |f|^2 - |sum v f|^2
     within_object = v1[:, None] * (v @ squares.T) - np.square(of_object).sum(2)  # (B, I)
@@ -77,20 +68,42 @@ def variances(
     return apart - same_object, apart - same_background, same_object + same_background - apart
 
 
-def fractions(features: np.ndarray, w: np.ndarray, v: np.ndarray) -> Fractions:
-    """The variances as fractions of their sum; NaN where nothing varies. Arguments as above."""
+def _pairs(w: np.ndarray) -> np.ndarray:
+    """How many ordered pairs of different objects weights (B, I) count: (B,)."""
+    return np.square(w.sum(1)) - np.square(w).sum(1)
+
+
+def fractions(features: np.ndarray, w: np.ndarray, v: np.ndarray) -> dict[str, np.ndarray]:
+    """The variances as fractions of their sum, by `TERMS`; NaN where nothing varies.
+
+    Arguments as above.
+    """
     parts = np.stack(variances(features, w, v))
     total = parts.sum(0)
     varies = total > 1e-12 * np.square(features).mean() * features.shape[2]
-    return Fractions(*np.where(varies, parts / np.where(varies, total, 1), np.nan))
+    shares = np.where(varies, parts / np.where(varies, total, 1), np.nan)
+    return dict(zip(TERMS, shares, strict=True))
 
 
-def _distances(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distances to composites of the same object (I, J, J) and background (I, J, I)."""
-    f = np.asarray(features, np.float64)
-    same_object = np.stack([_pairwise(each) for each in f])  # i, j, k
-    same_background = np.stack([_pairwise(each) for each in f.transpose(1, 0, 2)])  # j, i, l
-    return same_object, same_background.transpose(1, 0, 2)
+class Distances(NamedTuple):
+    """Squared distances from each composite (i, j) to its relatives, of features (I, J, D).
+
+    same_object : (I, J, J), to (i, k); same_background : (I, J, I), to (l, j)
+    scale : the features' mean square
+    """
+
+    same_object: np.ndarray
+    same_background: np.ndarray
+    scale: float
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> Distances:
+        """Measure them."""
+        f = np.asarray(features, np.float64)
+        same_object = np.stack([_pairwise(each) for each in f])
+        same_background = np.stack([_pairwise(each) for each in f.transpose(1, 0, 2)])
+        scale = np.square(f).sum(2).mean()
+        return cls(same_object, same_background.transpose(1, 0, 2), scale)
 
 
 def _pairwise(f: np.ndarray) -> np.ndarray:
@@ -98,17 +111,17 @@ def _pairwise(f: np.ndarray) -> np.ndarray:
     return np.maximum(squares[:, None] + squares - 2 * f @ f.T, 0)
 
 
-def abx(features: np.ndarray, w: np.ndarray, v: np.ndarray) -> np.ndarray:
+def abx(distances: Distances, w: np.ndarray, v: np.ndarray) -> np.ndarray:
     """How often the same object is nearer than the same background, (B,).
 
     For X = (i, j), A = (i, k) on another background and B = (l, j) with another object on the same:
     the share of all such triples with |X - A| < |X - B|, ties half (the ABX test of Schatz et al.,
     2013). 1: features follow the object; 0: the background; it is a U-statistic, so unbiased.
-    Arguments as of `variances`.
+    w, v as of `variances`.
     """
-    same_object, same_background = _distances(features)
     total = np.zeros(len(w))
-    for i, (a, b) in enumerate(zip(same_object, same_background, strict=True)):
+    pairs = zip(distances.same_object, distances.same_background, strict=True)
+    for i, (a, b) in enumerate(pairs):
         # nearer[j, l, k]; a triple needs k != j and l != i
         difference = b[:, :, None] - a[:, None, :]
         slack = 1e-9 * (a.max() + b.max())
@@ -118,28 +131,25 @@ def abx(features: np.ndarray, w: np.ndarray, v: np.ndarray) -> np.ndarray:
         counted = (nearer.reshape(-1, a.shape[1]).astype(np.float32) @ v.T.astype(np.float32)).T
         counted = counted.reshape(len(w), len(a), -1)
         total += w[:, i] * np.einsum("bjl,bj,bl->b", counted, v, w, optimize=True)
-    pairs_w = np.square(w.sum(1)) - np.square(w).sum(1)
-    pairs_v = np.square(v.sum(1)) - np.square(v).sum(1)
-    return total / (pairs_w * pairs_v)
+    return total / (_pairs(w) * _pairs(v))
 
 
-def swap_shares(features: np.ndarray, w: np.ndarray, v: np.ndarray) -> np.ndarray:
+def swap_shares(distances: Distances, w: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Of what changes when either is swapped, the share due to the object: (B, I).
 
     With d_o the mean squared distance from the composites of object i to those of other objects on
     the same backgrounds, and d_b to those of the same object on other backgrounds: d_o / (d_o +
     d_b). Over the population its two parts are V_object and V_background, each plus V_interaction.
-    NaN where neither changes anything. Arguments as of `variances`.
+    NaN where neither changes anything. w, v as of `variances`.
     """
-    same_object, same_background = _distances(features)
+    same_object, same_background, scale = distances
     others, behind = w.shape[1], v.shape[1]
     by_background = np.einsum("ijk,bj,bk->bi", same_object, v, v, optimize=True)
-    by_background /= (np.square(v.sum(1)) - np.square(v).sum(1))[:, None]
+    by_background /= _pairs(v)[:, None]
     rows = (v @ same_background.transpose(1, 0, 2).reshape(behind, -1)).reshape(-1, others, others)
     left = w.sum(1)[:, None] - w  # other objects than i
     by_object = np.einsum("bil,bl->bi", rows, w) / (v.sum(1)[:, None] * np.maximum(left, 1))
     total = by_object + by_background
-    scale = np.square(features).sum(2).mean()
     return np.where(total > 1e-12 * scale, by_object / np.maximum(total, 1e-300), np.nan)
 
 
@@ -169,22 +179,20 @@ class Grid(NamedTuple):
 def measure(features: np.ndarray, seed: int = 0) -> Grid:
     """All figures of a grid of features (I, J, D): the fractions, `abx` and `swap`."""
     count, behind, _ = features.shape
-    ones = np.ones((1, count)), np.ones((1, behind))
-    blocks = [
-        _figures(features, w, v)
-        for w, v in zip(weights(count, (seed, 0)), weights(behind, (seed, 1)), strict=False)
-    ]
-    value = {name: float(values[0]) for name, values in _figures(features, *ones).items()}
+    ones, distances = (np.ones((1, count)), np.ones((1, behind))), Distances.of(features)
+
+    def figures(w: np.ndarray, v: np.ndarray) -> dict[str, np.ndarray]:
+        shares = swap_shares(distances, w, v)
+        there = np.where(np.isnan(shares), 0, w)
+        swap = (np.nan_to_num(shares) * there).sum(1) / np.maximum(there.sum(1), 1e-300)
+        return {
+            **fractions(features, w, v),
+            "abx": abx(distances, w, v),
+            "swap": np.where(there.sum(1) > 0, swap, np.nan),
+        }
+
+    drawn = zip(weights(count, (seed, 0)), weights(behind, (seed, 1)), strict=False)
+    blocks = [figures(w, v) for w, v in drawn]
+    value = {name: float(values[0]) for name, values in figures(*ones).items()}
     resampled = {name: np.concatenate([block[name] for block in blocks]) for name in value}
-    return Grid(value, resampled, swap_shares(features, *ones)[0])
-
-
-def _figures(features: np.ndarray, w: np.ndarray, v: np.ndarray) -> dict[str, np.ndarray]:
-    shares = swap_shares(features, w, v)
-    there = np.where(np.isnan(shares), 0, w)
-    swap = (np.nan_to_num(shares) * there).sum(1) / np.maximum(there.sum(1), 1e-300)
-    return {
-        **fractions(features, w, v)._asdict(),
-        "abx": abx(features, w, v),
-        "swap": np.where(there.sum(1) > 0, swap, np.nan),
-    }
+    return Grid(value, resampled, swap_shares(distances, *ones)[0])

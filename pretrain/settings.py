@@ -17,29 +17,13 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from data.backgrounds import BACKGROUNDS, background_of
+from data.backgrounds import background_of
 from data.errors import UserError
 from data.keys import is_utf8
 from data.options import Record, build, list_settings, one_of, read_toml, setting
 from pretrain.contract import MethodSettings
 from pretrain.methods import METHODS, load_method
-from pretrain.views.recipes import (
-    COVERAGE_HELP,
-    CUTOUT_HELP,
-    PASTED_HELP,
-    PLACING_HELP,
-    RECIPES,
-    Blend,
-    BlendSigma,
-    Coverage,
-    Cutout,
-    Pasted,
-    PasteSettings,
-    Placing,
-    Probability,
-    Switches,
-    ViewRecipe,
-)
+from pretrain.views.recipes import RECIPES, PasteSettings, Switches, ViewRecipe
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -59,7 +43,7 @@ ROW_NOTES = frozenset({"about", "expect", "cost", "command"})
 _RECIPE_NAMES = ", ".join(RECIPES)
 
 
-class Settings(Switches):
+class Settings(Switches, PasteSettings):
     """Every setting of a run, checked and complete; made by `build_settings`."""
 
     # data
@@ -92,24 +76,6 @@ class Settings(Switches):
     image_size: Annotated[int, Field(ge=8)] = setting(
         224, "side of a view in pixels", heading="Method"
     )
-    # copy-paste
-    paste_probability: Probability = setting(
-        0.5, "probability of pasting a view's foreground; 0 needs no masks", heading="Copy-paste"
-    )
-    background: Annotated[str, one_of(BACKGROUNDS)] = setting(
-        "grayscale", "what foregrounds are pasted on; given a pool, what that is of",
-        heading="Copy-paste",
-    )  # fmt: skip
-    background_pool: str | None = setting(
-        None, "folder of textures, or pool made by `mask-shards backgrounds`",
-        heading="Copy-paste", metavar="PATH",
-    )  # fmt: skip
-    blend: Blend = setting("none", "blending of the mask's border", heading="Copy-paste")
-    blend_sigma: BlendSigma = setting(5.0, "sigma of that blending, pixels of the original image")
-    paste_coverage: Coverage = setting((0.0, 1.0), COVERAGE_HELP)
-    paste_views: Pasted = setting("all", PASTED_HELP)
-    placement: Placing = setting("same", PLACING_HELP)
-    cutout: Cutout = setting("mask", CUTOUT_HELP)
     # optimisation
     epochs: Annotated[int, Field(ge=1, le=10**6)] = setting(
         200, "passes over the images", heading="Method"
@@ -176,11 +142,6 @@ class Settings(Switches):
             values = switches.model_dump(include=Switches.model_fields.keys()) | values
         return values
 
-    @model_validator(mode="after")
-    def _fit_together(self) -> Settings:
-        self.paste_settings()  # refuses a pool that does not fit
-        return self
-
     def view_recipe(self) -> ViewRecipe:
         """Return the views' recipe for the loader and the augmentation."""
         switches = self.model_dump(include=Switches.model_fields.keys())
@@ -191,17 +152,7 @@ class Settings(Switches):
         """Return the copy-paste settings, or None where nothing is pasted."""
         if self.paste_probability == 0:
             return None
-        return PasteSettings(
-            probability=self.paste_probability,
-            background=self.background,
-            pool=self.background_pool,
-            blend=self.blend,
-            sigma=self.blend_sigma,
-            coverage=self.paste_coverage,
-            views=self.paste_views,
-            placement=self.placement,
-            cutout=self.cutout,
-        )
+        return PasteSettings(**self.model_dump(include=PasteSettings.model_fields.keys()))
 
     def scaled_lr(self) -> float:
         """Return the learning rate at this batch size (Goyal et al. 2017: linear in the batch)."""

@@ -22,7 +22,7 @@ from data.device import all_finite, tune_cuda
 from data.errors import RunFailed, UserError
 from data.images.labels import splits_of
 from data.images.listing import OddEndings, list_images
-from data.metrics import LossNotFinite, Metrics, epoch_bar, read_metrics
+from data.metrics import Metrics, epoch_bar, read_metrics
 from data.processes import usable_cores
 from data.run import Run, StopRequest, failures_told, stop_on_signals
 from pretrain.build import (
@@ -33,14 +33,13 @@ from pretrain.build import (
     introduction,
     title,
 )
-from pretrain.curve import draw_curve
 from pretrain.export import export_backbone
 from pretrain.methods import load_method
 from pretrain.online_knn import build_online_knn
 from pretrain.parts.distributed import World, mean_over_processes, world
 from pretrain.parts.negatives import stream_key
 from pretrain.parts.schedule import learning_rate
-from pretrain.preview import save_views
+from pretrain.pictures import SIDE, draw_curve, views_gallery
 from pretrain.remarks import Remarks
 from pretrain.settings import FREE_ON_RESUME, Settings, build_settings
 from pretrain.views.augment import DeviceAugment
@@ -157,7 +156,9 @@ class _Training:
                 newest.set_aside()
         paths = (run.path(name) for name in ("metrics.jsonl", "tensorboard"))
         metrics, board = paths if here.first else (None, None)
-        self.log = Metrics(metrics, board, self.step, s.batch_size, mean_over_processes)
+        self.log = Metrics(
+            metrics, board, self.step, s.batch_size, mean_over_processes, self._diverged
+        )
         cuda = here.device.type == "cuda"
         if s.compile:
             for network in self.method.networks():
@@ -241,7 +242,7 @@ class _Training:
                 due |= every > 0 and self.step % every == 0
                 at_end = self.step % self.steps == 0
                 if self.step % s.log_every == 0 or at_end or due or stopping:
-                    self._flush()
+                    log.flush()
                     bar.set_postfix(loss=f"{log.mean_loss:.3f}")
                 if (due or stopping) and not at_end:
                     self._save()
@@ -283,7 +284,8 @@ class _Training:
         }
         pictures = self.run.path("views.png")
         if here.first and not pictures.exists():
-            save_views(pictures, batch, self.augment, s.images, self.keys)
+            gallery = views_gallery(batch, self.augment, s.images, self.keys)
+            gallery.save_png(pictures, side=SIDE)
         count = len(batch["index"])
         rows = here.rank * count + torch.arange(count, device=here.device)
         with torch.no_grad():
@@ -336,14 +338,6 @@ class _Training:
                 draw_curve(metrics, curve, title(s), chance)
                 self.drawn_at = time.monotonic()
         return stopping
-
-    def _flush(self) -> None:
-        try:
-            self.log.flush()
-        except LossNotFinite as error:
-            raise self._diverged(
-                f"the loss of step {error.step} (epoch {error.epoch + 1}) is {error.loss}"
-            ) from None
 
     def _save(self) -> None:
         began = time.monotonic()

@@ -9,7 +9,7 @@ import skimage.data
 from PIL import Image
 
 from data.gallery import Gallery, Row
-from pretrain.preview import views_gallery
+from pretrain.pictures import views_gallery
 from pretrain.views.augment import DeviceAugment
 from pretrain.views.loader import build_loader
 from pretrain.views.recipes import PasteSettings, moco_v2
@@ -49,7 +49,7 @@ def drawn(caption: str, images: Path, masks: Path) -> list[Row]:
     recipe = moco_v2(SIDE).model_copy(update=changes)
     loader = build_loader(
         images, masks, recipe=recipe, seed=1, batch_size=6, saliency=True, negative=negative,
-        paste=PasteSettings(probability=1, background=background),
+        paste=PasteSettings(paste_probability=1, background=background),
     )  # fmt: skip
     gallery = views_gallery(next(iter(loader)), DeviceAugment(recipe), images, loader.keys)
     rows = [row for row in gallery.rows if row.caption == "coffee.png"]

@@ -16,7 +16,7 @@ from data.options import one_of, setting
 from evaluate.detection.settings import PROTOCOLS, Settings, build_settings, rule
 from evaluate.intervals import Spread
 from evaluate.options import Count, LoadingOptions, ResultOptions, Seed
-from evaluate.results import Report, Results, percent, processes, say, tabled
+from evaluate.results import Report, Results, percent, processes, say
 
 if TYPE_CHECKING:
     from evaluate.checkpoints import Checkpoint
@@ -238,7 +238,7 @@ class Comparison:
         options, rows = self.options, [network.figures() for network in networks]
         with_masks = "mask_ap" in rows[0]["mean"]
         columns = COLUMNS | MASK_COLUMNS if with_masks else COLUMNS
-        table, means = tabled([_cells(row, columns) for row in rows], [r["recipe"] for r in rows])
+        table, recipes = [_cells(row, columns) for row in rows], [row["recipe"] for row in rows]
         shown = {each.label: detections_of(self.test, each.answers) for each in networks}
         gallery = Gallery(
             "Detections",
@@ -261,9 +261,8 @@ class Comparison:
             "settings": self.settings.model_dump(),
             "test_images": len(self.test),
             "rows": rows,
-            "means": means,
         }
-        return Report(content, table, [sentence], gallery=gallery, rows=SHOWN_ROWS)
+        return Report(content, table, [sentence], [], gallery, SHOWN_ROWS, recipes)
 
 
 def _cells(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:

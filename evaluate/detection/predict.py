@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -37,15 +35,15 @@ def predict(
     model.eval()
     rows = list(range(len(images)))[here.rank :: here.size]
     loader = Loader(EvaluationImages(images, settings), [[row] for row in rows], workers)
-    lines = []
+    answers = []
     with image_bar(len(rows), title) as bar:
         for row, (pixels,) in zip(rows, loader, strict=True):
             with computing_in(precision, here.device):
                 (answer,) = model([on_device(pixels, here.device)])
             found = _in_own_pixels(answer, tuple(pixels.shape[1:]), images.sizes[row])
-            lines.append(json.dumps([row, results_of(images.take([row]), [found])]))
+            answers.append((row, results_of(images.take([row]), [found])))
             bar.update()
-    gathered = sorted((json.loads(line) for line in here.gather(lines)), key=lambda pair: pair[0])
+    gathered = sorted(here.gather(answers), key=lambda pair: pair[0])
     return [result for _, results in gathered for result in results]
 
 

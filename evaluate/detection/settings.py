@@ -67,30 +67,23 @@ class Protocol:
     settings: dict[str, Any]
 
 
-_VOC_SIDES = tuple(range(480, 801, 32))
-_VOC = {"detector": "c4", "warmup_steps": 100, "train_sides": _VOC_SIDES}
-_COCO = {"detector": "fpn", "proposals_train": 1000}
+def _voc(years: tuple[str, ...], steps: int, milestones: tuple[int, ...]) -> Protocol:
+    sides = tuple(range(480, 801, 32))
+    own = {"detector": "c4", "warmup_steps": 100, "train_sides": sides}
+    return Protocol("voc", years, ("2007",), {**own, "steps": steps, "milestones": milestones})
+
+
+def _coco(steps: int, milestones: tuple[int, ...]) -> Protocol:
+    own = {"detector": "fpn", "proposals_train": 1000, "steps": steps, "milestones": milestones}
+    return Protocol("coco", ("train2017",), ("val2017",), own)
+
 
 # MoCo's detection/configs; 9k steps and the fractions .75, .917 at which the rate falls: VOC07
 PROTOCOLS = {
-    "voc07": Protocol(
-        "voc", ("2007",), ("2007",), {**_VOC, "steps": 9000, "milestones": (6750, 8250)}
-    ),
-    "voc0712": Protocol(
-        "voc", ("2007", "2012"), ("2007",), {**_VOC, "steps": 24000, "milestones": (18000, 22000)}
-    ),
-    "coco-1x": Protocol(
-        "coco",
-        ("train2017",),
-        ("val2017",),
-        {**_COCO, "steps": 90000, "milestones": (60000, 80000)},
-    ),
-    "coco-2x": Protocol(
-        "coco",
-        ("train2017",),
-        ("val2017",),
-        {**_COCO, "steps": 180000, "milestones": (120000, 160000)},
-    ),
+    "voc07": _voc(("2007",), 9000, (6750, 8250)),
+    "voc0712": _voc(("2007", "2012"), 24000, (18000, 22000)),
+    "coco-1x": _coco(90000, (60000, 80000)),
+    "coco-2x": _coco(180000, (120000, 160000)),
 }
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from data.device import all_finite, computing_in, tune_cuda
 from data.errors import RunFailed, UserError
 from data.loading import EpochBatches, Loader, seeded_order
-from data.metrics import LossNotFinite, Metrics
+from data.metrics import Metrics
 from data.run import Run, StopRequest, failures_told, stop_on_signals
 from evaluate.detection.annotated import Annotated
 from evaluate.detection.dataset import Example, TrainingImages, on_device, trainable
@@ -136,7 +136,7 @@ class Trainer:
             model = DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
         model.train()
         path = run.path("metrics.jsonl") if here.first else None
-        log = Metrics(path, None, self.step, s.images_per_step, mean_over_processes)
+        log = Metrics(path, None, self.step, s.images_per_step, mean_over_processes, self._diverged)
         bar = tqdm(total=s.steps, initial=self.step, desc=title, unit="step", leave=False,
                    disable=None if here.first else True)  # fmt: skip
         smaller = "use a smaller images_per_step, regions or test_side by --set"
@@ -150,7 +150,7 @@ class Trainer:
                 stopping = here.any(bool(stop))[0]
                 late = time.monotonic() - saved > SAVE_EVERY
                 if self.step % FLUSH_EVERY == 0 or self.step == s.steps or stopping or late:
-                    self._flush(log)
+                    log.flush()
                     bar.set_postfix(loss=f"{log.mean_loss:.3f}")
                 if late or stopping or self.step == s.steps:
                     self._save()
@@ -158,12 +158,6 @@ class Trainer:
                 if stopping:
                     break
         return stop
-
-    def _flush(self, log: Metrics) -> None:
-        try:
-            log.flush()
-        except LossNotFinite as error:
-            raise self._diverged(f"the loss is {error.loss} at step {error.step}") from None
 
     def _save(self) -> None:
         if not all_finite(self.model.parameters()):

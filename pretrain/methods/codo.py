@@ -139,7 +139,7 @@ class CoDo(MoCo):
     def build(cls, settings: Settings, sizes: Sizes) -> CoDo:
         s = settings.method
         encoder = PyramidEncoder(settings.arch, s.dim, s.lowest_level)
-        return cls(with_init(encoder, encoder.backbone, settings), s, settings.seed)
+        return cls(with_init(encoder, settings), s, settings.seed)
 
     @classmethod
     def chance_loss(cls, settings: Settings, images: int) -> float | None:

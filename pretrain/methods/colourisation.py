@@ -18,7 +18,6 @@ from torch import nn
 from torch.nn import functional
 
 from data.errors import UserError
-from data.images import IMAGENET_MEAN, IMAGENET_STD
 from pretrain.contract import Method, Sizes, Views
 from pretrain.parts.backbones import build_backbone, feature_dim, feature_map
 from pretrain.parts.colour import denormalised, lab
@@ -114,8 +113,7 @@ class Colourisation(Method, nn.Module):
 
     @classmethod
     def build(cls, settings: Settings, sizes: Sizes) -> Colourisation:
-        method = cls(settings.arch)
-        return with_init(method, method.backbone, settings)
+        return with_init(cls(settings.arch), settings)
 
     @classmethod
     def chance_loss(cls, settings: Settings, images: int) -> float:
@@ -133,7 +131,7 @@ class Colourisation(Method, nn.Module):
         """
         (x,) = views.images
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            colours = lab(denormalised(x.float(), IMAGENET_MEAN, IMAGENET_STD))[:, 1:]
+            colours = lab(denormalised(x.float()))[:, 1:]
             coloured = (colours.abs() > GRAY).flatten(1).any(1)  # (B,)
             ab = functional.avg_pool2d(colours, STRIDE).permute(0, 2, 3, 1)  # (B, h, w, 2)
             index, target = soft_code(ab, self.bins)  # (B, h, w, 10)

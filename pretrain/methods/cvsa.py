@@ -106,7 +106,7 @@ class CVSA(MoCo):
     @classmethod
     def build(cls, settings: Settings, sizes: Sizes) -> CVSA:
         encoder = MapEncoder(settings.arch, settings.method)
-        with_init(encoder, encoder.backbone, settings)
+        with_init(encoder, settings)
         return cls(encoder, settings.method, settings.seed)
 
     def forward(self, views: Views, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

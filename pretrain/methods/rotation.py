@@ -48,8 +48,7 @@ class Rotation(Method, nn.Module):
 
     @classmethod
     def build(cls, settings: Settings, sizes: Sizes) -> Rotation:
-        method = cls(settings.arch)
-        return with_init(method, method.network, settings)
+        return with_init(cls(settings.arch), settings)
 
     @classmethod
     def chance_loss(cls, settings: Settings, images: int) -> float:

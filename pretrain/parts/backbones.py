@@ -18,7 +18,6 @@ from torch import nn
 from torchvision import models
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from data.images import IMAGENET_MEAN, IMAGENET_STD
 from pretrain.parts.colour import denormalised, lab
 
 FEATURES = {
@@ -33,13 +32,7 @@ FEATURES = {
 ARCHITECTURES = tuple(FEATURES)
 
 CLASSIFIER = {  # the layer of torchvision's model that a backbone lacks
-    "alexnet": "classifier.6",
-    "vgg16": "classifier.6",
-    "resnet18": "fc",
-    "resnet50": "fc",
-    "resnet50w2": "fc",
-    "resnet18-l": "fc",
-    "resnet50-l": "fc",
+    arch: "fc" if arch.startswith("resnet") else "classifier.6" for arch in ARCHITECTURES
 }
 
 
@@ -60,14 +53,14 @@ def build_backbone(arch: str) -> nn.Module:
         network = models.vgg16_bn(weights=None)
         network.classifier[6] = nn.Identity()
         return network
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"no architecture {arch!r}; choose one of {', '.join(ARCHITECTURES)}")
     if arch == "resnet50w2":
         network = ResNet50w2()
-    elif arch in ("resnet18", "resnet50"):
-        network = getattr(models, arch)(weights=None)
-    elif arch in ("resnet18-l", "resnet50-l"):
-        network = of_lightness(getattr(models, arch.removesuffix("-l"))(weights=None))
     else:
-        raise ValueError(f"no architecture {arch!r}; choose one of {', '.join(ARCHITECTURES)}")
+        network = getattr(models, arch.removesuffix("-l"))(weights=None)
+    if arch.endswith("-l"):
+        of_lightness(network)
     network.fc = nn.Identity()
     return network
 
@@ -86,11 +79,11 @@ class LightnessConv(nn.Conv2d):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) float32, normalised by ImageNet's mean and deviation."""
-        rgb = denormalised(images.float(), IMAGENET_MEAN, IMAGENET_STD)
+        rgb = denormalised(images.float())
         return super().forward(lab(rgb)[:, :1] - 50)
 
 
-def of_lightness(network: ResNet) -> ResNet:
+def of_lightness(network: ResNet) -> None:
     """Make a fresh ResNet see lightness alone and keep layer4 at stride 1, as the published
     colourisation networks (Goyal et al. 2019; VISSL's LAYER4_STRIDE).
     """
@@ -99,7 +92,6 @@ def of_lightness(network: ResNet) -> ResNet:
     for module in network.layer4[0].modules():
         if isinstance(module, nn.Conv2d):
             module.stride = (1, 1)
-    return network
 
 
 class AlexNetBN(nn.Module):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
+
+from data.images import IMAGENET_MEAN, IMAGENET_STD
 
 _XYZ = (  # of linear RGB, each row divided by the white point's X, Y, Z
     (0.412453 / 0.950456, 0.357580 / 0.950456, 0.180423 / 0.950456),
@@ -13,9 +13,9 @@ _XYZ = (  # of linear RGB, each row divided by the white point's X, Y, Z
 )
 
 
-def denormalised(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Undo the normalisation of images (B, 3, H, W): RGB in [0, 1]."""
-    planes = zip(images.unbind(1), mean, std, strict=True)
+def denormalised(images: torch.Tensor) -> torch.Tensor:
+    """Undo the normalisation by ImageNet's mean and deviation, (B, 3, H, W): RGB in [0, 1]."""
+    planes = zip(images.unbind(1), IMAGENET_MEAN, IMAGENET_STD, strict=True)
     return torch.stack([plane * s + m for plane, m, s in planes], 1).clamp(0, 1)
 
 

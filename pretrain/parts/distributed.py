@@ -38,7 +38,7 @@ class World:
         return tuple(bool(vote) for vote in votes)
 
     def gather(self, values: list) -> list:
-        """Return the values, texts or numbers, of all processes. Every process must call it."""
+        """Return the values, plain ones, of all processes. Every process must call it."""
         if self.size == 1:
             return values
         lists: list[list] = [[] for _ in range(self.size)]

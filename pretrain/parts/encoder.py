@@ -68,14 +68,13 @@ class Encoder(nn.Module):
 def build_encoder(settings: Settings) -> Encoder:
     """Return the encoder of the settings, its backbone's weights read from `init` where given."""
     s = settings.method
-    encoder = Encoder(settings.arch, s.dim, s.mlp, s.head_norm)
-    return with_init(encoder, encoder.backbone, settings)
+    return with_init(Encoder(settings.arch, s.dim, s.mlp, s.head_norm), settings)
 
 
-def with_init(network: nn.Module, backbone: nn.Module, settings: Settings) -> nn.Module:
-    """Read a network's backbone from `init`, where that is given; return the network."""
+def with_init(network: nn.Module, settings: Settings) -> nn.Module:
+    """Read a network's `backbone` from `init`, where that is given; return the network."""
     if settings.init is not None:
-        load_backbone(backbone, settings.arch, settings.init)
+        load_backbone(network.backbone, settings.arch, settings.init)
     return network
 
 

@@ -139,8 +139,9 @@ class CopyPaste(v2.Transform):
         keep_mask: bool = False,
     ) -> None:
         super().__init__()
-        given = {"probability": probability, "blend": blend, "sigma": sigma}
-        build(PasteSettings, given, label=str)  # refuses invalid values
+        names = {"paste_probability": "probability", "blend": "blend", "blend_sigma": "sigma"}
+        given = dict(zip(names, (probability, blend, sigma), strict=True))
+        build(PasteSettings, given, label=names.get)  # refuses invalid values
         if isinstance(background, str) and BACKGROUNDS.get(background, (None,) * 4)[3]:
             raise UserError(
                 f"background is {background!r}, whose partners are images of a whole data set; "

@@ -274,7 +274,7 @@ class ViewDataset:
         for view in range(recipe.views):
             numbers = (self.seed, epoch, index, view)
             paste = self.paste
-            if paste is not None and paste.views == "first" and view:
+            if paste is not None and paste.paste_views == "first" and view:
                 paste = None
             draw = draw_view(
                 recipe,
@@ -366,5 +366,7 @@ class _MaskOnce:
     def crop(self, box: Box, size: tuple[int, int], blurred: bool = False) -> np.ndarray:
         """Return what the mask has in a box of the image, uint8 of this size."""
         if blurred and True not in self._masks:
-            self._masks[True] = blur_mask(self.whole, self._dataset.paste.sigma, self.image_size)
+            self._masks[True] = blur_mask(
+                self.whole, self._dataset.paste.blend_sigma, self.image_size
+            )
         return cut_mask(self._masks[True] if blurred else self.whole, box, self.image_size, size)

@@ -134,7 +134,7 @@ def draw_view(
         box = object_crop(sizes, centres, mask, image_size, recipe.crop_keeps, recipe.scale[0])
     if box is None:
         box = _box(recipe, numbers, image_size)
-    pasted = paste is not None and numbers[_PASTE] < paste.probability
+    pasted = paste is not None and numbers[_PASTE] < paste.paste_probability
     blur_mask = paste is not None and blurs(paste.blend, numbers[_BLEND])
     values = np.zeros(len(PARAMETERS), np.float32)
     values[:6] = (*image_size, *box)

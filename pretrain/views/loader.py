@@ -140,7 +140,7 @@ def build_loader(
     another size of image; a damaged shard; a folder in which nothing can be read any more.
     """
     keys = list_images(images) if keys is None else keys
-    if paste is not None and paste.probability == 0:
+    if paste is not None and paste.paste_probability == 0:
         paste = None
     shards = rows = None
     pasting = paste if paste is not None and paste.needs_masks else None
@@ -167,7 +167,7 @@ def build_loader(
         paste,
         shards,
         rows,
-        None if paste is None else open_source(paste.background, paste.pool),
+        None if paste is None else open_source(paste.background, paste.background_pool),
         None if labels is None else np.asarray(labels, np.int64),
         keep_jpegs=decode_on is not None,
         saliency=saliency,
@@ -195,7 +195,7 @@ def _why_masks(paste: PasteSettings | None, looks: bool, crop: str) -> str:
     if crop == "object":
         return f"crop = 'object' needs masks; {give}."
     if paste is not None:
-        what = f"copy-paste with probability {paste.probability} needs masks"
+        what = f"copy-paste with probability {paste.paste_probability} needs masks"
         return f"{what}; {give}, or the probability 0."
     return ""
 
@@ -209,7 +209,7 @@ def _open_masks(
 ) -> tuple[MaskShards, MaskRows]:
     """Open the mask shards and find every image's row in them."""
     shards = MaskShards(masks)
-    coverage = (0.0, 1.0) if paste is None else paste.coverage
+    coverage = (0.0, 1.0) if paste is None else paste.paste_coverage
     rows = match_masks(keys, shards, images, coverage)
     if rows.missing and not allow_missing:
         raise UserError(

@@ -18,23 +18,6 @@ SIGMA_MOST = 1000.0  # pixels; no blur needs to be wider
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0)]
-Blend = Literal["none", "gaussian", "mix"]
-BlendSigma = Annotated[float, Field(gt=0, le=SIGMA_MOST)]
-Coverage = tuple[Probability, Probability]
-COVERAGE_HELP = "range of a mask's mean in [0, 1]; images of other masks stay unpasted"
-Pasted = Literal["all", "first"]
-PASTED_HELP = "which views of an image are pasted with that probability"
-Placing = Literal["same", "frame"]
-PLACING_HELP = (
-    "where a foreground is pasted: same (where it was, as large) or frame (its box anywhere in the "
-    "view, half as large as the view or more, as InstanceLoc)"
-)
-
-Cutout = Literal["mask", "rectangle"]
-CUTOUT_HELP = (
-    "what is pasted in a frame: mask (the object; the rectangle where there is none) or rectangle "
-    "(the whole crop, which needs no masks; InstanceLoc)"
-)
 
 
 class Switches(Record):
@@ -114,28 +97,54 @@ RECIPES = {"instdisc": instdisc, "moco-v2": moco_v2, "plain": plain}
 
 
 class PasteSettings(Record):
-    """Copy-paste augmentation (DiLo, 5.2) as the loader takes it."""
+    """Copy-paste augmentation (DiLo, 5.2)."""
 
-    probability: Probability = setting(
-        0.5, "of pasting a view's foreground on another background, else the view stays as it is"
+    paste_probability: Probability = setting(
+        0.5, "probability of pasting a view's foreground; 0 needs no masks", heading="Copy-paste"
     )
-    background: Annotated[str, one_of(BACKGROUNDS)] = setting("grayscale", "what is pasted on")
-    pool: str | None = setting(None, "what that source is opened with, such as a folder")
-    blend: Blend = setting(
-        "none", "none takes the mask as it is, gaussian blurs it, mix does either, evenly"
+    background: Annotated[str, one_of(BACKGROUNDS)] = setting(
+        "grayscale", "what foregrounds are pasted on; given a pool, what that is of",
+        heading="Copy-paste",
+    )  # fmt: skip
+    background_pool: str | None = setting(
+        None, "folder of textures, or pool made by `mask-shards backgrounds`",
+        heading="Copy-paste", metavar="PATH",
+    )  # fmt: skip
+    blend: Literal["none", "gaussian", "mix"] = setting(
+        "none",
+        "blending of the mask's border: none takes it as it is, gaussian blurs it, mix does "
+        "either, evenly",
+        heading="Copy-paste",
     )
-    sigma: BlendSigma = setting(5.0, "of that Gaussian, pixels of the original image")
-    coverage: Coverage = setting((0.0, 1.0), COVERAGE_HELP)
-    views: Pasted = setting("all", PASTED_HELP)
-    placement: Placing = setting("same", PLACING_HELP)
-    cutout: Cutout = setting("mask", CUTOUT_HELP)
+    blend_sigma: Annotated[float, Field(gt=0, le=SIGMA_MOST)] = setting(
+        5.0, "sigma of that Gaussian, pixels of the original image"
+    )
+    paste_coverage: tuple[Probability, Probability] = setting(
+        (0.0, 1.0), "range of a mask's mean in [0, 1]; images of other masks stay unpasted"
+    )
+    paste_views: Literal["all", "first"] = setting(
+        "all", "which views of an image are pasted with that probability"
+    )
+    placement: Literal["same", "frame"] = setting(
+        "same",
+        "where a foreground is pasted: same (where it was, as large) or frame (its box anywhere in "
+        "the view, half as large as the view or more, as InstanceLoc)",
+    )
+    cutout: Literal["mask", "rectangle"] = setting(
+        "mask",
+        "what is pasted in a frame: mask (the object; the rectangle where there is none) or "
+        "rectangle (the whole crop, which needs no masks; InstanceLoc)",
+    )
 
     @model_validator(mode="after")
-    def _pool(self) -> PasteSettings:
-        check_background(self.background, self.pool)
-        if self.coverage[0] > self.coverage[1]:
+    def _fit_together(self) -> PasteSettings:
+        if self.paste_probability == 0:
+            return self
+        check_background(self.background, self.background_pool)
+        low, high = self.paste_coverage
+        if low > high:
             raise ValueError(
-                f"paste_coverage is {list(self.coverage)}; the smaller comes first, as 0.05,0.9"
+                f"paste_coverage is {[low, high]}; the smaller comes first, as 0.05,0.9"
             )
         if self.placement == "frame" and BACKGROUNDS[self.background].partner == "over":
             raise ValueError(

@@ -14,7 +14,7 @@ import torch
 from data.device import all_finite, as_current, computing_in, memory_layout, tune_cuda
 from data.errors import UserError
 from data.loading import EpochBatches, Loader, seeded_order
-from data.metrics import LossNotFinite, Metrics, epoch_bar, read_metrics
+from data.metrics import Metrics, epoch_bar, read_metrics
 from data.run import Run, StopRequest, failures_told, stop_on_signals, write_torch
 from saliency.basnet.dataset import Pair, TrainingPairs
 from saliency.basnet.loss import hybrid_loss, robust_loss
@@ -117,7 +117,7 @@ class Trainer:
             failures_told(self.run, f"use a smaller --batch-size than {size}"),
             self.run.locked(),
             as_current(self.device),  # where batches are pinned for
-            closing(Metrics(self.run.path("metrics.jsonl"), None, self.step, size)) as log,
+            closing(self._metrics()) as log,
         ):
             self.run.start(self.settings)
             while not self.done and not stop:
@@ -155,6 +155,10 @@ class Trainer:
             click.echo(f"round {number} changed its labels by {change:.4f}")
         return not self.settled
 
+    def _metrics(self) -> Metrics:
+        path, size = self.run.path("metrics.jsonl"), self.settings.batch_size
+        return Metrics(path, None, self.step, size, diverged=self._ruined)
+
     def _epoch(self, log: Metrics, stop: StopRequest) -> None:
         """Train the rest of the current epoch, or until a signal."""
         epoch, begun = divmod(self.step, self.steps)
@@ -169,11 +173,11 @@ class Trainer:
                 log.add(self.step, epoch, loss, lr=lr)
                 bar.update()
                 if self.step % _LOG_EVERY == 0:
-                    self._flush(log)
+                    log.flush()
                     bar.set_postfix(loss=f"{log.mean_loss:.3f}")
                 if stop:
                     break
-        self._flush(log)  # before anything is made of the weights
+        log.flush()  # before anything is made of the weights
         if not all_finite(self.network.state_dict().values()):  # the loss was, before this step
             raise self._ruined(f"the weights are not finite after step {self.step}")
         if self.step % self.steps == 0:
@@ -208,12 +212,6 @@ class Trainer:
         of_round = self.settings.round_epochs * self.steps
         progress = self.step % of_round / of_round
         return self.settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
-
-    def _flush(self, log: Metrics) -> None:
-        try:
-            log.flush()
-        except LossNotFinite as error:
-            raise self._ruined(f"the loss is {error.loss} at step {error.step}") from None
 
     def _ruined(self, what: str) -> UserError:
         return UserError(

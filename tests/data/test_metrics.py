@@ -6,7 +6,7 @@ import time
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data.metrics import Metrics, read_metrics
-from pretrain.curve import draw_curve
+from pretrain.pictures import draw_curve
 
 
 def line(step):

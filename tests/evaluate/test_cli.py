@@ -162,14 +162,3 @@ def test_more_processes_than_gpus_are_told_by_the_first(
     command = ("linear", "random:resnet18", split_folder, "--device", "cuda", "--workers", 0)
     refused = probe(*command, "--out", tmp_path / "out", code=2)
     assert "finds only 2 GPUs here; start 2 processes" in refused.output
-
-
-def test_torchrun_shows_one_sentence(tmp_path):
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "evaluate"]
-    done = subprocess.run(
-        [sys.executable, *launch, "knn", "random:resnet18", str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
-        cwd=REPOSITORY, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert (done.stdout + done.stderr).count("Error: probe knn") == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluate.intervals import RESAMPLES
-from evaluate.two_way import TERMS, abx, fractions, measure, swap_shares, variances
+from evaluate.two_way import TERMS, Distances, abx, fractions, measure, swap_shares, variances
 
 OBJECTS, BEHIND = 5, 4
 ONES = np.ones((1, OBJECTS)), np.ones((1, BEHIND))
@@ -64,7 +64,7 @@ def test_abx_and_swap_against_plain_loops(features):
     def d(x, y):
         return np.square(features[x] - features[y]).sum()
 
-    hits = trials = 0
+    hits, trials, distances = 0, 0, Distances.of(features)
     for i, n, j, k in itertools.product(
         range(OBJECTS), range(OBJECTS), range(BEHIND), range(BEHIND)
     ):
@@ -72,12 +72,12 @@ def test_abx_and_swap_against_plain_loops(features):
             weight = w[i] * w[n] * v[j] * v[k]
             hits += weight * (d((i, j), (i, k)) < d((i, j), (n, j)))
             trials += weight
-    assert abx(features, w[None] * 1.0, v[None] * 1.0)[0] == pytest.approx(hits / trials, rel=1e-6)
+    assert abx(distances, w[None] * 1.0, v[None] * 1.0)[0] == pytest.approx(hits / trials, rel=1e-6)
     for i in range(OBJECTS):
         o = [d((i, j), (n, j)) for j in range(BEHIND) for n in range(OBJECTS) if n != i]
         b = [d((i, j), (i, k)) for j in range(BEHIND) for k in range(BEHIND) if k != j]
         share = np.mean(o) / (np.mean(o) + np.mean(b))
-        assert swap_shares(features, *ONES)[0, i] == pytest.approx(share)
+        assert swap_shares(distances, *ONES)[0, i] == pytest.approx(share)
 
 
 @pytest.mark.parametrize("sizes", [(1, 0, 0), (0, 1, 0), (0.5, 0.2, 0.3)])
@@ -110,9 +110,9 @@ def test_small_grids_are_unbiased_and_cover():
 
 def test_what_never_changes_is_not_divided():
     constant = np.full((OBJECTS, BEHIND, 3), 0.1)
-    assert np.isnan(fractions(constant, *ONES).object).all()
-    assert np.isnan(swap_shares(constant, *ONES)).all()
-    assert abx(constant, *ONES)[0] == 0.5
+    assert np.isnan(fractions(constant, *ONES)["object"]).all()
+    assert np.isnan(swap_shares(Distances.of(constant), *ONES)).all()
+    assert abx(Distances.of(constant), *ONES)[0] == 0.5
 
 
 def test_differences_are_paired():

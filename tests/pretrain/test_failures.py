@@ -47,20 +47,9 @@ def test_a_folder_that_cannot_be_made(photographs, tmp_path, out):
         train(tiny(photographs), tmp_path / out)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported elsewhere"),
-        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
-        MemoryError(),
-    ],
-    ids=["cuda", "driver", "cudnn", "cpu", "python"],
-)
-def test_exhausted_memory(photographs, tmp_path, monkeypatch, error):
+def test_exhausted_memory(photographs, tmp_path, monkeypatch):
     def augment(*arguments):
-        raise error
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(trainer.DeviceAugment, "forward", augment)
     with pytest.raises(UserError, match=r"memory is exhausted.*; batch_size is 4; .* accumulate"):

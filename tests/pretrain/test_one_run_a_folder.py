@@ -3,7 +3,8 @@
 import os
 import shutil
 
-from tests.pretrain.runs import command, finish, metrics, start
+from pretrain.trainer import train
+from tests.pretrain.runs import command, metrics, start, tiny
 
 
 def test_two_runs_resumed_at_once(photographs, tmp_path):
@@ -19,12 +20,11 @@ def test_two_runs_resumed_at_once(photographs, tmp_path):
     assert not any("writer" in name for name in os.listdir(out))
 
 
-def test_a_data_set_with_its_splits_is_told(photographs, tmp_path):
+def test_a_data_set_with_its_splits_is_told(photographs, tmp_path, capsys):
     for split in ("train", "val"):
         shutil.copytree(photographs.images, tmp_path / "set" / split)
-    arguments = command(photographs, tmp_path / "run", epochs=1, knn_every=1, paste_probability=0)
-    arguments[0] = str(tmp_path / "set")
-    del arguments[1]  # masks
-    output = finish(start(arguments))
+    changes = {"images": str(tmp_path / "set"), "epochs": 1, "knn_every": 1}
+    train(tiny(photographs, **changes, paste_probability=0), tmp_path / "run")
+    output = capsys.readouterr().out
     assert "holds train and val, and all of them are trained on" in output
     assert "kNN of" not in output

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.preview import save_views, views_gallery
+from pretrain.pictures import SIDE, views_gallery
 from pretrain.views.augment import DeviceAugment
 from pretrain.views.loader import build_loader
 from pretrain.views.recipes import PasteSettings, ViewRecipe
@@ -20,7 +20,7 @@ def test_cells_show_the_stages_that_the_model_sees(photographs, tmp_path, views)
         photographs.images,
         photographs.masks,
         recipe=recipe,
-        paste=PasteSettings(probability=1),
+        paste=PasteSettings(paste_probability=1),
         batch_size=4,
     )
     batch = next(iter(loader))
@@ -35,7 +35,7 @@ def test_cells_show_the_stages_that_the_model_sees(photographs, tmp_path, views)
                 picture = row.cells[1 + 4 * view + position].picture
                 expected = stages[stage][number, view].permute(1, 2, 0).clamp(0, 1) * 255
                 assert np.abs(np.atleast_3d(picture) - expected.numpy()).max() <= 0.51, stage
-    save_views(tmp_path / "views.png", batch, augment, photographs.images, loader.keys, count=3)
+    gallery.save_png(tmp_path / "views.png", side=SIDE)
     assert [path.name for path in tmp_path.iterdir()] == ["views.png"]
     sheet = np.asarray(Image.open(tmp_path / "views.png"))
     last = gallery.rows[-1].cells[-1].picture
@@ -48,10 +48,9 @@ def test_without_pasting_and_without_the_files(photographs, tmp_path):
     recipe = ViewRecipe(image_size=16)
     loader = build_loader(photographs.images, recipe=recipe, batch_size=2)
     batch = next(iter(loader))
-    save_views(tmp_path / "v.png", batch, DeviceAugment(recipe), tmp_path / "gone", loader.keys)
-    cells = (
-        views_gallery(batch, DeviceAugment(recipe), tmp_path / "gone", loader.keys).rows[0].cells
-    )
+    gallery = views_gallery(batch, DeviceAugment(recipe), tmp_path / "gone", loader.keys)
+    gallery.save_png(tmp_path / "v.png", side=SIDE)
+    cells = gallery.rows[0].cells
     assert [cell.picture is None for cell in cells] == [True, False, False]
     assert "no such file" in cells[0].caption
     assert Image.open(tmp_path / "v.png").width > 3 * 160
@@ -61,7 +60,7 @@ def test_a_negative_and_the_objects_boxes_are_drawn(photographs):
     recipe = ViewRecipe(views=1, image_size=32)
     loader = build_loader(
         photographs.images, photographs.masks, recipe=recipe, batch_size=3, saliency=True,
-        negative=True, paste=PasteSettings(probability=1, background="box-swap"),
+        negative=True, paste=PasteSettings(paste_probability=1, background="box-swap"),
     )  # fmt: skip
     batch, augment = next(iter(loader)), DeviceAugment(recipe)
     gallery = views_gallery(batch, augment, photographs.images, loader.keys)

@@ -132,7 +132,10 @@ def test_views_differ_from_the_cpu_s_by_rounding():
 
 
 def test_batches_are_the_workers(photographs, decoded):
-    options = {"masks": photographs.masks, "paste": PasteSettings(probability=0.7, blend="mix")}
+    options = {
+        "masks": photographs.masks,
+        "paste": PasteSettings(paste_probability=0.7, blend="mix"),
+    }
     ours = load(photographs.images, CPU, labels=np.arange(12), **options)
     assert decoded == [1, 2, 3, 3]  # the first to see that it works; four images were reduced
     assert_nearly_same(ours, load(photographs.images, None, labels=np.arange(12), **options))
@@ -140,7 +143,7 @@ def test_batches_are_the_workers(photographs, decoded):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_batches_of_cuda_are_the_workers_but_for_chroma(photographs):
-    options = {"masks": photographs.masks, "paste": PasteSettings(probability=0.7)}
+    options = {"masks": photographs.masks, "paste": PasteSettings(paste_probability=0.7)}
     ours = load(photographs.images, torch.device("cuda"), pin_memory=True, workers=1, **options)
     assert ours[0]["image"].is_cuda
     theirs = load(photographs.images, None, **options)

@@ -94,7 +94,7 @@ def test_instdisc_jitters_always():
 
 
 def test_paste_follows_its_settings():
-    views = draws(instdisc(), PasteSettings(probability=0.3, blend="mix"))
+    views = draws(instdisc(), PasteSettings(paste_probability=0.3, blend="mix"))
     assert abs(np.mean([view.paste for view in views]) - 0.3) < 0.03
     assert abs(np.mean([view.blur_mask for view in views]) - 0.5) < 0.03
     levels = column(views, "level")
@@ -148,12 +148,12 @@ def test_recipes_with_invalid_values_are_refused(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"probability": 2}, "probability is 2"),
+        ({"paste_probability": 2}, "paste_probability is 2"),
         ({"background": "red"}, "'red'; choose one of grayscale, texture, imagenet"),
         ({"background": "texture"}, "give a folder of textures"),
         ({"background": "imagenet"}, "mask-shards backgrounds"),
         ({"blend": "hard"}, "'hard'; it should be 'none', 'gaussian' or 'mix'"),
-        ({"sigma": 0}, "sigma is 0"),
+        ({"blend_sigma": 0}, "blend_sigma is 0"),
     ],
 )
 def test_paste_settings_with_invalid_values_are_refused(changes, message):

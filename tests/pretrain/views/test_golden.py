@@ -25,9 +25,9 @@ RECIPES = (
 PASTES = (
     None,
     PasteSettings(),
-    PasteSettings(probability=1.0, blend="gaussian", sigma=2.0),
-    PasteSettings(probability=0.7, blend="mix", sigma=4.0),
-    PasteSettings(probability=0.8, background="texture", pool="textures"),
+    PasteSettings(paste_probability=1.0, blend="gaussian", blend_sigma=2.0),
+    PasteSettings(paste_probability=0.7, blend="mix", blend_sigma=4.0),
+    PasteSettings(paste_probability=0.8, background="texture", background_pool="textures"),
 )
 KEYS = ((0, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0), (7, 3, 12345, 1), (2**63 + 5, 199, 1281166, 2))
 SIZES = ((40, 64), (500, 375), (3, 901))

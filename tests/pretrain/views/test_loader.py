@@ -49,7 +49,7 @@ def assert_same(ours, theirs):
 def make(photographs, **changes):
     settings = {
         "recipe": RECIPE,
-        "paste": PasteSettings(probability=0.7, blend="mix"),
+        "paste": PasteSettings(paste_probability=0.7, blend="mix"),
         "batch_size": 4,
         "seed": 5,
         **changes,
@@ -112,7 +112,7 @@ def test_skipped_images_are_not_read(photographs, tmp_path):
         photographs.masks,
         keys=keys,
         recipe=RECIPE,
-        paste=PasteSettings(probability=0.7, blend="mix"),
+        paste=PasteSettings(paste_probability=0.7, blend="mix"),
         batch_size=4,
         seed=5,
         start_step=2,
@@ -158,13 +158,15 @@ def test_without_pasting_no_masks_are_needed(photographs):
     batch = batches(loader)[0]
     assert "mask" not in batch and loader.masks is None
     loader = build_loader(
-        photographs.images, recipe=RECIPE, paste=PasteSettings(probability=0), batch_size=4
+        photographs.images, recipe=RECIPE, paste=PasteSettings(paste_probability=0), batch_size=4
     )
     assert "mask" not in batches(loader)[0]
 
 
 def test_texture_background_is_loaded_where_pasted(photographs):
-    paste = PasteSettings(background="texture", pool=str(photographs.images), probability=0.5)
+    paste = PasteSettings(
+        background="texture", background_pool=str(photographs.images), paste_probability=0.5
+    )
     for batch in batches(make(photographs, paste=paste)):
         pasted = batch["parameters"][..., COLUMN["paste"]] > 0
         assert batch["background"].shape == batch["image"].shape
@@ -238,7 +240,7 @@ def test_missing_masks_stop_unless_allowed(photographs, tmp_path):
         },
         {failed: Status.FAILED, unreadable: Status.UNREADABLE},
     )
-    arguments = {"recipe": RECIPE, "paste": PasteSettings(probability=1), "batch_size": 12}
+    arguments = {"recipe": RECIPE, "paste": PasteSettings(paste_probability=1), "batch_size": 12}
     with pytest.raises(UserError, match=r"3 of the 12 images .* have no mask") as caught:
         build_loader(photographs.images, tmp_path, **arguments)
     assert repr(absent) in caught.value.message
@@ -263,7 +265,7 @@ def test_masks_of_another_size_of_image_are_refused(photographs, tmp_path, worke
         photographs.images,
         tmp_path,
         recipe=RECIPE,
-        paste=PasteSettings(probability=1),
+        paste=PasteSettings(paste_probability=1),
         batch_size=4,
         workers=workers,
     )
@@ -330,9 +332,11 @@ def test_an_unreadable_background_is_skipped_and_named(photographs, tmp_path, de
     shutil.copytree(photographs.images, images)
     damaged = images / list_images(images)[2]  # another image takes its place
     damaged.write_bytes(damaged.read_bytes()[:-40] + bytes(38) + b"\xff\xd9")
+    paste = PasteSettings(
+        paste_probability=1.0, background="texture", background_pool=str(textures)
+    )
     loader = build_loader(
-        images, photographs.masks, recipe=RECIPE, batch_size=12, decode_on=decode_on,
-        paste=PasteSettings(probability=1.0, background="texture", pool=str(textures)),
+        images, photographs.masks, recipe=RECIPE, batch_size=12, decode_on=decode_on, paste=paste,
     )  # fmt: skip
     (batch,) = batches(loader)
     assert set(batch["backgrounds_skipped"]) == {"background a.png: empty file"}
@@ -414,11 +418,11 @@ raise RuntimeError("stop")
 
 def test_images_of_poor_masks_stay_unpasted(photographs):
     """Those alone, and nothing else moves."""
-    paste = PasteSettings(probability=1)
+    paste = PasteSettings(paste_probability=1)
     everything = make(photographs, paste=paste)
     shares = np.array([everything.dataset.masks.read(row).mean() / 255 for row in range(12)])
     low, high = np.quantile(shares, [0.3, 0.8])
-    kept = make(photographs, paste=PasteSettings(probability=1, coverage=(low, high)))
+    kept = make(photographs, paste=PasteSettings(paste_probability=1, paste_coverage=(low, high)))
     poor = (shares < low) | (shares > high)
     assert kept.masks.poor == poor.sum() > 3 and everything.masks.poor == 0
     for ours, theirs in zip(batches(kept), batches(everything), strict=True):

@@ -39,7 +39,7 @@ def views_of(root, **recipe):
         root / "images",
         root / "masks",
         recipe=ViewRecipe(views=2, image_size=48, **recipe),
-        paste=PasteSettings(probability=1.0),
+        paste=PasteSettings(paste_probability=1.0),
         batch_size=3,
         seed=3,
     )

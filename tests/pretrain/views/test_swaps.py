@@ -76,7 +76,7 @@ def composite(image, alpha, background):
 
 def test_mask_swap(photographs):
     """The object where it was, on another image whose object is covered."""
-    _, views, plain = load(photographs, PasteSettings(probability=1, background="mask-swap"))
+    _, views, plain = load(photographs, PasteSettings(paste_probability=1, background="mask-swap"))
     for row, index in enumerate(views.index.tolist()):
         for view in range(2):
             box = tuple(views.crops[row, view].int().tolist())
@@ -98,7 +98,7 @@ def test_mask_swap(photographs):
 
 
 def test_box_swap_moves_the_object_and_its_saliency(photographs):
-    paste = PasteSettings(probability=1, background="box-swap")
+    paste = PasteSettings(paste_probability=1, background="box-swap")
     batch, views, plain = load(photographs, paste, saliency=True)
     assert batch["unmoved"].sum() == 0 and (batch["parameters"][..., COLUMN["paste"]] == 1).all()
     for row, index in enumerate(views.index.tolist()):
@@ -165,7 +165,7 @@ def test_a_negative_and_partners_move_no_draw(photographs):
 
 
 def test_a_frame_puts_the_cut_out_anywhere(photographs):
-    paste = PasteSettings(probability=1, placement="frame", views="first")
+    paste = PasteSettings(paste_probability=1, placement="frame", paste_views="first")
     batch, views, _ = load(photographs, paste, saliency=True)
     assert (batch["parameters"][..., COLUMN["paste"]] == torch.tensor([1.0, 0.0])).all()
     alpha = batch["mask"][:, 0].numpy()
@@ -179,7 +179,7 @@ def test_a_frame_puts_the_cut_out_anywhere(photographs):
 @pytest.mark.parametrize("masks", [True, False])
 def test_a_rectangle_is_the_crop_itself(photographs, masks):
     """As InstanceLoc: the crop, its aspect ratio kept, opaque in a random frame; needs no masks."""
-    paste = PasteSettings(probability=1, placement="frame", cutout="rectangle")
+    paste = PasteSettings(paste_probability=1, placement="frame", cutout="rectangle")
     given = photographs if masks else replace(photographs, masks=None)
     batch, _, _ = load(given, paste)
     for row, index in enumerate(batch["index"].tolist()):
@@ -204,7 +204,7 @@ def test_what_has_no_object_is_framed_as_a_rectangle(photographs, tmp_path):
         mask = np.full((height // 2, width // 2), 0 if number % 2 else 255, np.uint8)
         rows[key] = (mask, (height, width))
     write_masks(tmp_path / "masks", rows)
-    paste = PasteSettings(probability=1, placement="frame")
+    paste = PasteSettings(paste_probability=1, placement="frame")
     batch, _, _ = load(replace(photographs, masks=tmp_path / "masks"), paste)
     for alpha in batch["mask"].flatten(0, 1).numpy():
         _, _, height, width = tight_box(alpha)
@@ -235,7 +235,7 @@ def test_what_cannot_be_swapped_stays_and_is_counted(photographs, tmp_path):
     write_masks(tmp_path / "masks", rows)
     loader = build_loader(
         images, tmp_path / "masks", recipe=RECIPE, batch_size=12, seed=SEED, negative=True,
-        paste=PasteSettings(probability=1, background="box-swap"),
+        paste=PasteSettings(paste_probability=1, background="box-swap"),
     )  # fmt: skip
     batch = next(iter(loader))
     pasted = batch["parameters"][:, :2, COLUMN["paste"]].sum(1)
@@ -268,7 +268,7 @@ def test_a_large_partner_is_reduced_while_it_is_decoded(photographs, monkeypatch
     def backgrounds():
         loader = build_loader(
             photographs.images, photographs.masks, recipe=small, seed=SEED, batch_size=12,
-            paste=PasteSettings(probability=1, background="mask-swap"),
+            paste=PasteSettings(paste_probability=1, background="mask-swap"),
         )  # fmt: skip
         return next(iter(loader))["background"].float()
 

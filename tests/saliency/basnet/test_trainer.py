@@ -102,7 +102,7 @@ def test_stopped_run_is_resumed_with_all_its_losses(tmp_path):
 @pytest.mark.parametrize("bad", [1, 4, 10, 11, 25])
 def test_nothing_is_saved_after_a_loss_that_is_not_finite(tmp_path, bad, value):
     losses = [1.0] * (bad - 1) + [value] * STEPS
-    with pytest.raises(UserError, match=rf"the loss is {value} at step {bad};"):
+    with pytest.raises(UserError, match=rf"the loss of step {bad} .* is {value};"):
         played(trainer_into(tmp_path), losses).train()
     assert not saved(tmp_path) and not list(tmp_path.glob("*.pth"))
 
@@ -117,7 +117,7 @@ def test_good_checkpoint_before_a_bad_loss_is_kept(tmp_path):
 
 def test_signal_after_a_bad_loss_saves_nothing(tmp_path):
     trainer = played(trainer_into(tmp_path), [1.0, 1.0, math.nan, 1.0], stop_after=4)
-    with pytest.raises(UserError, match="the loss is nan at step 3;"):
+    with pytest.raises(UserError, match=r"the loss of step 3 .* is nan;"):
         trainer.train()
     assert not saved(tmp_path)
 

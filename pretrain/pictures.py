@@ -1,8 +1,10 @@
-"""`views.png`: what the model really sees, stage by stage."""
+"""The pictures of a run: what the model really sees, and its loss beside its kNN accuracy."""
 
 from __future__ import annotations
 
+import math
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,14 +12,16 @@ import torch
 
 from data.backgrounds.partner import tight_box
 from data.gallery import Cell, Gallery, Row
+from data.gallery.plots import plot
 from data.gallery.rows import fit
 from data.images.decode import UnreadableImage, decode
 from data.images.listing import key_path
 from data.keys import Keys
+from data.metrics import read_metrics
 from pretrain.views.augment import DeviceAugment
 from pretrain.views.draws import COLUMN
 
-_SIDE = 160  # pixels of a cell
+SIDE = 160  # pixels of a cell of views.png
 _BOX = (255, 140, 0)  # colour of a crop's border
 
 
@@ -66,18 +70,6 @@ def views_gallery(
     return Gallery("What the network sees", [], columns, rows)
 
 
-def save_views(
-    path: str | os.PathLike,
-    batch: dict[str, torch.Tensor],
-    augment: DeviceAugment,
-    images: str | os.PathLike,
-    keys: Keys,
-    count: int = 8,
-) -> None:
-    """Write `views_gallery` as a PNG, whole or not at all."""
-    views_gallery(batch, augment, images, keys, count).save_png(path, side=_SIDE)
-
-
 def _note(stage: str, values: torch.Tensor, has_backgrounds: bool) -> str:
     """Return what is said below a cell: the drawn parameters that made it."""
 
@@ -105,7 +97,7 @@ def _photograph(images: str | os.PathLike, key: str, parameters: torch.Tensor) -
         whole = decode(key_path(images, key)).image
     except UnreadableImage as error:
         return Cell(None, str(error))
-    small = np.ascontiguousarray(fit(whole, _SIDE))
+    small = np.ascontiguousarray(fit(whole, SIDE))
     scale = len(small) / len(whole)
     boxes = parameters[:, COLUMN["box_top"] : COLUMN["box_width"] + 1] * scale
     for top, left, height, width in boxes.round().int().tolist():
@@ -126,3 +118,40 @@ def _picture(pixels: torch.Tensor) -> np.ndarray:
     """Turn float (C, S, S) in [0, 1] into uint8 (S, S) or (S, S, 3)."""
     levels = np.rint(pixels.clamp(0, 1).numpy() * 255).astype(np.uint8)
     return levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)
+
+
+def draw_curve(metrics: Path, picture: Path, title: str, chance_loss: float | None = None) -> None:
+    """Draw metrics.jsonl as a PNG.
+
+    chance_loss : the loss of a network that knows nothing; a dashed line.
+    """
+    lines = read_metrics(metrics)
+    steps = np.array([line["step"] for line in lines if "loss" in line])
+    losses = np.array([line["loss"] for line in lines if "loss" in line])
+    if not len(steps):
+        return
+    with plot(picture, 8, 4.5, dpi=120) as (axes,):
+        axes.plot(steps, losses, color="#9ecae1", linewidth=0.6)
+        width = max(1, len(losses) // 50)
+        label = "loss" if width == 1 else f"loss, mean of {width} steps"
+        smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
+        axes.plot(steps[width - 1 :], smooth, color="#08519c", label=label)
+        if chance_loss is not None:
+            label = f"a network that knows nothing: {chance_loss:.2f}"
+            axes.axhline(chance_loss, color="gray", linestyle="--", linewidth=1, label=label)
+        axes.set(xlabel="step", ylabel="loss [nats]", title=title)
+        axes.grid(alpha=0.3)
+        handles, labels = axes.get_legend_handles_labels()
+        knn = [(line["step"], 100 * line["knn"]) for line in lines if "knn" in line]
+        if knn:
+            right = axes.twinx()
+            right.plot(
+                *zip(*knn, strict=True), "o-", color="#d94801", markersize=4, label="kNN top-1"
+            )
+            right.set(
+                ylabel="kNN top-1 [%]", ylim=(0, max(10, math.ceil(max(y for _, y in knn) * 1.2)))
+            )
+            more, names = right.get_legend_handles_labels()
+            handles, labels = handles + more, labels + names
+        below = {"loc": "outside lower center", "ncols": len(handles)}  # off the lines
+        axes.figure.legend(handles, labels, **below)
