@@ -149,24 +149,19 @@ def _features(model: Model, composites: Composites) -> np.ndarray:
     import torch
     from torch.nn import functional as F
 
-    from data.device import to_host
-    from data.loading import normalise
-
     count, behind = len(composites.images), len(composites.backgrounds)
     cells = [(i, j) for i in range(count) for j in range(behind)]
-    model.backbone.to(model.device, memory_format=torch.channels_last)
     step = model.options.batch_size
 
-    def computed() -> Iterator[torch.Tensor]:
+    def batches() -> Iterator[torch.Tensor]:
         for start in range(0, len(cells), step):
-            batch = np.stack([composites.picture(i, j) for i, j in cells[start : start + step]])
-            pixels = normalise(torch.from_numpy(batch).to(model.device))
-            yield F.normalize(model.backbone(pixels).float(), dim=1)
+            batch = [composites.picture(i, j) for i, j in cells[start : start + step]]
+            yield torch.from_numpy(np.stack(batch))
             bar.update(len(batch))
 
-    with torch.no_grad(), image_bar(len(cells), model.label) as bar:
-        features = torch.cat(list(to_host(computed()))).numpy()
-    return features.reshape(count, behind, -1)
+    with image_bar(len(cells), model.label) as bar:
+        features = F.normalize(torch.cat(list(model.embed(batches()))), dim=1)
+    return features.numpy().reshape(count, behind, -1)
 
 
 def _row(model: Model, grid: Grid) -> dict:

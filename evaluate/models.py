@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,6 +143,13 @@ class Model:
         read = images.take(np.concatenate(rows)) if unreadable else images
         return Features(torch.cat(features), torch.from_numpy(read.labels), read, unreadable)
 
+    @torch.no_grad()
+    def embed(self, pictures: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Features, float32 (B, D) in host memory, of batches of pictures, uint8 (B, S, S, 3)."""
+        self.backbone.to(self.device, memory_format=torch.channels_last)
+        on_device = (each.to(self.device, non_blocking=True) for each in pictures)
+        yield from to_host(self.backbone(normalise(pixels)).float() for pixels in on_device)
+
     def features_of(self, batch: Batch) -> Tensor:
         """A batch through the backbone: (B, D)."""
         pixels = normalise(batch["image"].to(self.device, non_blocking=True))
@@ -249,15 +256,11 @@ def with_untrained(models: list[Model]) -> list[Model]:
     What it reaches, any architecture of the kind reaches by itself: no merit of the training.
     """
     there = {m.backbone.source.arch for m in models if m.backbone.source.untrained}
+    lacking = {m.backbone.source.arch: m for m in models if m.backbone.source.arch not in there}
     added = []
-    for model in models:
-        arch = model.backbone.source.arch
-        if arch in there:
-            continue
-        there.add(arch)
+    for arch, model in lacking.items():
         backbone = Backbone(load_checkpoint(f"random:{arch}"), model.options.layer)
-        labels = {each.label for each in models}
-        label = f"untrained {arch}" if added or "untrained" in labels else "untrained"
+        label = "untrained" if len(lacking) == 1 else f"untrained {arch}"
         added.append(Model(label, backbone, model.size, model.options, model.device))
     return [*models, *added]
 

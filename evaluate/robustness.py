@@ -201,25 +201,21 @@ def _score_made(model: Model, classify: Classify, images: VariantImages) -> Righ
     """Which images are right in each variant, all made in one pass over the images."""
     import torch
 
-    from data.device import to_host
-    from data.loading import normalise
-
     labels = torch.from_numpy(images.images.labels)
     answers: dict[str, list[Tensor]] = {name: [] for name in VARIANTS}
     counts = {name: images.donors[name].shape[1] if name in MIXED else 1 for name in VARIANTS}
     batch_size = max(1, model.options.batch_size // sum(counts.values()))
 
-    def computed() -> Iterator[Tensor]:  # (pictures of an image, B, D)
+    def pictures() -> Iterator[Tensor]:  # those of an image one after the other
         for rows, variants in _batches(images, batch_size, model):
-            pictures = torch.cat([variants[name] for name in VARIANTS], dim=1)
-            pixels = pictures.to(model.device, non_blocking=True).transpose(0, 1).flatten(0, 1)
-            features = model.backbone(normalise(pixels)).float()
-            yield features.unflatten(0, (-1, len(rows)))
+            yield torch.cat([variants[name] for name in VARIANTS], dim=1).flatten(0, 1)
             bar.update(len(rows))
 
-    with torch.no_grad(), image_bar(len(images), model.label) as bar:
-        for batch in to_host(computed()):
-            for name, features in zip(VARIANTS, batch.split(list(counts.values())), strict=True):
+    with image_bar(len(images), model.label) as bar:
+        for batch in model.embed(pictures()):
+            of_images = batch.unflatten(0, (-1, sum(counts.values()))).transpose(0, 1)
+            parts = of_images.split(list(counts.values()))  # each (pictures of an image, B, D)
+            for name, features in zip(VARIANTS, parts, strict=True):
                 scores = classify(features.flatten(0, 1)).argmax(1).cpu()
                 answers[name].append(scores.unflatten(0, features.shape[:2]).T)
     return {name: (torch.cat(parts) == labels[:, None]).numpy() for name, parts in answers.items()}
