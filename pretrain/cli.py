@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import click
 
-from data.options import Choice, Command, Option, Record, options, parse_assignment, setting
+from data.options import Command, Option, Record, one_of, options, parse_assignment, setting
 from data.run import Run
 from pretrain.methods import METHODS
 from pretrain.settings import Settings, build_settings, describe_settings, read_config
@@ -43,10 +43,13 @@ class _CommandLine(Record):
         (), "any setting, such as --set image_size=64; wins over all else; may be repeated",
         names=("--set",), heading="Run", metavar="NAME=VALUE",
     )  # fmt: skip
-
-
-def _number(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
-    return int(value) if value is not None and value.isdecimal() else value
+    method: Annotated[str, one_of(METHODS)] | None = setting(
+        None, "pretraining method", heading="Method", shown_default=next(iter(METHODS))
+    )
+    negatives: str | None = setting(
+        None, "the method's negatives of a sample; see --settings", heading="Method",
+        metavar="K|all",
+    )  # fmt: skip
 
 
 def _list_settings(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -71,23 +74,8 @@ def _list_settings(context: click.Context, parameter: click.Parameter, value: bo
     callback=_list_settings,
     help="List every setting with its default, and exit.",
 )
-@click.option(
-    "--method",
-    cls=Option,
-    heading="Method",
-    type=Choice(METHODS),
-    help=f"Pretraining method.  [default: {next(iter(METHODS))}]",
-)
-@click.option(
-    "--negatives",
-    cls=Option,
-    heading="Method",
-    callback=_number,
-    metavar="K|all",
-    help="The method's negatives of a sample; see --settings.",
-)
 @options(Settings, into="given", only=_OPTIONS, layered=True)
-def main(images: str, line: _CommandLine, given: dict[str, Any], **method: Any) -> None:
+def main(images: str, line: _CommandLine, given: dict[str, Any]) -> None:
     """Pretrain a backbone on the folder, tar or zip IMAGES, without labels.
 
     Objects are copied by their saliency masks, pasted on other backgrounds, and told apart by
@@ -100,8 +88,8 @@ def main(images: str, line: _CommandLine, given: dict[str, Any], **method: Any) 
     layers = [run.saved()] if line.resume and run.started() else []
     if line.config is not None:
         layers.append(read_config(line.config, line.row))
-    given |= {name: value for name, value in method.items() if value is not None}
-    layers.append({"images": images, **given})
+    of_method = line.model_dump(include={"method", "negatives"}, exclude_none=True)
+    layers.append({"images": images, **given, **of_method})
     layers += [parse_assignment(text, Settings) for text in line.assignments]
     settings = build_settings(*layers)
 

@@ -47,7 +47,7 @@ def test_settings_lists_all():
         (("--arch", "resnet51"), "resnet51"),
         (("--config", "nothing.toml"), "'nothing.toml' cannot be used"),
         (("--negatives", "some"), "negatives is 'some'"),
-        (("--negatives", "0"), "negatives is 0"),
+        (("--negatives", "0"), "negatives is '0'"),
         (("--epochs", "-1"), "epochs is -1"),
         (("--method", "moco", "--negatives", "all"), "give moco a queue length"),
         (("--batch-size", "13", "--masks", "M"), "batch_size is 13, more than the 12 images"),

@@ -62,21 +62,21 @@ def pretrain(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("pasting", [0.5, 0.0])
-def test_a_toy_method_is_trained_by_the_public_command(toy, photographs, tmp_path, pasting):
+@pytest.mark.parametrize(("pasting", "epochs"), [(0.5, 8), (0.0, 1)])
+def test_a_toy_method_is_trained_by_the_public_command(toy, photographs, tmp_path, pasting, epochs):
     out = tmp_path / "run"
     arguments = (
         photographs.images, "--masks", photographs.masks, "--out", out, "--method", "toy",
-        "--arch", "resnet18", "--image-size", 32, "--batch-size", 4, "--epochs", 8, "--workers", 0,
-        "--device", "cpu", "--paste-probability", pasting, "--set", "box_weight=0.5",
-        "--set", "knn_every=0", "--set", "lr_batch=fixed", "--lr", 0.01,
+        "--arch", "resnet18", "--image-size", 32, "--batch-size", 4, "--epochs", epochs,
+        "--workers", 0, "--device", "cpu", "--paste-probability", pasting,
+        "--set", "box_weight=0.5", "--set", "knn_every=0", "--set", "lr_batch=fixed", "--lr", 0.01,
     )  # fmt: skip
     done = pretrain(*arguments)
     assert done.exit_code == 0, done.output
     assert "toy, resnet18" in done.output
     losses = [line["loss"] for line in metrics(out)]
     assert all("box" in line for line in metrics(out))
-    assert sum(losses[-3:]) < sum(losses[:3])
+    assert sum(losses[-3:]) < sum(losses[:3]) or epochs == 1
     assert '[method]\nname = "toy"\nbox_weight = 0.5' in (out / "config.toml").read_text()
     saved = torch.load(out / "backbone.pt", weights_only=True)
     assert json.loads(saved["config"])["method"]["name"] == "toy"
