@@ -348,24 +348,24 @@ def build_plain_loader(
     workers: int = 0,
     keys: Keys | None = None,
     labels: Sequence[int] | np.ndarray | None = None,
-    indices: Sequence[int] | np.ndarray | None = None,
     pin_memory: bool = False,
-    crop: Crop = centre_crop,
 ) -> Loader:
     """Return a loader of images as evaluation sees them; its batches: `PlainDataset`.
 
     root : the image folder.
-    image_size : side of the crops, pixels.
+    image_size : side of the crops, Resize(image_size * 256 / 224), CenterCrop(image_size).
     keys : the folder's images, when they have been listed already.
     labels : a class number per image, in the order of the keys; see `data.images.labels`.
-    indices : which images, in which order; default: all. A subset, or one process's share.
-    crop : default: Resize(image_size * 256 / 224), CenterCrop(image_size).
 
     UserError: no images there.
     """
     keys = list_images(root) if keys is None else keys
     labels = None if labels is None else np.asarray(labels, np.int64)
-    rows = np.arange(len(keys)) if indices is None else np.asarray(indices, np.int64)
-    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    dataset = PlainDataset(root, keys, image_size, labels, crop)
-    return Loader(dataset, batches, workers, pin_memory=pin_memory)
+    dataset = PlainDataset(root, keys, image_size, labels)
+    return Loader(dataset, in_batches(len(keys), batch_size), workers, pin_memory=pin_memory)
+
+
+def in_batches(count: int, size: int) -> list[np.ndarray]:
+    """Return the rows of `count` images, int64, in their order and in batches of `size`."""
+    rows = np.arange(count)
+    return [rows[start : start + size] for start in range(0, count, size)]

@@ -112,9 +112,9 @@ def run(options: Options, results: Results) -> Report | None:
     from evaluate.models import load_models
     from evaluate.pooling import open_pool
 
-    pool, split = open_pool(options, options.images), open_split(options.images)
     if options.fast:
         refuse_several("linear --fast")
+    pool, split = open_pool(options, options.images), open_split(options.images)
     with processes(options) as here:
         device = None if options.fast else here.device
         models = load_models(options.checkpoints, options, device, pool)

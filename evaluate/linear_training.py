@@ -31,7 +31,7 @@ from evaluate.labelled import Labelled, Split
 from evaluate.masks import MaskFinder
 from evaluate.models import Model
 from evaluate.options import NetworkOptions
-from evaluate.pooling import PooledImages, View
+from evaluate.pooling import LabelledImages, View
 from evaluate.protocols import UNFINISHED, Protocol
 from evaluate.results import Results, none_readable, percent, say
 from pretrain.parts.distributed import World
@@ -59,7 +59,7 @@ def random_crop(path: str, size: int, scale: tuple[float, float] = (0.08, 1.0)) 
     return crop[:, ::-1] if mirrored else crop, image.size, box, mirrored
 
 
-class TrainingImages(PooledImages):
+class TrainingImages(LabelledImages):
     """Random crops; `dataset[Request(epoch, indices)]` is a batch as `PlainDataset` makes it.
 
     A crop is drawn from (seed, epoch, index) alone, so that it depends neither on the number of
@@ -83,8 +83,6 @@ class TrainingImages(PooledImages):
             return random_crop(path, self.image_size, self.settings.scale)
 
         with torch.random.fork_rng(devices=[]):
-            if self.finder is None:
-                return self.load(request.indices, lambda index, path: view(index, path)[0])
             return self.load_views(request.indices, view)
 
 

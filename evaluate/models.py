@@ -13,12 +13,20 @@ from torch import Tensor, nn
 from data.device import pick_device, to_host
 from data.errors import UserError
 from data.images.crop import centre_crop
-from data.loading import Batch, Crop, Loader, build_plain_loader, normalise, unreadable_of
+from data.loading import (
+    Batch,
+    Crop,
+    Loader,
+    build_plain_loader,
+    in_batches,
+    normalise,
+    unreadable_of,
+)
 from evaluate.checkpoints import Checkpoint, load_checkpoint
 from evaluate.labelled import Labelled, Split
 from evaluate.masks import names_of
 from evaluate.options import PENULTIMATE, NetworkOptions
-from evaluate.pooling import MaskPool, PooledImages, masked_mean
+from evaluate.pooling import LabelledImages, MaskPool, masked_mean
 from evaluate.results import image_bar, none_readable, say
 
 DEFAULT_SIZE = 224
@@ -165,24 +173,10 @@ class Model:
         self, images: Labelled, most: int | None = None, crop: Crop = centre_crop
     ) -> Loader:
         """Load the images with their labels, in batches as the options say, of `most` at most."""
-        size = self.options.batch_size
-        size = size if most is None else min(size, most)
+        size = min(self.options.batch_size, most or self.options.batch_size)
+        dataset = LabelledImages(images, self.size, self.pool and self.pool.finder(images), crop)
         workers, pin = self.options.loading_workers, self.device.type == "cuda"
-        if self.pool is not None:
-            rows = np.arange(len(images))
-            batches = [rows[start : start + size] for start in rows[::size]]
-            dataset = PooledImages(images, self.size, self.pool.finder(images))
-            return Loader(dataset, batches, workers, pin_memory=pin)
-        return build_plain_loader(
-            images.root,
-            keys=images.keys,
-            labels=images.labels,
-            image_size=self.size,
-            batch_size=size,
-            workers=workers,
-            pin_memory=pin,
-            crop=crop,
-        )
+        return Loader(dataset, in_batches(len(images), size), workers, pin_memory=pin)
 
     def describe(self) -> dict:
         """What a result says about this model."""
@@ -199,11 +193,7 @@ class Model:
 def readable(images: Labelled, options: NetworkOptions) -> tuple[Labelled, dict[str, str]]:
     """The images that can be decoded, and why the others cannot: key -> reason."""
     loader = build_plain_loader(
-        images.root,
-        keys=images.keys,
-        image_size=1,
-        batch_size=64,
-        workers=options.loading_workers,
+        images.root, keys=images.keys, image_size=1, batch_size=64, workers=options.loading_workers
     )
     rows, unreadable = [], {}
     with image_bar(len(images), "reading") as bar:

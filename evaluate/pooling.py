@@ -18,7 +18,7 @@ from torch.nn import functional
 from data.errors import UserError
 from data.images.crop import centre_crop
 from data.images.decode import decode
-from data.loading import Batch, PlainDataset, as_tensor
+from data.loading import Batch, Crop, PlainDataset, as_tensor
 from evaluate.labelled import Labelled
 from evaluate.masks import MaskFinder, Masks, NoMask, open_masks
 from evaluate.options import PoolOptions
@@ -83,26 +83,34 @@ def open_pool(options: PoolOptions, root: Path) -> MaskPool | None:
     return MaskPool(open_masks(options.masks, "--masks"), root) if options.masks else None
 
 
-class PooledImages(PlainDataset):
-    """Crops with their masks: batches as `PlainDataset` makes them, and
+class LabelledImages(PlainDataset):
+    """Crops of labelled images: batches as `PlainDataset` makes them, and with a `finder`
 
     mask          uint8 (B, S, S), 0 where there is none
     without_mask  list of (key, reason)
     """
 
-    def __init__(self, images: Labelled, size: int, finder: MaskFinder) -> None:
-        super().__init__(images.root, images.keys, size, images.labels)
+    def __init__(
+        self,
+        images: Labelled,
+        size: int,
+        finder: MaskFinder | None = None,
+        crop: Crop = centre_crop,
+    ) -> None:
+        super().__init__(images.root, images.keys, size, images.labels, crop)
         self.finder = finder
 
     def __getitem__(self, indices: np.ndarray) -> Batch:
-        return self.load_views(indices, self._centre)
+        return self.load_views(indices, self._whole)
 
-    def _centre(self, index: int, path: str) -> View:
+    def _whole(self, index: int, path: str) -> View:
         image = decode(path).image
-        return centre_crop(image, self.image_size), image.shape[:2], None, False
+        return self.crop(image, self.image_size), image.shape[:2], None, False
 
     def load_views(self, indices: np.ndarray, view: Callable[[int, str], View]) -> Batch:
         """Return the batch of these images, each with its mask cut and mirrored alike."""
+        if self.finder is None:
+            return self.load(indices, lambda index, path: view(index, path)[0])
         masks: list[np.ndarray] = []
         without: list[tuple[str, str]] = []
 

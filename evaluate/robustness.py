@@ -225,11 +225,10 @@ def _batches(images: VariantImages, batch_size: int, model: Model):
     """Rows (B,) and {variant: uint8 (B, n, S, S, 3)} of all images, in order."""
     from torch.utils.data import default_collate
 
-    from data.loading import Loader
+    from data.loading import Loader, in_batches
 
-    rows = range(len(images))
-    batches = [rows[start : start + batch_size] for start in rows[::batch_size]]
-    workers, pin = model.options.loading_workers, model.device.type == "cuda"
+    batches, pin = in_batches(len(images), batch_size), model.device.type == "cuda"
+    workers = model.options.loading_workers
     return Loader(images, batches, workers, collate=default_collate, pin_memory=pin)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,14 +18,16 @@ from data.loading import build_plain_loader, normalise
 from pretrain.settings import Settings
 
 
-@dataclass(frozen=True)
-class _Side:
-    """Some images of a folder, with their classes."""
+class _Side(NamedTuple):
+    """Some images of a folder, with the class of each."""
 
     root: str
     keys: Keys
-    labels: np.ndarray  # of all keys
-    rows: np.ndarray  # which keys take part
+    labels: np.ndarray
+
+    def take(self, rows: np.ndarray) -> _Side:
+        rows = np.sort(rows)
+        return _Side(self.root, self.keys[rows], self.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,12 @@ class OnlineKnn:
 
     @property
     def k(self) -> int:
-        return min(self.settings.knn_k, len(self.train.rows))
+        return min(self.settings.knn_k, len(self.train.keys))
 
     def describe(self) -> str:
         """Return in words what is classified by what."""
         return (
-            f"kNN of {len(self.test.rows)} images in {self.test.root} by {len(self.train.rows)} "
+            f"kNN of {len(self.test.keys)} images in {self.test.root} by {len(self.train.keys)} "
             f"(backbone features, k {self.k}, T {self.settings.knn_temperature})"
         )
 
@@ -76,7 +79,6 @@ class OnlineKnn:
             workers=self.workers,
             keys=side.keys,
             labels=side.labels,
-            indices=side.rows,
             pin_memory=device.type == "cuda",
         )
         features, labels = [], []
@@ -92,36 +94,34 @@ class OnlineKnn:
 
 def build_online_knn(settings: Settings, keys: Keys, workers: int) -> OnlineKnn | None:
     """Return the online kNN, or None where the images have no labels, or it is not wanted."""
-    labels = labels_from_folders(keys)
-    if settings.knn_images is not None and settings.knn_every and labels is None:
+    classes = labels_from_folders(keys)
+    if settings.knn_images is not None and settings.knn_every and classes is None:
         raise UserError(
             f"knn_images is {settings.knn_images!r}, and the images in {settings.images!r} lie in "
             "no class folders to classify it by; leave it out."
         )
-    if not settings.knn_every or labels is None or len(keys) < 20:
+    if not settings.knn_every or classes is None or len(keys) < 20:
         return None
-    rng = np.random.default_rng(settings.seed)
+    rng, limit = np.random.default_rng(settings.seed), settings.knn_limit
     order = rng.permutation(len(keys))
-    limit = settings.knn_limit
+    everything = _Side(settings.images, keys, classes.labels)
     if settings.knn_images is None:
         queries, order = np.split(order, [len(keys) // 10])
-        test = _Side(settings.images, keys, labels.labels, np.sort(queries[:limit]))
+        test = everything.take(queries[:limit])
     else:
-        test = _labelled_by(settings.knn_images, labels.class_names, rng, limit)
-    train = _Side(settings.images, keys, labels.labels, np.sort(order[:limit]))
-    return OnlineKnn(settings, train, test, workers)
+        others = _labelled_by(settings.knn_images, classes.class_names)
+        test = others.take(rng.permutation(len(others.keys))[:limit])
+    return OnlineKnn(settings, everything.take(order[:limit]), test, workers)
 
 
-def _labelled_by(root: str, class_names: list[str], rng: np.random.Generator, limit: int) -> _Side:
+def _labelled_by(root: str, class_names: list[str]) -> _Side:
     """List a labelled folder; its classes must be among `class_names`."""
     keys = list_images(root)
-    labels = labels_from_folders(keys)
-    numbers = {name: number for number, name in enumerate(class_names)}
-    if labels is None or not set(labels.class_names) <= set(numbers):
+    classes = labels_from_folders(keys)
+    if classes is None or not set(classes.class_names) <= set(class_names):
         raise UserError(
             f"knn_images {root!r} does not have the training images' class folders; give a folder "
             "that has, or leave it out."
         )
-    renumber = np.array([numbers[name] for name in labels.class_names])
-    rows = np.sort(rng.permutation(len(keys))[:limit])
-    return _Side(root, keys, renumber[labels.labels], rows)
+    renumber = np.array([class_names.index(name) for name in classes.class_names])
+    return _Side(root, keys, renumber[classes.labels])

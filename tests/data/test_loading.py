@@ -260,11 +260,6 @@ def test_a_batch_is_made_in_shared_memory(folder):
             assert batch[name].is_shared()
 
 
-def test_indices_choose_and_order(folder):
-    batches = list(build_plain_loader(folder, image_size=8, batch_size=2, indices=[4, 1, 0]))
-    assert [batch["index"].tolist() for batch in batches] == [[4, 1], [0]]
-
-
 def test_normalise_is_torchvisions():
     pixels = torch.randint(0, 256, (2, 5, 5, 3), dtype=torch.uint8)
     theirs = v2.functional.normalize(

@@ -50,8 +50,8 @@ def images(tmp_path):
 def test_colours_tell_colours_apart(images):
     backbone = MeanColour().train()
     knn = knn_of(images)
-    assert (len(knn.train.rows), len(knn.test.rows)) == (27, 3)
-    assert set(knn.train.rows).isdisjoint(knn.test.rows)
+    assert (len(knn.train.keys), len(knn.test.keys)) == (27, 3)
+    assert set(knn.train.keys).isdisjoint(knn.test.keys)
     assert knn(backbone, torch.device("cpu")) == 1.0
     assert backbone.training
 
@@ -59,7 +59,7 @@ def test_colours_tell_colours_apart(images):
 def test_queries_of_another_folder_with_fewer_classes(images, tmp_path):
     other = colours(tmp_path / "val", ["red", "green"], 4)
     knn = knn_of(images, knn_images=other)
-    assert (len(knn.train.rows), len(knn.test.rows)) == (30, 8)
+    assert (len(knn.train.keys), len(knn.test.keys)) == (30, 8)
     assert knn(MeanColour(), torch.device("cpu")) == 1.0
 
 
@@ -74,7 +74,7 @@ def test_a_network_that_sees_nothing_guesses(images):
 
 def test_limits_and_neighbours(images):
     knn = knn_of(images, knn_limit=5, knn_k=200)
-    assert (len(knn.train.rows), len(knn.test.rows), knn.k) == (5, 3, 5)
+    assert (len(knn.train.keys), len(knn.test.keys), knn.k) == (5, 3, 5)
     assert "5" in knn.describe()
 
 
@@ -82,7 +82,7 @@ def test_images_that_cannot_be_read_are_left_out(images):
     for path in list(Path(images).glob("*/*.png"))[::5]:
         path.write_bytes(b"")
     knn = knn_of(images, knn_k=200)  # all that are there, and then fewer
-    assert knn.k == len(knn.train.rows)
+    assert knn.k == len(knn.train.keys)
     assert 0 <= knn(MeanColour(), torch.device("cpu")) <= 1
 
 
