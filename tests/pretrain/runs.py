@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 import torch
 
 from pretrain import trainer
@@ -124,18 +123,3 @@ def same_weights(a: Path, b: Path) -> bool:
     """Whether two runs ended with equal backbones."""
     a, b = (torch.load(x / "backbone.pt", weights_only=True)["state_dict"] for x in (a, b))
     return all(torch.equal(a[name], b[name]) for name in a)
-
-
-def check_two_processes(photographs, folder: Path, **changes: object) -> None:
-    """With batch norm over the same groups of the batch, losses agree but for rounding."""
-    # four images of 64 pixels a group: batch norm of fewer values magnifies rounding
-    changes = {"bn_groups": 2, "batch_size": 8, "image_size": 64, "lr": 0.003} | changes
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    run = start(command(photographs, folder / "two", **changes), launcher)
-    trainer.train(tiny(photographs, **changes), folder / "one")
-    text = finish(run)
-    assert text.count("Done.") == 1
-    one, two = losses(folder / "one"), losses(folder / "two")
-    assert one.keys() == two.keys()
-    assert list(two.values()) == pytest.approx(list(one.values()), rel=2e-3)
-    assert two[1] == pytest.approx(one[1], rel=1e-5)

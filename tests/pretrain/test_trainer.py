@@ -22,7 +22,6 @@ from pretrain.parts import encoder
 from pretrain.parts.backbones import build_backbone
 from pretrain.trainer import train
 from tests.pretrain.runs import (
-    check_two_processes,
     command,
     finish,
     losses,
@@ -216,10 +215,6 @@ def test_checkpoints_that_are_gone(photographs, tmp_path, monkeypatch, capsys):
 
 
 # ---- several processes, and parts of a batch ----
-
-
-def test_two_processes_estimate_one_normaliser(photographs, tmp_path):
-    check_two_processes(photographs, tmp_path, shared_negatives=True, loss="nce")
 
 
 def test_two_processes_stopped_and_resumed(photographs, tmp_path, capsys):
