@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms import RandomResizedCrop
 from tqdm import tqdm
 
@@ -169,10 +168,10 @@ class Training:
     def run(self, after_epoch: Callable[[Training], None] | None = None) -> None:
         """Train the epochs that are not in the history yet."""
         model: nn.Module = self.head
-        if self.world.size > 1:
-            if self.settings.batch_norm and self.world.device.type == "cuda":
-                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-            model = DistributedDataParallel(model)
+        several = self.world.size > 1 and self.world.device.type == "cuda"
+        if self.settings.batch_norm and several:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = self.world.parallel(model)
         for epoch in range(len(self.history), self.settings.epochs):
             lr = self.settings.rate(epoch)
             for group in self.optimizer.param_groups:

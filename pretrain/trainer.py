@@ -15,7 +15,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from data.device import all_finite, tune_cuda
@@ -159,20 +158,12 @@ class _Training:
         self.log = Metrics(
             metrics, board, self.step, s.batch_size, mean_over_processes, self._diverged
         )
-        cuda = here.device.type == "cuda"
         if s.compile:
             for network in self.method.networks():
                 network.compile()
-            if cuda:
+            if here.device.type == "cuda":
                 self.augment.compile()
-        if here.size > 1:
-            # Each process keeps its own batch-norm statistics (the first one's are saved), and
-            # banks and queues are kept equal by the method: no buffer needs to be sent every step.
-            self.model = DistributedDataParallel(
-                self.method,
-                device_ids=[here.device.index] if cuda else None,
-                broadcast_buffers=False,
-            )
+        self.model = here.parallel(self.method)  # it keeps banks and queues equal by itself
         for sentence in introduction(s, self.sizes, here, self.loader, self.workers, self.step):
             self.say(sentence)
         if self.knn is not None:

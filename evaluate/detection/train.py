@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from data.device import all_finite, computing_in, tune_cuda
@@ -130,11 +129,7 @@ class Trainer:
         title : of the progress bar
         """
         s, here, run = self.settings, self.here, self.run
-        model: nn.Module = self.model
-        if here.size > 1:
-            devices = [here.device.index] if here.device.type == "cuda" else None
-            model = DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
-        model.train()
+        model = here.parallel(self.model).train()
         path = run.path("metrics.jsonl") if here.first else None
         log = Metrics(path, None, self.step, s.images_per_step, mean_over_processes, self._diverged)
         bar = tqdm(total=s.steps, initial=self.step, desc=title, unit="step", leave=False,

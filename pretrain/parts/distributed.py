@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from data.device import pick_device
 
@@ -28,6 +30,16 @@ class World:
     def first(self) -> bool:
         """Whether this process writes files and messages."""
         return self.rank == 0
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """Return the model so that its gradients are averaged over all processes.
+
+        Each process keeps its own batch-norm statistics, and no buffer is sent every step.
+        """
+        if self.size == 1:
+            return model
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """Return for each flag whether it is set in any process. Every process must call it."""
