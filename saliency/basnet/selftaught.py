@@ -1,10 +1,11 @@
 """Self-taught saliency: labels for a BASNet from the disagreeing maps of its own photographs.
 
 As in DeepUSPS [1]_, training goes in rounds. The first learns from what the teachers, methods per
-pixel, agree on; each further one from the network's own maps of the same photographs, averaged
-over the last epochs of the round before (the "historical moving average"). What cannot be learnt
-from many photographs at once, such as one teacher's error on one of them, is lost on the way [2]_.
-Unlike there, one network learns from all teachers, and none of it was pretrained.
+pixel, agree on. What cannot be learnt from many photographs at once, such as one teacher's error on
+one of them, is lost on the way [2]_; so in each further round the network's own maps of the same
+photographs, averaged over the last epochs of the round before (the "historical moving average"),
+vote with the teachers'. Unlike there, one network learns from all teachers, and nothing of it was
+pretrained, so that its maps cannot do without them.
 
 References
 ----------
@@ -14,7 +15,7 @@ References
    Multiple Noisy Labeling Perspective". CVPR 2018.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -35,11 +36,9 @@ INERTIA = 0.7
 SETTLED = 0.02
 """Training ends when a round changes its labels by less, as their mean absolute difference."""
 
-Join = Callable[[np.ndarray], np.ndarray]
-
 
 def vote(maps: np.ndarray) -> np.ndarray:
-    """Join teachers' maps, float (K, S, S) in [0, 1], to float32 (S, S), pixel by pixel.
+    """Join maps, float (K, S, S) in [0, 1], to float32 (S, S), pixel by pixel.
 
     By the multi-layer cellular automaton of Qin et al. (`saliency.methods.fusion.joined`): a pixel
     that most maps find salient becomes so, and is left near 0.5 where they disagree.
@@ -64,15 +63,18 @@ def moving_average(maps: np.ndarray) -> np.ndarray:
 class Labels:
     """Soft labels of photographs, from several sets of masks; item i is float32 (S, S) in [0, 1].
 
-    folders : of mask shards. join : makes a label of their maps (K, S, S).
+    teachers, history : folders of mask shards. Each teacher has a vote, and so has the moving
+        average of the history, if there is one.
     keys : of the photographs. size : S, in pixels.
 
     UserError: no shards there, or a photograph has no mask in them.
     """
 
-    def __init__(self, folders: list[Path], join: Join, keys: Keys, size: int) -> None:
-        self.join, self.size = join, size
-        self.masks = [MaskShards(folder) for folder in folders]
+    def __init__(
+        self, teachers: list[Path], keys: Keys, size: int, history: Sequence[Path] = ()
+    ) -> None:
+        self.size, self.teachers = size, len(teachers)
+        self.masks = [MaskShards(folder) for folder in (*teachers, *history)]
         self._rows = np.stack([masks.keys.rows(keys) for masks in self.masks])
         for masks, rows in zip(self.masks, self._rows, strict=True):
             sizes = np.array([row >= 0 and min(masks.mask_size(row)) for row in rows])
@@ -92,7 +94,8 @@ class Labels:
             cv2.resize(masks.read(row), (self.size, self.size), interpolation=cv2.INTER_AREA)
             for masks, row in zip(self.masks, self._rows[:, index].tolist(), strict=True)
         ]
-        return self.join(np.stack(maps).astype(np.float32) / 255)
+        voters, history = np.split(np.stack(maps).astype(np.float32) / 255, [self.teachers])
+        return vote(np.stack([*voters, moving_average(history)]) if len(history) else voters)
 
     def change(self, before: "Labels") -> float:
         """Return the mean absolute difference to the labels before, in [0, 1]."""
@@ -144,13 +147,10 @@ class SelfTaught:
 
     def labels(self, number: int) -> Labels:
         """Return what is learnt from in a round, counted from 0."""
-        if number == 0:
-            own = self.folder / "teachers"
-            teachers = self.settings.teacher_list
-            folders = [own / name if name in METHODS else Path(name) for name in teachers]
-            return Labels(folders, vote, self.keys, self.settings.resize)
-        folders = [self._epoch(epoch) for epoch in self._history(number)]
-        return Labels(folders, moving_average, self.keys, self.settings.resize)
+        own, teachers = self.folder / "teachers", self.settings.teacher_list
+        folders = [own / name if name in METHODS else Path(name) for name in teachers]
+        history = [self._epoch(epoch) for epoch in self._history(number)] if number else ()
+        return Labels(folders, self.keys, self.settings.resize, history)
 
     def change(self, number: int) -> float:
         """Return by how much the labels of a round, from 1, differ from those before."""

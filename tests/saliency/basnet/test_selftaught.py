@@ -144,6 +144,15 @@ def test_a_vote_follows_most_teachers_and_leaves_one_alone():
     np.testing.assert_allclose(vote(one), one[0], rtol=1e-6)
 
 
+def test_the_networks_average_has_a_vote_beside_the_teachers(tmp_path):
+    rng = np.random.default_rng(0)
+    maps = rng.integers(0, 256, (5, 8, 8), np.uint8)
+    folders = [write_masks(tmp_path / str(i), {"a": each}) for i, each in enumerate(maps)]
+    label = Labels(folders[:2], Keys(["a"]), 8, folders[2:])[0]
+    maps = maps.astype(np.float32) / 255
+    np.testing.assert_array_equal(label, vote(np.stack([*maps[:2], moving_average(maps[2:])])))
+
+
 def test_learns_more_than_any_teacher_knows(discs, tmp_path):
     """Of the photographs it learnt from, and of others."""
     done = train(discs, tmp_path, "--epochs", 12, "--rounds", 2, "--lr", 0.003)
@@ -212,8 +221,9 @@ def test_settled_labels_end_it_and_the_truth_has_no_say(discs, tmp_path, monkeyp
         (change,) = [line["change"] for line in lines if "change" in line]
         weights.append(torch.load(run / "best.pth"))
     keys = MaskShards(run / "epochs" / "0001").keys
-    first = Labels([run / "epochs" / "0001"], moving_average, keys, 40)
-    teachers = Labels([discs / name for name in TEACHERS], vote, keys, 40)
+    folders = [discs / name for name in TEACHERS]
+    teachers = Labels(folders, keys, 40)
+    first = Labels(folders, keys, 40, [run / "epochs" / "0001"])
     assert math.isclose(change, np.mean([abs(first[i] - teachers[i]).mean() for i in range(16)]))
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
