@@ -326,6 +326,7 @@ def train_to_end(training: Training, results: Results, options: NetworkOptions) 
         )
 
     training.run(after_epoch)
+    training.world.any(False)  # all wait for the last state: the next network may be the same
     training.train_loader.close()
     if training.world.first:
         results.afterwards.append(lambda: remove_checkpoints(run))

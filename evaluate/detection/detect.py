@@ -227,6 +227,7 @@ class Comparison:
         answers = predict(trainer.model, self.test, settings, here, precision, workers, title)
         if here.first:
             write_whole(run.path(ANSWERS), json.dumps(answers))
+        here.any(False)  # all wait until they are there: the next network may be the same
         return run.folder, answers
 
     def report(self, networks: list[Network], sentence: str) -> Report:
