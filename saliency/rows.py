@@ -88,7 +88,7 @@ def compressed(saliency: np.ndarray, encoder: ChunkEncoder) -> tuple[Chunk, Stat
 
 def to_uint8(saliency: np.ndarray) -> np.ndarray:
     """Quantise a map, float in [0, 1], to uint8, halves rounded up as MATLAB does."""
-    return np.floor(saliency * 255 + 0.5).astype(np.uint8)
+    return (saliency * 255 + 0.5).astype(np.uint8)
 
 
 def reason_of(error: Exception) -> str:

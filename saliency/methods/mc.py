@@ -85,7 +85,7 @@ def absorbed_time(weight: np.ndarray, absorbing: np.ndarray, kept: np.ndarray) -
     with_copies = degree + weight[np.ix_(kept, absorbing)].sum(axis=1)
     # y = (I - D^-1 W)^-1 u, multiplied by D on the left: symmetric positive definite.
     system = np.diag(with_copies) - weight[np.ix_(kept, kept)]
-    factor = cho_factor(system, lower=True, overwrite_a=True)
+    factor = cho_factor(system.T, lower=True, overwrite_a=True, check_finite=False)  # no copy
     time = min_max(cho_solve(factor, with_copies))
     if _histogram_score(time) >= _SCATTERED:
         # Weigh each visit by 1 / equilibrium: long stays in large even regions count less.

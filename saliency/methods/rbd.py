@@ -79,7 +79,9 @@ def optimise(graph: RegionGraph, connectivity: np.ndarray, contrast: np.ndarray)
     system[np.diag_indices_from(system)] += (
         smooth.sum(axis=1) + _BACKGROUND_LAMBDA * background + contrast
     )
-    return cho_solve(cho_factor(system, lower=True, overwrite_a=True), contrast)
+    # Symmetric: its transpose is the same in LAPACK's order, and need not be copied.
+    factor = cho_factor(system.T, lower=True, overwrite_a=True, check_finite=False)
+    return cho_solve(factor, contrast)
 
 
 def superpixel_saliency(graph: RegionGraph) -> np.ndarray:

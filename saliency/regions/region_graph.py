@@ -76,9 +76,7 @@ class RegionGraph:
         two steps, and the mean of the largest hundredth of the distances between neighbours; the
         last is nan where that hundredth is less than half a pair.
         """
-        nearest1 = _nearest(self.colour_distance, self.adjacent)
-        nearest2 = _nearest(self.colour_distance, self.within_two)
-        edges = self.colour_distance[np.triu(self.adjacent, 1)]
+        nearest1, nearest2, edges = _steps(self.colour_distance, self.adjacent, self.within_two)
         top = int(len(edges) * 0.01 + 0.5)
         largest = np.sort(edges)[len(edges) - top :]
         return (
@@ -122,30 +120,42 @@ def min_max(values: np.ndarray) -> np.ndarray:
 
 @njit(cache=True)
 def gaussian_weight(distance, sigma):
-    """exp(-d^2 / (2 sigma^2)), exactly 0 beyond 3 sigma (`Dist2WeightMatrix.m`); float64 (N, N).
+    """exp(-d^2 / (2 sigma^2)), exactly 0 beyond 3 sigma (`Dist2WeightMatrix.m`); float64 (N, M).
+
+    A square matrix is taken to be symmetric within 3 sigma, and its lower half counts.
 
     A sigma of 0, which an image of few flat colours can give, means: 1 where d is 0. There the
     authors' code divides 0 by 0.
     """
     sigma = max(sigma, _LEAST_SIGMA)
     weight = np.zeros(distance.shape)  # most distances are beyond, and need no exponential
-    for i in range(distance.shape[0]):
-        for j in range(distance.shape[1]):
+    n, m = distance.shape
+    for i in range(n):
+        for j in range(i + 1 if n == m else m):
             if distance[i, j] <= 3 * sigma:
                 weight[i, j] = np.exp(-(distance[i, j] ** 2) / (2 * sigma**2))
+                if n == m:
+                    weight[j, i] = weight[i, j]
     return weight
 
 
 @njit(cache=True)
-def _nearest(distance, linked):
-    """The smallest distance of each node to another that it is linked with."""
+def _steps(distance, adjacent, within_two):
+    """Each node's least distance to a neighbour, and within two steps; all distances of neighbours."""
     n = distance.shape[0]
-    nearest = np.full(n, np.inf)
+    nearest1, nearest2 = np.full(n, np.inf), np.full(n, np.inf)
+    edges = np.empty(n * (n - 1) // 2)
+    count = 0
     for i in range(n):
-        for j in range(n):
-            if i != j and linked[i, j] and distance[i, j] < nearest[i]:
-                nearest[i] = distance[i, j]
-    return nearest
+        for j in range(i):
+            if within_two[i, j]:  # neighbours too
+                d = distance[i, j]
+                nearest2[i], nearest2[j] = min(nearest2[i], d), min(nearest2[j], d)
+                if adjacent[i, j]:
+                    nearest1[i], nearest1[j] = min(nearest1[i], d), min(nearest1[j], d)
+                    edges[count] = d
+                    count += 1
+    return nearest1, nearest2, edges[:count]
 
 
 @njit(cache=True, error_model="numpy")

@@ -7,7 +7,7 @@ pixels; only the mean colours, and cutting the runs, visit each pixel, once.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import njit, uintp
 
 
 class Superpixels(NamedTuple):
@@ -77,20 +77,23 @@ def _runs(rough):
     runs = h
     for y in range(h):
         for x in range(1, w):
-            runs += rough[y, x] != rough[y, x - 1]
+            runs += rough[y, uintp(x)] != rough[y, uintp(x - 1)]
     start = np.empty(runs, np.int32)
     end = np.empty(runs, np.int32)
     row_first = np.empty(h + 1, np.int32)
     r = 0
     for y in range(h):
         row_first[y] = r
-        x = 0
-        while x < w:
-            start[r] = x
-            while x < w and rough[y, x] == rough[y, start[r]]:
-                x += 1
-            end[r] = x
-            r += 1
+        start[r] = 0
+        label = rough[y, 0]
+        for x in range(1, w):
+            if rough[y, uintp(x)] != label:
+                label = rough[y, uintp(x)]
+                end[r] = x
+                r += 1
+                start[r] = x
+        end[r] = w
+        r += 1
     row_first[h] = runs
     return start, end, row_first
 
@@ -139,7 +142,8 @@ def _merge_runs(h, w, count, label, start, end, row_first):
         first, stop = row_first[y], row_first[y + 1]
         row_first[y] = last
         for r in range(first, stop):
-            labels[y, start[r] : end[r]] = label[r]
+            for x in range(start[r], end[r]):
+                labels[y, uintp(x)] = label[r]
             if last > row_first[y] and label[last - 1] == label[r]:
                 end[last - 1] = end[r]
             else:
@@ -159,9 +163,9 @@ def mean_rgb(s, image):
         for r in range(s.row_first[y], s.row_first[y + 1]):
             red, green, blue = 0, 0, 0
             for x in range(s.run_start[r], s.run_end[r]):
-                red += image[y, x, 0]
-                green += image[y, x, 1]
-                blue += image[y, x, 2]
+                red += image[y, uintp(x), 0]
+                green += image[y, uintp(x), 1]
+                blue += image[y, uintp(x), 2]
             k = s.run_label[r]
             total[k, 0] += red
             total[k, 1] += green
@@ -270,5 +274,7 @@ def paint(s, values):
     image = np.empty((h, w), values.dtype)
     for y in range(h):
         for r in range(s.row_first[y], s.row_first[y + 1]):
-            image[y, s.run_start[r] : s.run_end[r]] = values[s.run_label[r]]
+            value = values[s.run_label[r]]
+            for x in range(s.run_start[r], s.run_end[r]):
+                image[y, uintp(x)] = value
     return image
