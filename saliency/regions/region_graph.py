@@ -141,7 +141,7 @@ def gaussian_weight(distance, sigma):
 
 @njit(cache=True)
 def _steps(distance, adjacent, within_two):
-    """Each node's least distance to a neighbour, and within two steps; all distances of neighbours."""
+    """The least distance of each node to a neighbour, and within two steps; that of every edge."""
     n = distance.shape[0]
     nearest1, nearest2 = np.full(n, np.inf), np.full(n, np.inf)
     edges = np.empty(n * (n - 1) // 2)
