@@ -215,6 +215,7 @@ class Training:
         if self.world.size > 1:
             torch.distributed.all_reduce(sums)
         loss, hits, count = sums.tolist()
+        self.unreadable = dict(self.world.gather(list(self.unreadable.items())))
         if not count:
             raise none_readable(self.unreadable)
         if not math.isfinite(loss):

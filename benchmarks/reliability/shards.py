@@ -131,7 +131,7 @@ def unsealed(folder: Path) -> None:
 @click.option("--index", default=270, help="Randomly damaged indices.")
 @click.option("--structure/--no-structure", default=True, help="What h5py can make of them.")
 @click.option("--compression", default="zstd")
-@click.option("--without-seals", is_flag=True, help="Only verify is bound to end then.")
+@click.option("--without-seals", is_flag=True, help="As older versions wrote them.")
 @click.option("--images", type=Path, help="Photographs to take.")
 @click.option("--seed", default=0)
 def main(**options) -> None:
@@ -157,12 +157,11 @@ def main(**options) -> None:
             except (OSError, ValueError, TypeError, RuntimeError) as error:
                 table.note(what, "cannot be made", how, error)
                 continue
-            if not options["without_seals"]:
-                outcome, *reason = apart(judge, copy, truth).split(" ", 1)
-                table.note(f"{what}: readers", outcome, how, *reason)
-                shutil.rmtree(copy)
-                shutil.copytree(whole, copy)
-                harm(copy)
+            outcome, *reason = apart(judge, copy, truth).split(" ", 1)
+            table.note(f"{what}: readers", outcome, how, *reason)
+            shutil.rmtree(copy)
+            shutil.copytree(whole, copy)
+            harm(copy)
             seen = apart(lambda: "read" if contents(copy) else "", seconds=10) == "read"
             outcome, *reason = apart(judge_verify, copy, seen, plain, seconds=60).split(" ", 1)
             table.note(f"{what}: verify, info, index", outcome, how, *reason)

@@ -280,6 +280,17 @@ def test_two_processes_equal_one(tmp_path, probe, split_folder, resnet18_file):
         assert theirs["top1"] == pytest.approx(ours["top1"], abs=0.07)
 
 
+def test_what_other_processes_could_not_read_is_named_too(split_folder, model_of):
+    class Two(World):
+        def gather(self, values):
+            return [*values, ("class0/of_the_other.png", "empty file")]
+
+    settings = replace(QUICK, epochs=1)
+    probe = LinearProbe(model_of(), open_split(split_folder), settings, Two(0, 1, 0, 1, ONE.device))
+    probe.run()
+    assert probe.unreadable == {"class0/of_the_other.png": "empty file"}
+
+
 def test_command_says_before_training_that_out_cannot_be_written(
     tmp_path, probe, split_folder, resnet18_file, monkeypatch
 ):
