@@ -104,7 +104,7 @@ def apart(work: Callable[..., Outcome], *arguments: object, seconds: int = 30) -
     pid = os.fork()
     if pid == 0:
         os.setsid()
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))  # SIGXCPU before SIGKILL
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
@@ -123,7 +123,7 @@ def apart(work: Callable[..., Outcome], *arguments: object, seconds: int = 30) -
     if not ready:
         os.killpg(pid, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if not ready or code in (-signal.SIGXCPU, -signal.SIGKILL):
+    if not ready or code == -signal.SIGXCPU:
         return "HANG"
     return text or f"CRASH {code}"
 
