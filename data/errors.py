@@ -30,7 +30,16 @@ _REMEDIES = {
 }
 
 
-class UserError(click.ClickException):
+class _Sentence(click.ClickException):
+    """Shown with control characters, which names of files may have, made visible."""
+
+    def format_message(self) -> str:
+        from data.keys import printable  # needs NumPy, which --help does not
+
+        return "\n".join(map(printable, self.message.split("\n")))
+
+
+class UserError(_Sentence):
     """A mistake that the user can mend, told in one sentence: argument, value, remedy.
 
     Every command prints it as `Error: <sentence>` on stderr, without a traceback, and exits with 2.
@@ -40,7 +49,7 @@ class UserError(click.ClickException):
     of_one_process = False  # torchrun's other processes may not meet it: not only the first says so
 
 
-class RunFailed(click.ClickException):
+class RunFailed(_Sentence):
     """A run that cannot go on, for a reason that is not an argument's; exit code 1."""
 
     exit_code = 1

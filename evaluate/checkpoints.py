@@ -169,7 +169,7 @@ def _config(content: Mapping, path: Path) -> dict | None:
             return None
         else:
             record = path.parent.parent / "config.toml"
-            config = tomllib.loads(record.read_text(encoding="utf-8"))
+            config = tomllib.loads(record.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return config if isinstance(config, dict) else None

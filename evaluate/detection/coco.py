@@ -71,7 +71,7 @@ def read_coco(root: Path, split: str, masks: bool = True) -> Annotated:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}; unpack it again.") from None
     if not isinstance(content, dict):

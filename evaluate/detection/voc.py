@@ -55,7 +55,9 @@ def read_voc(root: Path, years: tuple[str, ...], split: str) -> Annotated:
 
 def _names(listed: Path) -> list[str]:
     try:
-        names = [line.split()[0] for line in listed.read_text("utf-8").splitlines() if line.strip()]
+        names = [
+            line.split()[0] for line in listed.read_text("utf-8-sig").splitlines() if line.strip()
+        ]
     except UnicodeDecodeError:
         names = []
     for name in names:

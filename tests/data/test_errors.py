@@ -8,7 +8,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from data.errors import ToldCommand, ToldGroup, UserError, errors_told
+from data.errors import RunFailed, ToldCommand, ToldGroup, UserError, errors_told
+from evaluate.results import say
 
 
 def _full() -> OSError:
@@ -77,3 +78,11 @@ def test_a_command_of_a_group_and_of_another_process(monkeypatch):
     silent = CliRunner().invoke(main, ["work", "--bad"])
     assert (silent.exit_code, silent.stderr) == (2, "")
     assert "no space left" in CliRunner().invoke(main, ["work"]).stderr
+
+
+@pytest.mark.parametrize("kind", [UserError, RunFailed])
+def test_control_characters_of_names_are_made_visible(kind, capsys):
+    kind("no \x1b[2J\u202e 'é.png'\nsecond line").show()
+    assert capsys.readouterr().err == "Error: no \\x1b[2J\\u202e 'é.png'\nsecond line\n"
+    say("left out: \x1b]0;x\x07.png")
+    assert capsys.readouterr().err == "left out: \\x1b]0;x\\x07.png\n"

@@ -146,6 +146,19 @@ def test_damaged_coco(tmp_path):
             read_coco(tmp_path, "val2017")
 
 
+def test_byte_order_marks_and_windows_lines(voc, coco, tmp_path):
+    wholes = {}
+    for kind, root in (("voc", voc), ("coco", coco)):
+        copy = shutil.copytree(root, tmp_path / kind)
+        for path in [*copy.rglob("*.txt"), *copy.rglob("*.json")]:
+            text = path.read_bytes().replace(b"\n", b"\r\n")
+            path.write_bytes(b"\xef\xbb\xbf" + text)
+        wholes[kind] = copy
+    assert read_coco(wholes["coco"], "train2017").names == read_coco(coco, "train2017").names
+    years = ("2007",)
+    assert read_voc(wholes["voc"], years, "test").names == read_voc(voc, years, "test").names
+
+
 def test_a_box_without_area_is_left_out_and_told(coco, tmp_path):
     root = mended(coco, tmp_path, first("bbox", [5, 5, 10, 0]))
     images = read_coco(root, "train2017")
