@@ -18,28 +18,8 @@ EXTENSIONS = frozenset(
 )
 """What counts as an image in a folder, in any case of letters."""
 
-_OF_OTHERS = frozenset(
-    f".{ending}"
-    for ending in (
-        *(
-            "csv",
-            "gz",
-            "h5",
-            "html",
-            "json",
-            "jsonl",
-            "log",
-            "mat",
-            "md",
-            "npy",
-            "npz",
-            "pdf",
-            "pkl",
-        ),
-        *("pt", "pth", "py", "sh", "tar", "toml", "tsv", "txt", "xml", "yaml", "yml", "zip"),
-    )
-)
-"""Files beside images that are not looked into."""
+_OF_OTHERS = frozenset((".csv", ".json", ".mat", ".npy", ".pt", ".tar", ".txt", ".xml", ".yaml"))
+"""Files beside images, maybe one for each, that are not looked into."""
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 
 

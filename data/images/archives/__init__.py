@@ -152,7 +152,9 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
             raise TooLarge(
                 f"a file of {bytes_ / 1e9:.1f} GB, more than the limit of {LARGEST / 1e9:g}"
             )
-    file = _beside(archive, block.file) if block.file else archive
+    if block.file and leads_out(block.file):
+        raise OSError("its file leads out of the dataset's folder")
+    file = os.path.join(archive, block.file) if block.file else archive
     if not block.packing:
         return BytesIO(_read(file, start, size))
     if block.size == size:

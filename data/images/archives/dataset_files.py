@@ -57,8 +57,11 @@ def data_files(root: str) -> list[DataFile]:
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         saved = _json(f"{folder}/state.json").get("_data_files")
-        listed = names if saved is None else [file["filename"] for file in saved]
-        for name in filter(_has_rows, {*names} & {*listed}):
+        if saved is not None:
+            names = [os.path.basename(file["filename"]) for file in saved]
+        for name in filter(_has_rows, names):
+            if not os.path.isfile(f"{folder}/{name}"):
+                raise UserError(f"{folder!r} lacks the file {name}; copy the dataset anew.")
             path = os.path.relpath(f"{folder}/{name}", root).replace(os.sep, "/")
             split, home = _split(path, own)
             file = DataFile(path, split, _stem(name))

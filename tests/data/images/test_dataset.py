@@ -154,6 +154,22 @@ def test_splits_are_folders(pictures, tmp_path, files):
     assert open_file(key_path(val, f"cat/{stem}-0000000.image")).read() == pictures[12]
 
 
+def test_files_may_be_links_as_in_the_hubs_cache(pictures, tmp_path):
+    blob = write_parquet(table(pictures), tmp_path / "blobs/0a1b.parquet")
+    folder = tmp_path / "snapshots/0"
+    folder.mkdir(parents=True)
+    (folder / "train.parquet").symlink_to(blob)
+    keys = list_images(folder)
+    assert open_file(key_path(folder, keys[-1])).read() == pictures[37]
+
+
+def test_a_missing_file_is_a_sentence(pictures, tmp_path):
+    path = save_to_disk(table(pictures), tmp_path / "set")
+    (path / "data-00000-of-00001.arrow").unlink()
+    with pytest.raises(UserError, match=r"set. lacks the file data-00000-of-00001\.arrow; copy"):
+        list_images(path)
+
+
 def test_paths_are_followed_within_the_folder(pictures, tmp_path):
     (tmp_path / "secret.png").write_bytes(pictures[0])
     folder = tmp_path / "set"
