@@ -76,7 +76,7 @@ def _list_settings(context: click.Context, parameter: click.Parameter, value: bo
 )
 @options(Settings, into="given", only=_OPTIONS, layered=True)
 def main(images: str, line: _CommandLine, given: dict[str, Any]) -> None:
-    """Pretrain a backbone on the folder, tar or zip IMAGES, without labels.
+    """Pretrain a backbone on IMAGES (a folder, tar, zip or Hugging Face dataset), no labels.
 
     Objects are copied by their saliency masks, pasted on other backgrounds, and told apart by
     a method of contrast (DiLo, arXiv 2004.06638); or a relative of it is trained, by --method.

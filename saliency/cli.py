@@ -53,7 +53,9 @@ def _jobs(jobs: int) -> int:
 class Settings(Record):
     """Arguments and options of the command; each method adds its own."""
 
-    images: Path = setting(..., "folder of images, or a tar or zip of them", argument=True)
+    images: Path = setting(
+        ..., "folder of images, or a tar, zip or Hugging Face dataset", argument=True
+    )
     out: Path = setting(..., "folder of mask shards", argument=True)
     method: Annotated[str, AfterValidator(_methods)] = setting(
         next(iter(METHODS)),
