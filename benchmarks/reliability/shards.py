@@ -24,6 +24,7 @@ from benchmarks.reliability.common import command as line
 from benchmarks.reliability.structure import of_index, of_shards
 from data.cli import main as mask_shards
 from data.errors import UserError
+from data.masks.index import build_index
 from data.masks.read import MaskShards
 from data.masks.verify import verify
 
@@ -121,9 +122,11 @@ def trials(options: dict, names: list[str]) -> Iterator[tuple[str, str, Harm]]:
 
 def unsealed(folder: Path) -> None:
     """Take the seals off, so that damage comes to HDF5 and to the digests behind them."""
-    for path in folder.glob("*.h5"):
+    for path in folder.glob("shard-*.h5"):
         with h5py.File(path, "r+"):
             pass
+    with h5py.File(build_index(folder), "r+"):  # of the shards as they are now
+        pass
 
 
 @click.command()
