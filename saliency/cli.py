@@ -142,9 +142,9 @@ def _epilog() -> str:
 def main(settings: Settings, **records: Record) -> None:
     """Compute a saliency mask for every image below IMAGES, into mask shards in OUT.
 
-    IMAGES is any folder tree of images, such as ImageNet's train/<wnid>/*.JPEG, or a tar or zip of
-    one. Run the same command again after an interruption: it makes only the shards that are
-    missing. Look at the result with mask-shards.
+    IMAGES is any folder tree of images, such as ImageNet's train/<wnid>/*.JPEG, a tar or zip of
+    one, or a Hugging Face dataset on disk. Run the same command again after an interruption: it
+    makes only the shards that are missing. Look at the result with mask-shards.
 
     \b
     Examples:
