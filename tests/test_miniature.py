@@ -147,7 +147,10 @@ def begin(discs, tmp_path, monkeypatch):
         (["--set", "epochs=7"], "epochs = 6, not 7"),
         (["--set", "scale=[0.5,1]"], "scale = [0.2, 1.0], not [0.5, 1.0]"),
         (["--set", "masks=elsewhere"], "masks = null, not "),
-        (["--whole", "--judged-train", "300", "--judged-val", "100"], "blur = 0.0, not 0.5"),
+        (
+            ["--whole", "--judged-train", "300", "--judged-val", "100"],
+            "paste_probability = 0.3, not 0.5",
+        ),
         (["--judged-train", "6"], "--judged-train = 300, not 6"),
         (["--judged-val", "0"], "--judged-val = 100, not 0"),
         (["--supervised-epochs", "3"], "--supervised-epochs = 6, not 3"),
