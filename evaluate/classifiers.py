@@ -8,6 +8,7 @@ images possible. C is chosen on a part of the training images, and the fit repea
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from evaluate.labelled import hold_out
 
 GRID = tuple(10.0**power for power in range(-6, 3))
 HOLDOUT = 0.1
-PATIENCE = 2  # stop the path after as many falls of the held-out accuracy in a row
+PATIENCE = 2  # falls of the held-out accuracy in a row that end the path
 K, TEMPERATURE = 200, 0.07
 
 
@@ -85,6 +86,18 @@ def minimise(
     return result.x.reshape(classes, dim + 1)
 
 
+def _is_past(accuracies: list[float], count: int) -> bool:
+    """Whether accuracies on `count` images, of one C after the other, are past their maximum.
+
+    Before they have risen by more than two standard errors, falls are those of chance.
+    """
+    best = max(accuracies)
+    risen = best - accuracies[0] > 2 * (best * (1 - best) / count) ** 0.5
+    last = accuracies[-PATIENCE - 1 :]
+    falls = all(after < before for before, after in itertools.pairwise(last))
+    return risen and falls
+
+
 def fit(
     features: Tensor,
     labels: Tensor,
@@ -96,7 +109,7 @@ def fit(
     """Choose C on a held-out tenth of the training images, and fit to all of them.
 
     The grid is walked from strong regularisation to weak, each fit starting from the one before,
-    until the held-out accuracy has fallen twice in a row.
+    until the held-out accuracy has risen and then fallen twice in a row.
 
     features : (N, D) float; labels : (N,) int64 in [0, classes)
     """
@@ -106,7 +119,7 @@ def fit(
     kept, held = (torch.from_numpy(rows).to(device) for rows in _split(labels, seed))
     tried: dict[float, float] = {}
     starts: dict[float, np.ndarray] = {}
-    coefficients, falls, last = None, 0, -1.0
+    coefficients = None
     with tqdm(total=len(GRID) + 1, desc="fit", unit="fit", disable=None) as bar:
         for c in GRID:
             coefficients = minimise(scaled[kept], labels[kept], classes, c, coefficients)
@@ -115,9 +128,7 @@ def fit(
             tried[c], starts[c] = accuracy, coefficients
             bar.update()
             bar.set_postfix_str(f"C {c:g}: {100 * accuracy:.2f} %")
-            falls = falls + 1 if accuracy < last else 0
-            last = accuracy
-            if falls == PATIENCE:
+            if _is_past(list(tried.values()), len(held)):
                 break
         best = max(tried, key=lambda c: (tried[c], -c))
         coefficients = minimise(scaled, labels, classes, best, starts[best])

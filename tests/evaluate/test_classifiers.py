@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression as Reference
 
-from evaluate.classifiers import fit, minimise
+from evaluate.classifiers import GRID, _is_past, fit, minimise
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +59,20 @@ def test_regularisation_is_chosen_on_held_out_images():
     best = max(found.tried.values())
     assert found.c == min(c for c, accuracy in found.tried.items() if accuracy == best)
     assert 1e-6 < found.c < 100
+
+
+def test_falls_before_a_rise_do_not_end_the_path():
+    """On few images the first accuracies are chance: they may fall, and the best is yet to come."""
+    chance = [0.25, 0.2375, 0.2125, 0.2, 0.325, 0.4]
+    assert not any(_is_past(chance[:end], 80) for end in range(1, 7))
+    whole = [*chance, 0.5125, 0.4875]
+    assert not _is_past(whole, 80) and not _is_past([*whole, 0.4875], 80)
+    assert _is_past([*whole, 0.475], 80)
+    assert _is_past([0.70, 0.71, 0.709, 0.708], 100_000)  # on many images a point is a rise
+
+
+def test_labels_by_chance_are_tried_with_every_c():
+    rng = np.random.default_rng(0)
+    features = torch.tensor(rng.normal(size=(120, 8))).float()
+    labels = torch.tensor(rng.integers(0, 4, 120))
+    assert len(fit(features, labels, 4).tried) == len(GRID)
