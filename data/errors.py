@@ -34,9 +34,9 @@ class _Sentence(click.ClickException):
     """Shown with control characters, which names of files may have, made visible."""
 
     def format_message(self) -> str:
-        from data.keys import printable  # needs NumPy, which --help does not
+        from data.keys import printable_lines  # needs NumPy, which --help does not
 
-        return "\n".join(map(printable, self.message.split("\n")))
+        return printable_lines(self.message)
 
 
 class UserError(_Sentence):

@@ -29,6 +29,11 @@ def printable(key: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in key)
 
 
+def printable_lines(text: str) -> str:
+    """Return a text of several lines, each as `printable` has it."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def leads_out(key: str) -> bool:
     """Tell whether a key does not name a file inside a folder, such as `../x`, `/x` or `a//x`."""
     return "\0" in key or any(part in ("", ".", "..") for part in key.split("/"))

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from data.errors import UserError
 from data.files import draft_folder, only_writer
-from data.keys import printable
+from data.keys import printable_lines
 from evaluate.intervals import Estimate, Spread, over_seeds
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def processes(options: Any) -> Iterator[World]:
 def say(text: str) -> None:
     """Tell the user what is not the result, on stderr; of torchrun's processes one a host does."""
     if os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) == "0":
-        click.echo("\n".join(map(printable, text.split("\n"))), err=True)
+        click.echo(printable_lines(text), err=True)
 
 
 def image_bar(total: int, description: str) -> tqdm:

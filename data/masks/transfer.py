@@ -164,7 +164,10 @@ def import_masks(
         mask = key_path(folder, names[partners[row]]) if partners[row] >= 0 else None
         return key_path(images, keys[row]), mask
 
-    kept -= {name for name in kept if _changed(Path(out) / name, shard_size, paths)}
+    for number in range(count):
+        name = shard_name(number)
+        if name in kept and _changed(Path(out) / name, number * shard_size, paths):
+            kept.remove(name)
     with draft_folder(out, "import", set_id[:8]) as draft:
         kept |= _own(draft, set_id)
         for path in shard_paths(draft):
@@ -304,10 +307,12 @@ def _rows(path: Path) -> dict[str, np.ndarray]:
     return {**numbers, "error": texts}
 
 
-def _changed(path: Path, shard_size: int, paths: Callable[[int], tuple[str, str | None]]) -> bool:
-    """Whether a row of a shard that has no mask has become another: its reason may have passed."""
+def _changed(path: Path, first: int, paths: Callable[[int], tuple[str, str | None]]) -> bool:
+    """Whether a row of a shard that has no mask has become another: its reason may have passed.
+
+    first : the shard's first row in the set.
+    """
     rows = _rows(path)
-    first = read_header(path).number * shard_size
     for row in np.flatnonzero(rows["status"] > Status.FLAT).tolist():
         *_, status, error = _outcome(*paths(first + row), MAX_CANVAS)
         if (status, error) != (rows["status"][row], rows["error"][row]):

@@ -86,11 +86,20 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
 
     UserError: a file cannot be decoded.
     """
-    return read(pair, pair.image), read(pair, pair.mask)[..., 0]
+    return read_image(pair), read_truth(pair)
 
 
-def read(pair: Pair, path: str) -> np.ndarray:
-    """Decode one of the two files, uint8 (h, w, 3). UserError: it cannot be decoded."""
+def read_image(pair: Pair) -> np.ndarray:
+    """Decode the photograph, uint8 (h, w, 3). UserError: it cannot be decoded."""
+    return _read(pair, pair.image)
+
+
+def read_truth(pair: Pair) -> np.ndarray:
+    """Decode the ground truth, uint8 (h, w). UserError: it cannot be decoded."""
+    return _read(pair, pair.mask)[..., 0]
+
+
+def _read(pair: Pair, path: str) -> np.ndarray:
     try:
         return decode(path).image
     except UnreadableImage as error:
@@ -138,9 +147,9 @@ class TrainingPairs:
     def _pair(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         random = np.random.default_rng((self.seed, epoch, index))
         pair = self.pairs[index]
-        inputs = normalise(resize_image(read(pair, pair.image), self.resize))
+        inputs = normalise(resize_image(read_image(pair), self.resize))
         if self.labels is None:
-            target = resize_mask(read(pair, pair.mask)[..., 0], self.resize)[None]
+            target = resize_mask(read_truth(pair), self.resize)[None]
         else:
             target = self.labels[index][None]
         top, left = random.integers(0, self.resize - self.crop + 1, 2)

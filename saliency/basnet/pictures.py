@@ -7,7 +7,7 @@ from matplotlib.ticker import MaxNLocator
 
 from data.gallery import Cell, Gallery, Row
 from data.gallery.plots import plot
-from saliency.basnet.dataset import Pair, read
+from saliency.basnet.dataset import Pair, read_image, read_truth
 from saliency.basnet.predict import Predictor, predict
 
 _TILE = 160  # pixels
@@ -19,10 +19,10 @@ def plot_predictions(predictor: Predictor, pairs: list[Pair], size: int, path: P
     pairs : all with a ground truth, or all without; then there are two columns.
     size : side of the square that the network is given.
     """
-    images = [read(pair, pair.image) for pair in pairs]
+    images = [read_image(pair) for pair in pairs]
     rows = []
     for pair, image, saliency in zip(pairs, images, predict(images, predictor, size), strict=True):
-        truth = [Cell(read(pair, pair.mask)[..., 0])] if pair.mask else []
+        truth = [Cell(read_truth(pair))] if pair.mask else []
         prediction = Cell(np.rint(255 * saliency).astype(np.uint8))
         rows.append(Row(pair.name, [Cell(image), *truth, prediction]))
     columns = ["image", *(["ground truth"] if pairs[0].mask else []), "prediction"]

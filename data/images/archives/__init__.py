@@ -6,7 +6,6 @@ module that lists its members, and a line of `FORMATS`.
 
 import contextlib
 import errno
-import hashlib
 import itertools
 import os
 import pkgutil
@@ -279,10 +278,7 @@ def _kept(path: Path, mark: str) -> Index | None:
 def _digest(arrays: Iterable[np.ndarray]) -> str:
     """Return the digest of arrays: types, shapes and values."""
     facts = ((str((a.dtype, a.shape)).encode(), a.tobytes()) for a in arrays)
-    total = hashlib.sha256()
-    for text in itertools.chain.from_iterable(facts):
-        total.update(text)
-    return total.hexdigest()
+    return texts_digest(itertools.chain.from_iterable(facts))
 
 
 @contextlib.contextmanager
