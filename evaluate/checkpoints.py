@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,7 +22,6 @@ from evaluate import networks
 from evaluate.results import say
 
 FORMAT = "dilo-backbone"
-RANDOM_SEED = 0  # of `random:ARCH`
 
 
 @dataclass
@@ -83,8 +83,9 @@ def load_checkpoint(checkpoint: str | Path, arch: str | None = None) -> Checkpoi
 
     checkpoint : a RUN folder of `pretrain`, its `backbone.pt`, a file with a state_dict of one of
         torchvision's networks (`.pt`, `.pth`, `.safetensors`, ...), `torchvision:NAME` for weights
-        that torch.hub has on disk, or `random:NAME` for the untrained network as a baseline;
-        `FILE#teacher` takes the network of that name among a file's.
+        that torch.hub has on disk, or `random:NAME` for the untrained network as a baseline,
+        `random:NAME#1` for the one of seed 1 (0 unless told); `FILE#teacher` takes the network of
+        that name among a file's.
     arch : the network's name, where its keys do not tell.
 
     Nothing is unpickled but tensors and plain containers, and nothing is downloaded.
@@ -93,16 +94,22 @@ def load_checkpoint(checkpoint: str | Path, arch: str | None = None) -> Checkpoi
     file, choice = split_choice(checkpoint)
     kind, _, name = checkpoint.partition(":")
     if kind == "random" and name:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(RANDOM_SEED)
-            model = networks.build(name)
-        return Checkpoint(model.eval(), Source(checkpoint, arch=name))
+        return _untrained(checkpoint, *name.partition("#")[::2])
     if kind == "torchvision" and name:
         path, arch = _torchvision_file(name), name
     else:
         path = find_file(file)
     source = Source(checkpoint, str(path), sha256_of(path))
     return _read(path, choice, source, arch)
+
+
+def _untrained(checkpoint: str, arch: str, seed: str) -> Checkpoint:
+    if seed and not re.fullmatch("[0-9]{1,9}", seed):
+        raise UserError(f"CHECKPOINT {checkpoint}: '{seed}' is no seed; write random:{arch}#1.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed or 0))
+        model = networks.build(arch)
+    return Checkpoint(model.eval(), Source(checkpoint, arch=arch))
 
 
 def _read(path: Path, choice: str, source: Source, arch: str | None) -> Checkpoint:

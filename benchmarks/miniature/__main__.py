@@ -121,8 +121,9 @@ def main(
     make(data, images, composite)
     study.link_judged()
     study.compute_masks({row.masks for row in rows.values() if row.masks})
-    report.references["untrained"] = {0: study.judge(f"random:{settings['arch']}", "untrained")}
     for seed in seeds:
+        untrained = study.judge(f"random:{settings['arch']}#{seed}", f"untrained/seed-{seed}")
+        report.references.setdefault("untrained", {})[seed] = untrained
         found = study.judge(study.supervised(seed), f"supervised/seed-{seed}")
         report.references.setdefault("supervised", {})[seed] = found
     study.pretrain_all([(row, seed) for seed in seeds for row in rows.values()], jobs)

@@ -161,9 +161,11 @@ def test_networks_whose_first_names_or_shapes_are_unlike_a_resnets(tmp_path, arc
     assert all(torch.equal(value, state[key]) for key, value in loaded.model.state_dict().items())
 
 
-def test_random_network_is_always_the_same():
-    one, other = (load_checkpoint("random:resnet18").model for _ in range(2))
-    assert digest(one) == digest(other)
+def test_a_random_network_follows_from_its_seed():
+    digests = [
+        digest(load_checkpoint(f"random:resnet18{seed}").model) for seed in ("", "#0", "#1", "#1")
+    ]
+    assert digests[0] == digests[1] != digests[2] == digests[3]
 
 
 class TouchFile:
@@ -211,6 +213,7 @@ def test_other_mistakes_are_one_sentence(tmp_path, resnet):
         r"1 misshapen: conv1.weight \(128, 3, 7, 7\) for": save("wide.pt", wide),
         "no such network": "torchvision:resnet17",
         "there is no network 'resnet17'": "random:resnet17",
+        "'-1' is no seed; write random:resnet18#1": "random:resnet18#-1",
     }
     for sentence, checkpoint in cases.items():
         with pytest.raises(UserError, match=sentence) as caught:

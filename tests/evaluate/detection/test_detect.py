@@ -179,17 +179,23 @@ def test_images_without_objects_are_not_trained_on(coco):
 
 def test_voc_from_end_to_end(probe, voc, tmp_path):
     out, common = tmp_path / "out", ("--workers", 0, "--device", "cpu", *SET, "--set", "steps=3")
-    command = ("detect", "a=random:resnet18", "b=random:resnet18", voc, "--runs", 2, *common)
+    networks = ("a=random:resnet18", "a=random:resnet18#1", "b=random:resnet18")
+    command = ("detect", *networks, voc, "--runs", 2, *common)
     done = probe(*command, "--out", out)
     assert "AP50 %" in done.stdout and "±" in done.stdout and "linear rule" in done.stdout
     content = json.loads((out / "results.json").read_text())
-    assert [len(row["runs"]) for row in content["rows"]] == [2, 2]
-    row = content["rows"][0]
+    assert [len(row["runs"]) for row in content["rows"]] == [2, 2, 2]
+    row, second, _ = content["rows"]
     assert row["mean"]["ap50"] == pytest.approx(np.mean([run["ap50"] for run in row["runs"]]))
+    pair, (mean,) = [100 * each["mean"]["ap50"] for each in (row, second)], content["means"]
+    assert mean["recipe"] == "a" and mean["checkpoints"] == 2
+    assert 100 * mean["AP50 %"] == pytest.approx(np.mean(pair))
+    assert 100 * mean["AP50 %, standard error"] == pytest.approx(abs(pair[0] - pair[1]) / 2)
+    assert "a: mean of 2" in done.stdout
     assert content["settings"]["steps"] == 3
-    assert len(list((out / "training").iterdir())) == 2  # of a and b the same ones
+    assert len(list((out / "training").iterdir())) == 4  # of b those of a's first
     page = (out / "index.html").read_text()
-    assert page.count("<figure") == 4 * 3 and "Precision over recall" in page
+    assert page.count("<figure") == 4 * 4 and "Precision over recall" in page
     assert (out / "detect.png").is_file()
 
     # finished trainings are not done again
