@@ -124,18 +124,16 @@ class Journey:
         size = ("--image-size", self.image_size)  # which an untrained network does not know
         self._probe("foreground", *models, objects, "--masks", truth, *size)
         self._probe("knn", *models, objects, "--k", self.neighbours, *size)
-        for name in (*self.models, "untrained"):
-            checkpoint = UNTRAINED if name == "untrained" else self._run(name)
-            self._probe("linear", checkpoint, objects, "--fast", *size, name=f"linear-{name}")
+        self._probe("linear", *models, objects, "--fast", *size)
         tied = (self.out / "tied", "--masks", self.out / "tied-truth")
         self._probe("robustness", *models, *tied, *size)
         self._probe("neighbors", *trained, objects)
         masks = ("--masks", self._masks("val"), "--ground-truth", truth)
         self._probe("gradients", *models, objects, *masks, *size, "--limit", 100)
 
-    def _probe(self, command: str, *arguments: object, name: str | None = None) -> None:
+    def _probe(self, command: str, *arguments: object) -> None:
         """Run a probe, unless its results are there."""
-        out = self.out / "probes" / (name or command)
+        out = self.out / "probes" / command
         if (out / "results.json").exists():
             print(f"\nprobe {command}: already in {out}")
             return

@@ -125,16 +125,16 @@ def read_figures(probes: Path) -> list[dict]:
         }
         for result in read("foreground")["rows"]
     }
-    knn = read("knn")["rows"]
-    nearest = {result["label"]: result for result in knn}
-    linear = {name: read(f"linear-{name}") for name in COLUMNS}
-    swapped = {result["label"]: result for result in read("robustness")["rows"]}
+    linear, nearest, swapped = (
+        {result["label"]: result for result in read(name)["rows"]}
+        for name in ("linear", "knn", "robustness")
+    )
     return [
         row("of the features, what the background explains", explained, "background"),
         row("of the features, what the object explains", explained, "object"),
         row("ABX: the same object is nearer than the same background", explained, "abx"),
         row("linear top-1 on unseen backgrounds", linear, "top1"),
-        row(f"kNN top-1 on unseen backgrounds (k {knn[0]['k']})", nearest, "top1"),
+        row(f"kNN top-1 on unseen backgrounds (k {nearest['with']['k']})", nearest, "top1"),
         row("background gap where classes have usual backgrounds", swapped, "background_gap"),
     ]
 
