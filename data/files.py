@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from data.errors import UserError
 
@@ -29,6 +30,13 @@ def refuse_existing(path: str | os.PathLike, overwrite: bool) -> None:
         raise UserError(
             f"{os.fspath(path)!r} is there already; name another, or replace it by --overwrite."
         )
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Open a file for reading; `OSError` also for a pipe or a device, which may never end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "Not a regular file", os.fspath(path))
+    return open(path, "rb")
 
 
 def write_whole(path: str | os.PathLike, data: bytes | memoryview | str) -> None:

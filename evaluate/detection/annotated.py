@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from data.errors import UserError
+from data.files import open_regular
+from data.keys import printable
 
 OUTSIDE = 2.0  # pixels by which a box may exceed its picture, rounded as boxes are
 
@@ -92,6 +94,15 @@ class Annotated:
         return sha.hexdigest()[:16]
 
 
+def read_annotations(path: Path, largest: int) -> bytes:
+    """Return a file's bytes; UserError for more than `largest`."""
+    with open_regular(path) as file:
+        data = file.read(largest + 1) if os.fstat(file.fileno()).st_size <= largest else None
+    if data is None or len(data) > largest:
+        raise UserError(f"{path} is larger than {largest:,} bytes; replace it.")
+    return data
+
+
 def check_box(box: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
     """Return a box cut to its picture; UserError, which begins with `where`, if it lies outside."""
     height, width = size
@@ -114,4 +125,7 @@ def check_images(paths: Iterable[Path], source: Path) -> None:
             there = os.listdir(path.parent) if path.parent.is_dir() else ()
             names = listings[path.parent] = set(there)
         if path.name not in names:
-            raise UserError(f"{source} names {path}, which is not there; add it or its line away.")
+            raise UserError(
+                f"{source} names {printable(str(path))}, which is not there; add it, or take its "
+                "line away."
+            )

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data.errors import UserError
-from evaluate.detection.annotated import Annotated, Objects, check_box, check_images
+from evaluate.detection.annotated import (
+    Annotated,
+    Objects,
+    check_box,
+    check_images,
+    read_annotations,
+)
+
+LARGEST = 2 << 30  # bytes; train2017's has 450 million
 
 FOLDERS = (
     "{split}",
@@ -54,24 +64,30 @@ def read_coco(root: Path, split: str, masks: bool = True) -> Annotated:
         names = [str(image["file_name"]) for image in images]
         ids = [int(image["id"]) for image in images]
         sizes = [(int(image["height"]), int(image["width"])) for image in images]
+        _check_listed(path, image=ids, category=[c["id"] for c in categories], name=classes)
         objects, empty = _objects(content["annotations"], ids, sizes, numbers, path, masks)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is no file of COCO's instances: {_reason(error)}.") from None
-    if len(set(ids)) != len(ids) or not ids or not classes:
-        what = "lists an image twice" if ids and classes else "has no images or no categories"
-        raise UserError(f"{path} {what}; mend it.")
     paths = [folder / name for name in names]
     for name in names:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if not (parts := Path(name).parts) or parts[0] == "/" or ".." in parts:
             raise UserError(f"{path}: the image {name!r} lies outside {folder}; mend it.")
     check_images(paths, path)
     notes = [f"{path}: {empty} boxes without an area are left out."] if empty else []
     return Annotated(names, paths, ids, sizes, objects, classes, path, tuple(numbers), notes)
 
 
+def _check_listed(path: Path, **columns: Sequence) -> None:
+    """Refuse a file that lists nothing of a kind, or the same twice."""
+    for what, values in columns.items():
+        if len(set(values)) != len(values) or not values:
+            text = f"the same {what} twice" if values else f"no {what}"
+            raise UserError(f"{path} lists {text}; mend it.")
+
+
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text("utf-8-sig"))
+        content = json.loads(read_annotations(path, LARGEST).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}; unpack it again.") from None
     if not isinstance(content, dict):
@@ -92,12 +108,14 @@ def _objects(
     for annotation in annotations:
         where = f"{path}: annotation {annotation['id']}"
         if annotation["image_id"] not in row_of:
-            raise UserError(f"{where} is of image {annotation['image_id']}, which is not listed.")
+            raise UserError(f"{where} is of image {annotation['image_id']!r}, which is not listed.")
         if annotation["category_id"] not in numbers:
             raise UserError(
-                f"{where} is of class {annotation['category_id']}, which is not listed."
+                f"{where} is of class {annotation['category_id']!r}, which is not listed."
             )
-        row, crowd = row_of[annotation["image_id"]], bool(annotation.get("iscrowd", 0))
+        row, crowd = row_of[annotation["image_id"]], annotation.get("iscrowd", 0)
+        if crowd not in (0, 1) or not math.isfinite(annotation["area"]):
+            raise UserError(f"{where}: iscrowd is 0 or 1, and area a number; mend it.")
         x, y, width, height = map(float, annotation["bbox"])
         box = check_box(np.array([x, y, x + width, y + height]), sizes[row], where)
         if min(box[2] - box[0], box[3] - box[1]) <= 0:
@@ -106,7 +124,9 @@ def _objects(
         outline = annotation.get("segmentation")
         if masks and not outline and not crowd:
             raise UserError(f"{where} has no segmentation, which Mask R-CNN learns from.")
-        rows[row].append((box, numbers[annotation["category_id"]], crowd, outline))
+        if masks and not is_outline(outline, sizes[row]):
+            raise UserError(f"{where} has a segmentation that is none of its image; mend it.")
+        rows[row].append((box, numbers[annotation["category_id"]], bool(crowd), outline))
     return [_of_image(rows[row]) for row in range(len(ids))], empty
 
 
@@ -116,7 +136,63 @@ def _of_image(rows: list[tuple]) -> Objects:
     return Objects(boxes, labels, np.array([row[2] for row in rows], bool), [r[3] for r in rows])
 
 
+def load_truth(path: Path) -> Any:
+    """Return a file that `read_coco` took as pycocotools' `COCO`, which by itself is stricter.
+
+    Annotations are numbered anew, from 1 on: to it, 0 means none.
+    """
+    from pycocotools.coco import COCO
+
+    truth, content = COCO(), _content(path)
+    rows = enumerate(content["annotations"], start=1)
+    content["annotations"] = [{"iscrowd": 0, **row, "id": number} for number, row in rows]
+    truth.dataset = content
+    truth.createIndex()
+    return truth
+
+
 # ---- masks ---------------------------------------------------------------------------------------
+
+
+def is_outline(outline: Any, size: tuple[int, int]) -> bool:
+    """Whether a segmentation is one of an image of this height and width.
+
+    pycocotools trusts polygons and run lengths, and writes beyond its memory by others.
+    """
+    height, width = size
+    if isinstance(outline, dict):
+        counts = outline.get("counts")
+        counts = _run_lengths(counts) if isinstance(counts, str) else counts
+        whole = isinstance(counts, list) and all(type(c) is int and c >= 0 for c in counts)
+        return whole and outline.get("size") == [height, width] and sum(counts) == height * width
+    if not isinstance(outline, list) or not outline:
+        return False
+    for polygon in outline:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            return False
+        if not all(type(value) in (int, float) for value in polygon):
+            return False
+        limits = (width, height) * (len(polygon) // 2)  # drawn by hand, they exceed it somewhat
+        if not all(-side <= v <= 2 * side for v, side in zip(polygon, limits, strict=True)):
+            return False
+    return True
+
+
+def _run_lengths(text: str) -> list[int]:
+    """Decode COCO's run lengths: base 32 with a sign, and from the fourth on differences."""
+    counts, value, shift = [], 0, 0
+    for letter in text:
+        bits = ord(letter) - 48
+        if not 0 <= bits < 64 or shift > 30:
+            return [-1]
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        value -= (bits & 16) and 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    return [-1] if shift else counts
 
 
 def draw_outline(outline: Any, size: tuple[int, int], scaled: tuple[int, int]) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from evaluate.detection.annotated import Annotated, Detections
+from evaluate.detection.coco import load_truth
 from evaluate.detection.voc_ap import THRESHOLDS, score_class
 
 AT_75 = int(np.flatnonzero(THRESHOLDS == 0.75)[0])
@@ -91,7 +92,7 @@ def score_coco(images: Annotated, results: list[dict[str, Any]], masks: bool) ->
 
     averages: dict[str, float] = {}
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(images.source))
+        truth = load_truth(images.source)
         for kind in reversed(KINDS) if masks else ("bbox",):
             found = truth.loadRes([dict(r) for r in results]) if results else COCO()
             evaluation = COCOeval(truth, found, kind)

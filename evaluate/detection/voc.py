@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from data.errors import UserError
-from evaluate.detection.annotated import Annotated, Objects, check_box, check_images
+from evaluate.detection.annotated import (
+    Annotated,
+    Objects,
+    check_box,
+    check_images,
+    read_annotations,
+)
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -16,6 +23,7 @@ CLASSES = (
     *("train", "tvmonitor"),
 )
 LARGEST = 1 << 20  # bytes of an annotation; VOC's have some thousands
+LARGEST_LIST = 1 << 26
 
 
 def read_voc(root: Path, years: tuple[str, ...], split: str) -> Annotated:
@@ -55,11 +63,13 @@ def read_voc(root: Path, years: tuple[str, ...], split: str) -> Annotated:
 
 def _names(listed: Path) -> list[str]:
     try:
-        names = [
-            line.split()[0] for line in listed.read_text("utf-8-sig").splitlines() if line.strip()
-        ]
+        text = read_annotations(listed, LARGEST_LIST).decode("utf-8-sig")
+        names = [line.split()[0] for line in text.splitlines() if line.strip()]
     except UnicodeDecodeError:
         names = []
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise UserError(f"{listed} lists the image {twice!r} twice; mend it.")
     for name in names:
         if "/" in name or name.startswith("."):
             raise UserError(f"{listed}: {name!r} is no name of an image; VOC's are as 000005.")
@@ -78,16 +88,14 @@ class _Builder(ET.TreeBuilder):
 def read_annotation(path: Path) -> tuple[tuple[int, int], Objects]:
     """Return height and width of the image, and its objects; as detectron2, x1 and y1 less by 1."""
     try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"it is larger than {LARGEST} bytes")
-        tree = ET.fromstring(path.read_bytes(), ET.XMLParser(target=_Builder()))
+        tree = ET.fromstring(read_annotations(path, LARGEST), ET.XMLParser(target=_Builder()))
         width, height = (int(_text(tree, f"size/{side}")) for side in ("width", "height"))
         if min(width, height) < 1:
             raise ValueError(f"its size is {width} x {height}")
         rows = [_object(element, (height, width), path) for element in tree.iter("object")]
     except FileNotFoundError:
         raise UserError(f"{path} is missing; each image of a list has an annotation.") from None
-    except (ET.ParseError, ValueError) as error:
+    except (ET.ParseError, ValueError, LookupError) as error:
         raise UserError(f"{path} is no annotation of VOC: {error}; mend or replace it.") from None
     boxes = np.array([box for box, _, _ in rows], np.float64).reshape(-1, 4)
     labels = np.array([label for _, label, _ in rows], np.int64)

@@ -19,7 +19,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from data.errors import UserError
-from data.files import private_folder, write_whole
+from data.files import open_regular, private_folder, write_whole
 from data.images.archives.dataset_files import data_files, is_dataset
 from data.images.limits import MAX_BYTES, TooLarge
 from data.keys import Keys, leads_out, texts_digest
@@ -38,7 +38,7 @@ ROW = ".image"
 COLUMN = "column="
 """Begins the folders of a dataset that has several columns of images."""
 
-_VERSION = 3  # of the index on disk
+_VERSION = 4  # of the index on disk
 LARGEST = 2 * MAX_BYTES  # of a member, bytes; `data.images.limits` is stricter about most
 _UNREAD = {
     "encrypted": "it is encrypted in its archive",
@@ -64,11 +64,15 @@ class Block(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a member lies: its first byte in a block, and its bytes; -1: its file, whole."""
+    """Where a member lies: its first byte in a block, and its bytes; -1: its file, whole.
+
+    crc : their CRC-32; -1: the archive has none.
+    """
 
     start: int
     size: int
     block: Block = Block()
+    crc: int = -1
 
 
 class Member(NamedTuple):
@@ -78,6 +82,7 @@ class Member(NamedTuple):
     start: int
     size: int
     block: Block = Block()
+    crc: int = -1
 
 
 class Link(NamedTuple):
@@ -90,7 +95,7 @@ class Link(NamedTuple):
 class Index(NamedTuple):
     """All members of an archive.
 
-    places : by `keys`, int64 (N, 3): start, size, and the row of their block.
+    places : by `keys`, int64 (N, 4): start, size, the row of their block, and their CRC-32.
     blocks : int64 (M, 5): the row of the file, offset, stored, size, and the packing's number.
     files : bytes (dtype S) (K,).
     """
@@ -127,7 +132,7 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
     inside = _archive_of.get(folder)
     if inside is None:
         try:
-            return open(path, "rb")
+            return open_regular(path)
         except (NotADirectoryError, FileNotFoundError):
             if (inside := split(folder)) is None:
                 raise
@@ -137,7 +142,7 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
     key = f"{above}/{name}" if above else name
     index = index_of(archive)
     try:
-        start, size, row = index.places[index.keys.find(key)].tolist()
+        start, size, row, crc = index.places[index.keys.find(key)].tolist()
     except KeyError:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
     number, *where, packing = index.blocks[row].tolist()
@@ -145,7 +150,7 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
     if block.packing in _UNREAD:
         raise OSError(_UNREAD[block.packing])
     if size < 0:
-        return open(_beside(archive, block.file), "rb")
+        return open_regular(_beside(archive, block.file))
     for bytes_ in (size, block.size):
         if bytes_ > LARGEST:
             raise TooLarge(
@@ -155,10 +160,14 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
         raise OSError("its file leads out of the dataset's folder")
     file = os.path.join(archive, block.file) if block.file else archive
     if not block.packing:
-        return BytesIO(_read(file, start, size))
-    if block.size == size:
-        return BytesIO(unpacked(_read(file, block.offset, block.stored), block))
-    return BytesIO(_page(file, block)[start : start + size])
+        data = _read(file, start, size)
+    elif block.size == size:
+        data = unpacked(_read(file, block.offset, block.stored), block)
+    else:
+        data = _page(file, block)[start : start + size]
+    if crc not in (-1, zlib.crc32(data)):
+        raise OSError("its bytes are not those that its archive was made of (CRC-32)")
+    return BytesIO(data)
 
 
 def _read(path: str, offset: int, size: int) -> bytes:
@@ -196,8 +205,6 @@ def _beside(archive: str, path: str) -> str:
     whole = os.path.realpath(os.path.join(folder, path))
     if not whole.startswith(os.path.join(os.path.realpath(folder), "")):
         raise OSError("its path leads out of the dataset's folder")
-    if os.path.exists(whole) and not os.path.isfile(whole):  # to open a pipe may never end
-        raise OSError("it is not a regular file")
     return whole
 
 
@@ -301,7 +308,7 @@ def _scan(archive: str) -> Index:
     """
     ending = next((e for e in FORMATS if archive.lower().endswith(e)), ".arrow")
     members: Callable[[str], Iterator[Member | Link]] = pkgutil.resolve_name(FORMATS[ending])
-    places: dict[str, tuple[int, int, int]] = {}  # of several of a name, the last counts
+    places: dict[str, tuple[int, int, int, int]] = {}  # of several of a name, the last counts
     blocks: dict[Block, int] = {}
     links: dict[str, str] = {}
     for member in members(archive):
@@ -312,8 +319,8 @@ def _scan(archive: str) -> Index:
             links[name] = _plain(member.target)
             continue
         row = blocks.setdefault(member.block, len(blocks))
-        places[name] = (member.start, member.size, row)
-    nothing = (0, -1, blocks.setdefault(Block(), len(blocks)) if links else 0)
+        places[name] = (member.start, member.size, row, member.crc)
+    nothing = (0, -1, blocks.setdefault(Block(), len(blocks)) if links else 0, -1)
     for name, target in links.items():
         for _ in range(8):  # links of links
             target = links.get(target, target)
@@ -330,7 +337,7 @@ def _scan(archive: str) -> Index:
     ]
     return Index(
         keys,
-        np.array(ordered, np.int64).reshape(-1, 3),
+        np.array(ordered, np.int64).reshape(-1, 4),
         np.array(rows, np.int64).reshape(-1, 5),
         np.array([os.fsencode(file) for file in files], "S"),
     )

@@ -25,7 +25,8 @@ class ParquetFile:
     """A Parquet file and its schema. name : of it, in the dataset."""
 
     def __init__(self, path: str, name: str) -> None:
-        self._file, self._name = pq.ParquetFile(path), name
+        self._file = pq.ParquetFile(path, page_checksum_verification=True)
+        self._name = name
         self.schema = self._file.schema_arrow
         with open(path, "rb") as file:
             self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -28,9 +28,10 @@ def members(path: str) -> Iterator[Member]:
             packing = _PACKINGS.get(member.compress_type, "unknown")
             packing = "encrypted" if member.flag_bits & 1 else packing
             if packing:
-                yield Member(name, 0, size, Block("", offset, stored, size, packing))
+                block = Block("", offset, stored, size, packing)
+                yield Member(name, 0, size, block, member.CRC)
             else:
-                yield Member(name, offset, size)
+                yield Member(name, offset, size, crc=member.CRC)
 
 
 def _name(member: zipfile.ZipInfo) -> str:

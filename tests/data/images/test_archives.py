@@ -247,6 +247,22 @@ def test_damage_of_an_archive_is_a_sentence_or_an_unreadable_image(folder, tmp_p
             pass
 
 
+@pytest.mark.parametrize("how", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_flipped_byte_in_a_zip_is_told(tmp_path, how):
+    """Of an uncompressed format, no decoder would notice."""
+    path, memory = tmp_path / "a.zip", io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(memory, "BMP")
+    with zipfile.ZipFile(path, "w", how) as archive:
+        archive.writestr("a.bmp", memory.getvalue())
+        archive.writestr("b.bmp", memory.getvalue())
+    data = bytearray(path.read_bytes())
+    data[data.index(b"b.bmp") - 40] ^= 1  # in the last bytes of a
+    path.write_bytes(data)
+    with pytest.raises(UnreadableImage, match=r"not those that its archive was made of|damaged"):
+        decode(key_path(path, "a.bmp"))
+    assert decode(key_path(path, "b.bmp")).image.shape == (20, 30, 3)
+
+
 def test_a_damaged_or_planted_index_is_made_anew(folder, tmp_path):
     archive = make_tar(folder, tmp_path / "a.tar")
     keys, index = list_images(archive), tmp_path / ".a.tar.index.npz"

@@ -110,6 +110,18 @@ def test_rows_are_the_files_that_were_put_in(pictures, tmp_path, kind):
             assert open_file(key_path(path, key)).read() == pictures[row]
 
 
+def test_checksums_of_pages_are_compared(pictures, tmp_path):
+    """Of Parquet they are optional, and seldom there."""
+    images = [{"bytes": data, "path": None} for data in pictures]
+    options = {"compression": "none", "write_page_checksum": True}
+    path = write_parquet(table(images), tmp_path / "x.parquet", **PLAIN, **options)
+    data = bytearray(path.read_bytes())
+    data[data.index(pictures[3]) + len(pictures[3]) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"x\.parquet' cannot be read .*CRC"):
+        list_images(path)
+
+
 def test_it_is_what_datasets_writes(pictures, tmp_path):
     datasets = pytest.importorskip("datasets")
     kinds = datasets.Features(

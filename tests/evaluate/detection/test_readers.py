@@ -1,13 +1,15 @@
 """Readers of VOC and COCO: what they give, and what they refuse in a sentence."""
 
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
 
 from data.errors import UserError
-from evaluate.detection.coco import draw_outline, read_coco
+from data.images.decode import UnreadableImage, decode
+from evaluate.detection.coco import draw_outline, is_outline, read_coco
 from evaluate.detection.voc import CLASSES, read_annotation, read_voc
 
 
@@ -83,9 +85,22 @@ def test_voc_folders_that_lack_something(voc, tmp_path):
     (root / "Annotations" / "t00002.xml").unlink()
     with pytest.raises(UserError, match=r"t00002\.xml is missing"):
         read_voc(root, ("2007",), "trainval")
-    (root / "ImageSets" / "Main" / "trainval.txt").write_text("../../etc\n")
-    with pytest.raises(UserError, match="no name of an image"):
+    for text, reason in (("../../etc\n", "no name of an"), ("a\nb\na\n", "lists .*'a' twice")):
+        (root / "ImageSets" / "Main" / "trainval.txt").write_text(text)
+        with pytest.raises(UserError, match=reason):
+            read_voc(root, ("2007",), "trainval")
+
+
+def test_what_is_no_file_is_not_waited_for(voc, tmp_path):
+    root = shutil.copytree(voc / "VOC2007", tmp_path / "voc")
+    for path in ("JPEGImages/t00000.jpg", "Annotations/t00000.xml"):
+        (root / path).unlink()
+        os.mkfifo(root / path)
+    with pytest.raises(OSError, match=r"Not a regular file: '.*t00000.xml'"):
         read_voc(root, ("2007",), "trainval")
+    for path in (root / "JPEGImages/t00000.jpg", "/dev/zero"):
+        with pytest.raises(UnreadableImage, match="not a regular file"):
+            decode(path)
 
 
 def test_coco(coco):
@@ -109,6 +124,17 @@ def first(name, value):
     return lambda content, root: content["annotations"][0].__setitem__(name, value)
 
 
+def runs(counts, size=(48, 64)):
+    return {"size": list(size), "counts": counts}
+
+
+NO_OUTLINES = (
+    *("x", [[1, 2, 3]], [[1, 2, 3, 4, 5, float("nan")]], [[1e9, 0, 5, 1e9, -1e9, 9]], [["a"] * 6]),
+    *({"size": [48, 64]}, runs([48 * 64], (64, 48)), runs([5]), runs([-5, 48 * 64 + 5])),
+    *(runs([10**10], (10**5, 10**5)), runs("z" * 20), runs("o" * 9), runs("\u4444"), runs([1.5])),
+)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -119,7 +145,18 @@ def first(name, value):
         (first("bbox", "x"), "could not convert"),
         (first("segmentation", None), "no segmentation"),
         (lambda c, root: c.pop("images"), "lacks 'images'"),
-        (lambda c, root: c["images"].append(c["images"][0]), "lists an image twice"),
+        (lambda c, root: c["images"].append(c["images"][0]), "the same image twice"),
+        (
+            lambda c, root: c["images"][0].__setitem__("width", float("inf")),
+            "infinity to int",
+        ),
+        (first("bbox", [10**400, 0, 1, 1]), "int too large"),
+        (first("iscrowd", "no"), "annotation 1: iscrowd is 0 or 1"),
+        (first("area", float("nan")), "area a number"),
+        (lambda c, root: c["categories"][1].__setitem__("id", 1), "the same category twice"),
+        (lambda c, root: c["images"][0].__setitem__("file_name", ""), "lies outside"),
+        (lambda c, root: c["images"][0].__setitem__("file_name", "a\n"), r"names .*/a\\n, which"),
+        *((first("segmentation", outline), "segmentation that is none") for outline in NO_OUTLINES),
         (lambda c, root: c["images"][0].__setitem__("file_name", "../x.png"), "lies outside"),
         (lambda c, root: (root / "train2017" / "000000000003.png").unlink(), "which is not there"),
     ],
@@ -176,6 +213,16 @@ def test_outlines_become_masks():
     runs = {"size": [40, 60], "counts": [0, 40 * 30, 40 * 30]}  # column by column: the left half
     mask = draw_outline(runs, (40, 60), (20, 30))
     assert mask[:, :15].all() and not mask[:, 15:].any()
+
+
+def test_run_lengths_of_any_mask_are_outlines():
+    mask = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(0)
+    for size in rng.integers(1, 90, (40, 2)).tolist():
+        drawn = np.asfortranarray(rng.random(size) < rng.random(), np.uint8)
+        text = mask.encode(drawn)["counts"].decode()
+        assert is_outline(runs(text, size), tuple(size))
+        assert not is_outline(runs(text[:-1], size), tuple(size))
 
 
 def test_real_data(shared_data):

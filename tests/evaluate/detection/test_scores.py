@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -85,3 +86,17 @@ def test_coco_ap_of_the_truth_and_of_nothing(coco):
     perfect = score_coco(images, results_of(images, truth_as_detections(images)), True).averages
     assert perfect["ap"] == perfect["mask_ap"] == pytest.approx(1)
     assert score_coco(images, [], True).averages["mask_ap"] == 0
+
+
+def test_truth_of_others(coco, tmp_path):
+    """A byte order mark, no iscrowd, the number 0: pycocotools fails, or takes 0 for none."""
+    pytest.importorskip("pycocotools")
+    root = shutil.copytree(coco, tmp_path / "coco")
+    path = root / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [a for a in content["annotations"] if not a.pop("iscrowd")]
+    content["annotations"][0]["id"] = 0
+    path.write_text(json.dumps(content), "utf-8-sig")
+    images = read_coco(root, "train2017")
+    perfect = score_coco(images, results_of(images, truth_as_detections(images)), True)
+    assert perfect.averages["ap"] == perfect.averages["mask_ap"] == pytest.approx(1)
