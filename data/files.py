@@ -34,7 +34,8 @@ def refuse_existing(path: str | os.PathLike, overwrite: bool) -> None:
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
     """Open a file for reading; `OSError` also for a pipe or a device, which may never end."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    kind = stat.S_IFMT(os.stat(path).st_mode)
+    if kind not in (stat.S_IFREG, stat.S_IFDIR):  # of a folder `open` says that it is one
         raise OSError(errno.EINVAL, "Not a regular file", os.fspath(path))
     return open(path, "rb")
 
