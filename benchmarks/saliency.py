@@ -36,7 +36,7 @@ from saliency.methods import mc as markov_chain
 from saliency.methods import rbd as robust_background
 from saliency.regions import slic
 from saliency.regions import superpixels as regions
-from saliency.regions.colour import lab_split
+from saliency.regions.colour import SPLIT
 from saliency.regions.region_graph import RegionGraph, all_pairs_within
 from saliency.rows import to_uint8
 from saliency.workers import Workers, usable_cores
@@ -85,10 +85,10 @@ def warm_up(method: str) -> None:
     compute_maps(sample, choose([method], AUTHORS))
 
 
-def one_pass(lab: np.ndarray, side: int) -> None:
+def one_pass(tiles: np.ndarray, h: int, w: int, side: int) -> None:
     """One iteration of SLIC's k-means: the least that any superpixel method does."""
-    x, y = slic._seeds_split(*lab.shape[1:], side)
-    slic._k_means(lab, x, y, side, (20 / side) ** 2, 1)
+    seeds = slic._seeds_split(h, w, side)
+    slic._k_means(tiles, tiles, h, w, *seeds, side, (20 / side) ** 2, 1)
 
 
 def phases(images: Path, keys: Keys, max_side: int) -> Stopwatch:
@@ -99,8 +99,9 @@ def phases(images: Path, keys: Keys, max_side: int) -> Stopwatch:
         image = watch("decode", decode, key_path(images, key), max_side).image
         h, w = image.shape[:2]
         side = max(3, int(np.sqrt(h * w / max(1, int(h * w / 600 + 0.5))) + 0.5))
-        lab = watch("colour", lab_split, image)
-        watch("one pass", one_pass, lab, side)
+        tiles = slic._empty_tiles(h, w, np.float32)
+        watch("colour", slic._tiled, image, SPLIT, tiles)
+        watch("one pass", one_pass, tiles, h, w, side)
         watch("superpixels (RBD, GS)", slic.slic_split, image)
         graph = watch("superpixels and graph", RegionGraph.of, image)
         edge = watch("scales", lambda g: (g.within_two, g.geodesic_edge)[1], graph)

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from saliency.regions import slic
-from saliency.regions.colour import lab_split
+from saliency.regions.colour import EPFL, SPLIT, lab_epfl, lab_split
 
 
 def plain_k_means(lab, seed_x, seed_y, reach, weight):
@@ -49,21 +49,22 @@ def textured(h, w, seed):
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
+def equals_plain(image):
+    how = *slic._seeds_split(*image.shape[:2], 12), 12, (20 / 12) ** 2
+    for colours, dtype, lab in ((SPLIT, np.float32, lab_split), (EPFL, np.float64, lab_epfl)):
+        ours = slic._rough(image, colours, dtype, *how)
+        assert (ours == plain_k_means(lab(image).astype(np.float64), *how)).all()
+
+
 @pytest.mark.parametrize(("h", "w", "seed"), [(70, 90, 0), (101, 64, 1), (48, 160, 2)])
 def test_k_means_equals_the_plain_program(h, w, seed):
-    lab = lab_split(textured(h, w, seed))
-    x, y = slic._seeds_split(h, w, 12)
-    ours = slic._k_means(lab, x, y, 12, (20 / 12) ** 2)
-    assert (ours == plain_k_means(lab, x, y, 12, (20 / 12) ** 2)).all()
+    equals_plain(textured(h, w, seed))
 
 
 def test_k_means_equals_the_plain_program_on_flat_patches():
     image = np.zeros((72, 96, 3), np.uint8)  # exact ties everywhere
     image[20:50, 30:60] = (200, 40, 90)
-    lab = lab_split(image)
-    x, y = slic._seeds_split(72, 96, 12)
-    ours = slic._k_means(lab, x, y, 12, (20 / 12) ** 2)
-    assert (ours == plain_k_means(lab, x, y, 12, (20 / 12) ** 2)).all()
+    equals_plain(image)
 
 
 @pytest.mark.parametrize("make", [slic.slic_split, slic.slic_epfl])
