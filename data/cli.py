@@ -16,7 +16,16 @@ from data.masks.read import MaskShards
 from data.masks.summary import as_table, summarise
 from data.masks.transfer import export_masks, import_masks
 from data.masks.verify import verify
-from data.options import FOLDER, images_option, number_of_jobs, overwrite_option, progress_bar
+from data.options import (
+    FOLDER,
+    Jobs,
+    Record,
+    images_option,
+    options,
+    overwrite_option,
+    progress_bar,
+    setting,
+)
 from data.pictures_cli import gallery, show
 
 _SHOWN = 10  # how many keys or problems a command names before it only counts them
@@ -61,25 +70,26 @@ def info(out: Path, as_json: bool) -> None:
         click.echo("\nShards are missing; the command that wrote these makes the others.")
 
 
+class VerifyOptions(Record):
+    """How shards are checked."""
+
+    jobs: Jobs = setting(1, "processes; -1: one per core")
+
+
 @main.command("verify")
 @click.argument("out", type=FOLDER)
 @images_option
-@click.option(
-    "--jobs",
-    type=click.IntRange(min=-1),
-    default=1,
-    show_default=True,
-    callback=number_of_jobs,
-    help="Processes; -1: one per core.",
-)
+@options(VerifyOptions)
 @click.pass_context
-def verify_command(context: click.Context, out: Path, images: Path | None, jobs: int) -> None:
+def verify_command(
+    context: click.Context, out: Path, images: Path | None, settings: VerifyOptions
+) -> None:
     """Check every checksum, count and key in OUT.
 
     With --images also find images without a mask and masks without an image. Exits with 0 when the
     shards are sound, also where they record images that failed; with 1 when something is wrong.
     """
-    report = verify(out, images, jobs, progress_bar("verify"))
+    report = verify(out, images, settings.jobs, progress_bar("verify"))
     for sentence in report.problems:
         click.echo(f"problem: {sentence}")
     for what, keys in (

@@ -23,7 +23,7 @@ import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -42,6 +42,18 @@ class Record(BaseModel):
 
 
 R = TypeVar("R", bound=Record)
+
+
+def _some_processes(jobs: int) -> int:
+    if jobs < 1 and jobs != -1:
+        raise ValueError("give a number of processes, or -1 for one on each core")
+    return jobs
+
+
+Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Jobs = Annotated[int, AfterValidator(_some_processes)]
 
 
 def setting(
@@ -154,8 +166,8 @@ def option_name(name: str) -> str:
 
 def _parameter(name: str, field: FieldInfo, layered: bool) -> Callable[[Callable], Callable]:
     """Return the click decorator of one field."""
-    extra, inner, many = _extra(field), _plain_type(field), _tuple_of(field) is not None
-    if extra.get("argument"):
+    extra, inner, many = field.json_schema_extra, _plain_type(field), _tuple_of(field) is not None
+    if extra["argument"]:
         return click.argument(
             name,
             type=_click_type(inner, field),
@@ -163,16 +175,16 @@ def _parameter(name: str, field: FieldInfo, layered: bool) -> Callable[[Callable
             required=field.is_required(),
             metavar=extra["metavar"],
         )
-    names = list(extra.get("names") or (option_name(name),))
-    shown, default = extra.get("shown_default"), field.get_default()
+    names = list(extra["names"] or (option_name(name),))
+    shown, default = extra["shown_default"], field.get_default()
     if shown is None and not field.is_required() and default not in (None, (), ""):
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
-    keywords: dict[str, Any] = {"default": None, "metavar": extra.get("metavar")}
+    keywords: dict[str, Any] = {"default": None, "metavar": extra["metavar"]}
     if inner is bool:
         longest = max(names, key=len)
         if layered or default is True:
             names[names.index(longest)] = f"{longest}/--no-{longest[2:]}"
-        keywords["is_flag"], shown = True, extra.get("shown_default")
+        keywords["is_flag"], shown = True, extra["shown_default"]
     else:
         keywords |= {"type": _click_type(inner, field), "multiple": many}
     text = field.description[0].upper() + field.description[1:]
@@ -181,16 +193,11 @@ def _parameter(name: str, field: FieldInfo, layered: bool) -> Callable[[Callable
         *names,
         name,
         cls=Option,
-        heading=extra.get("heading", "Options"),
+        heading=extra["heading"],
         help=text + (f"  [default: {shown}]" if shown is not None else ""),
         required=field.is_required(),
         **keywords,
     )
-
-
-def _extra(field: FieldInfo) -> dict[str, Any]:
-    extra = field.json_schema_extra
-    return extra if isinstance(extra, dict) else {}
 
 
 def _kinds(field: FieldInfo) -> list[Any]:
@@ -240,13 +247,10 @@ def _click_type(kind: Any, field: FieldInfo) -> click.ParamType:
 # ---- checking ------------------------------------------------------------------------------------
 
 
-def setting_name(name: str) -> str:
-    """Return how a sentence names a field of a TOML file or of `--set`."""
-    return f"the setting {name}"
-
-
 def build(
-    record: type[R], *layers: Mapping[str, Any], label: Callable[[str], str] = setting_name
+    record: type[R],
+    *layers: Mapping[str, Any],
+    label: Callable[[str], str] = "the setting {}".format,
 ) -> R:
     """Merge layers of values, later ones winning (tables entry by entry), and check the whole.
 
@@ -274,7 +278,11 @@ def _sentence(error: ValidationError, record: type[Record], label: Callable[[str
     path = [part for part in first["loc"] if isinstance(part, str) and part.isidentifier()]
     name, value = ".".join(path), first["input"]
     if first["type"] == "extra_forbidden":
-        return f"there is no setting {name!r}; {_nearest(path, value, record)}"
+        names = list(record.model_fields)
+        remedy = nearest(path[-1], names) or f"known are {', '.join(names[:6])}, ..."
+        if isinstance(value, Mapping):
+            remedy = f"there is no table [{path[-1]}] of settings."
+        return f"there is no setting {name!r}; {remedy}"
     if first["type"] == "missing" and len(first["loc"]) == 1:
         return f"{label(name)} is missing; give it."
     field = record.model_fields.get(path[0])
@@ -298,12 +306,10 @@ def _either(field: FieldInfo) -> str:
     return f"it should be a number of at least 1, or {' or '.join(words)}"
 
 
-def _nearest(path: list[str], value: Any, record: type[Record]) -> str:
-    if isinstance(value, Mapping):
-        return f"there is no table [{path[-1]}] of settings."
-    names = list(record.model_fields)
-    close = difflib.get_close_matches(path[-1], names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names[:6])}, ..."
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return a question after the most similar of some names; "" where none is."""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else ""
 
 
 # ---- files and text ------------------------------------------------------------------------------
@@ -382,13 +388,6 @@ def list_settings(record: type[Record], defaults: BaseModel | None = None, table
 FOLDER = click.Path(path_type=Path)
 images_option = click.option("--images", type=FOLDER, help="The folder of images the masks are of.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that are there.")
-
-
-def number_of_jobs(context: click.Context, parameter: click.Parameter, jobs: int) -> int:
-    """Refuse --jobs 0, as the callback of that option."""
-    if jobs == 0:
-        raise UserError("--jobs 0: give the number of processes, or -1 for one a core.")
-    return jobs
 
 
 def progress_bar(what: str) -> Callable[[Iterable, int], Iterable]:

@@ -4,11 +4,9 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import click
 import numpy as np
-from pydantic import Field
 
 from data.errors import UserError
 from data.files import refuse_existing
@@ -18,7 +16,16 @@ from data.gallery.terminal import row_as_text
 from data.images.archives import is_folder
 from data.masks.format import Status
 from data.masks.read import MaskShards
-from data.options import FOLDER, Record, images_option, options, overwrite_option, progress_bar
+from data.options import (
+    FOLDER,
+    Count,
+    NotNegative,
+    Record,
+    images_option,
+    options,
+    overwrite_option,
+    progress_bar,
+)
 from data.options import setting as option
 
 _SIDE = 400  # of the pictures of `show`
@@ -58,9 +65,9 @@ def _has_display() -> bool:
 class GalleryOptions(Record):
     """Which images a gallery shows."""
 
-    count: Annotated[int, Field(ge=1)] = option(24, "how many images")
+    count: Count = option(24, "how many images")
     random: bool = option(False, "draw them; else evenly spread")
-    seed: Annotated[int, Field(ge=0)] = option(0, "of --random")
+    seed: NotNegative = option(0, "of --random")
     failures: bool = option(False, "only images without a mask")
     key: tuple[str, ...] = option((), "this image; can be given again")
 

@@ -10,10 +10,10 @@ import numpy as np
 from pydantic import Field
 
 from data.gallery.plots import plot
-from data.options import setting
+from data.options import Count, NotNegative, setting
 from evaluate.labelled import open_split
 from evaluate.linear import numbered, plot_history, training_report
-from evaluate.options import FLOAT32_MAX, PENULTIMATE, ComparisonOptions, Count, Positive, Seed
+from evaluate.options import FLOAT32_MAX, PENULTIMATE, ComparisonOptions, Positive
 from evaluate.protocols import FINE_TUNING, UNFINISHED
 from evaluate.results import Report, Results, percent
 
@@ -58,7 +58,7 @@ class Options(ComparisonOptions):
     )
     epochs: Count = setting(FINE_TUNING.epochs, "passes over the training images")
     batch_size: Count = setting(FINE_TUNING.batch_size, "images in a batch", heading="Network")
-    seed: Seed = setting(0, "of crops, order and the classifier's first weights")
+    seed: NotNegative = setting(0, "of crops, order and the classifier's first weights")
     amp: bool = setting(False, "compute in bfloat16: faster on a GPU")
 
     def protocol(self) -> Protocol:

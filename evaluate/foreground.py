@@ -14,11 +14,11 @@ from pydantic import Field
 from data.errors import UserError
 from data.gallery import Cell, Figure, Gallery, Row
 from data.gallery.plots import add_legend, plot
-from data.options import setting
+from data.options import Count, NotNegative, setting
 from evaluate.intervals import Estimate
 from evaluate.labelled import Labelled, open_any
 from evaluate.masks import MaskFinder, open_masks
-from evaluate.options import ComparisonOptions, Count, MaskOptions, Seed
+from evaluate.options import ComparisonOptions, MaskOptions
 from evaluate.results import (
     Report,
     Results,
@@ -59,7 +59,7 @@ class Options(ComparisonOptions, MaskOptions):
 
     images: Path = setting(..., "images of any kind", argument=True)
     grid: Annotated[int, Field(ge=FEWEST, le=128)] = setting(64, "objects, and backgrounds")
-    seed: Seed = setting(0, "of the choice of objects and backgrounds")
+    seed: NotNegative = setting(0, "of the choice of objects and backgrounds")
     pages: Count = setting(40, "rows of the page")
     rows: Count = setting(6, "rows of the PNG")
 

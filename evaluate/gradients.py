@@ -12,7 +12,7 @@ import numpy as np
 from data.errors import UserError
 from data.gallery import Cell, Figure, Gallery, Row
 from data.gallery.plots import add_legend, plot
-from data.options import option_name, setting
+from data.options import Count, NotNegative, option_name, setting
 from evaluate.gradient_maps import (
     as_picture,
     energy,
@@ -24,7 +24,7 @@ from evaluate.gradient_maps import (
 from evaluate.intervals import accuracy, mean
 from evaluate.labelled import Labelled, open_split, stratified_subset
 from evaluate.masks import MaskFinder, open_masks
-from evaluate.options import ComparisonOptions, Count, MaskOptions, Seed
+from evaluate.options import ComparisonOptions, MaskOptions
 from evaluate.results import (
     Report,
     Results,
@@ -61,11 +61,11 @@ class Options(ComparisonOptions, MaskOptions):
     """
 
     ground_truth: Path | None = setting(None, "pictures of the objects' true masks")
-    neighbors: Seed = setting(3, "shown beside each gradient")
+    neighbors: NotNegative = setting(3, "shown beside each gradient")
     limit: Count = setting(1000, "test images, evenly over the classes")
     pages: Count = setting(40, "rows of the page")
     rows: Count = setting(8, "rows of the PNG")
-    seed: Seed = setting(0, "of the classifier's held-out images")
+    seed: NotNegative = setting(0, "of the classifier's held-out images")
 
 
 @dataclass

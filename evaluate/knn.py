@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from data.errors import UserError
-from data.options import setting
+from data.options import Count, setting
 from evaluate.intervals import accuracy
 from evaluate.labelled import Split, open_split
-from evaluate.options import ComparisonOptions, Count, PoolOptions, Positive
+from evaluate.options import ComparisonOptions, PoolOptions, Positive
 from evaluate.results import Report, Results, cells, unreadable_notes
 
 if TYPE_CHECKING:

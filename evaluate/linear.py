@@ -10,17 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, Field
 
 from data.gallery.plots import add_legend, plot
-from data.options import one_of, setting
+from data.options import Count, NotNegative, one_of, setting
 from evaluate.intervals import accuracy
 from evaluate.labelled import Split, open_split
-from evaluate.options import (
-    FLOAT32_MAX,
-    ComparisonOptions,
-    Count,
-    PoolOptions,
-    Positive,
-    Seed,
-)
+from evaluate.options import FLOAT32_MAX, ComparisonOptions, PoolOptions, Positive
 from evaluate.protocols import PRESETS, UNFINISHED, Protocol
 from evaluate.results import (
     Report,
@@ -87,7 +80,7 @@ class Options(ComparisonOptions, PoolOptions):
     milestones: Annotated[str, AfterValidator(_epochs)] | None = setting(
         None, "epochs at which the rate is cut to a tenth, as 60,80"
     )
-    seed: Seed = setting(0, "of crops, order and initial weights")
+    seed: NotNegative = setting(0, "of crops, order and initial weights")
     amp: bool = setting(False, "run the backbone in bfloat16: faster on a GPU")
     fast: bool = setting(
         False,

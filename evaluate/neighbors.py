@@ -9,10 +9,10 @@ import numpy as np
 
 from data.errors import UserError
 from data.gallery import Cell, Gallery, Row
-from data.options import setting
+from data.options import Count, setting
 from evaluate.intervals import accuracy, mean
 from evaluate.labelled import Split, open_split, stratified_subset
-from evaluate.options import ComparisonOptions, Count, PoolOptions
+from evaluate.options import ComparisonOptions, PoolOptions
 from evaluate.results import Report, Results, by_difference, cells, say, unreadable_notes
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from data.options import Record, setting
+from data.options import Count, NotNegative, Record, setting
 from data.processes import usable_cores
 
 PENULTIMATE = "penultimate"  # the layer that a network's classifier reads
@@ -16,8 +16,6 @@ MOST_WORKERS = 16  # that load images, where the user does not say
 MASK_THRESHOLD = 128  # a mask is foreground from this level on
 
 FLOAT32_MAX = 3.4e38
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, le=FLOAT32_MAX)]
 
 _result = partial(setting, heading="Results")
@@ -42,7 +40,7 @@ class LoadingOptions(Record):
     arch: str | None = _network(
         None, "torchvision's name of the network, where the weights do not tell"
     )
-    workers: Seed | None = _network(
+    workers: NotNegative | None = _network(
         None, "processes that load images", shown_default="one for each core, at most 16"
     )
     device: str = _network("auto", "where to compute: cpu, cuda, cuda:1, mps")

@@ -5,8 +5,9 @@ Places as in Zhan et al. / DiLo's Table 6. Fine-tuning as openmixup, of CVSA's a
 fine-grained sets (CUB-200, Aircraft).
 """
 
-import math
 from dataclasses import dataclass
+
+from data.schedule import learning_rate
 
 UNFINISHED = "resume"  # folder that a run that was stopped leaves in --out
 
@@ -35,9 +36,10 @@ class Protocol:
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
-        if self.cosine:
-            return self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
-        return self.lr * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
+        kind = "cosine" if self.cosine else "step"
+        return learning_rate(
+            epoch, 1, base=self.lr, epochs=self.epochs, schedule=kind, milestones=self.milestones
+        )
 
 
 PRESETS = {

@@ -14,11 +14,11 @@ from data.errors import UserError
 from data.files import draft_folder
 from data.gallery import Cell, Gallery, Row
 from data.gallery.plots import add_legend, plot
-from data.options import one_of, setting
+from data.options import Count, NotNegative, one_of, setting
 from evaluate.intervals import Estimate, mean, spread, weights
 from evaluate.labelled import Labelled, check_classes, open_labelled, open_split
 from evaluate.masks import MaskFinder, open_masks, stem
-from evaluate.options import ComparisonOptions, Count, MaskOptions, Seed
+from evaluate.options import ComparisonOptions, MaskOptions
 from evaluate.results import Report, Results, cells, image_bar, left_out_notes, say
 from evaluate.variants import MIXED, VARIANTS, VariantImages, with_backgrounds
 
@@ -53,7 +53,7 @@ class Options(ComparisonOptions, MaskOptions):
     )
     classifier: Annotated[str, one_of(("linear", "knn"))] = setting("linear", "its kind")
     donors: Count = setting(10, "backgrounds that each image gets in each mixed variant")
-    seed: Seed = setting(0, "of the choice of backgrounds")
+    seed: NotNegative = setting(0, "of the choice of backgrounds")
     save_variants: Path | None = setting(
         None,
         "also write the pictures, of the first donor, in ImageNet-9's layout into this new folder",

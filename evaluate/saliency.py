@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
-from pydantic import AfterValidator
 
 from data.errors import UserError
 from data.gallery import Cell, Gallery, Row
@@ -19,9 +18,9 @@ from data.images.listing import key_path, list_images
 from data.keys import Keys
 from data.masks.picture import scale_mask
 from data.masks.precision_recall import BETA2, Curve, normalise, precision_recall
-from data.options import setting
+from data.options import Count, Jobs, setting
 from evaluate.masks import Masks, NoMask, names_of, open_masks, stem
-from evaluate.options import Count, ResultOptions
+from evaluate.options import ResultOptions
 from evaluate.results import Report, Results, image_bar, left_out_notes, some
 
 COLUMNS = {
@@ -37,12 +36,6 @@ COLUMNS = {
 GROUND_TRUTH_LEVEL = 128  # ground truth is foreground above this level
 RUN = 8  # images that a worker takes at a time
 TILE = 200  # pixels of an example's longer side
-
-
-def _not_zero(jobs: int) -> int:
-    if jobs == 0:
-        raise ValueError("give the number of processes, or -1 for one a core")
-    return jobs
 
 
 class Options(ResultOptions):
@@ -69,7 +62,7 @@ class Options(ResultOptions):
     rows: Count = setting(8, "of examples.png")
     quick: bool = setting(False, "F and MAE alone; leaves out the slower measures")
     resize: bool = setting(False, "scale masks of another size to the ground truth's, bilinearly")
-    jobs: Annotated[int, AfterValidator(_not_zero)] = setting(-1, "processes; -1 takes all cores")
+    jobs: Jobs = setting(-1, "processes; -1 takes all cores")
 
 
 def run(options: Options, results: Results) -> Report:

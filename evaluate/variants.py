@@ -7,9 +7,9 @@ ICLR 2021 (ImageNet-9). Its masks come from GrabCut in annotated boxes; here the
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
+from data.backgrounds.partner import object_free, tight_box
 from data.errors import UserError
 from evaluate.labelled import Labelled
 from evaluate.masks import MaskFinder
@@ -21,12 +21,6 @@ VARIANTS = ALONE + MIXED
 LARGEST_BOX = 0.9  # of the crop: beyond, too little background is left to swap
 
 
-def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the box around the True pixels of a bool mask (h, w)."""
-    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    return top, left, height, width
-
-
 def tile_box(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Fill the mask's bounding box with copies of the largest background strip beside it.
 
@@ -35,9 +29,7 @@ def tile_box(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     Returns (h, w, 3) uint8; the first copy has its corner in the box's upper left corner.
     """
-    from data.backgrounds.partner import object_free  # needs torch
-
-    return object_free(image, bounding_box(mask))
+    return object_free(image, tight_box(mask, 0))
 
 
 def alone(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
@@ -45,7 +37,7 @@ def alone(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
 
     image : (h, w, 3) uint8; mask : (h, w) bool, as `tile_box` takes them
     """
-    top, left, height, width = bounding_box(mask)
+    top, left, height, width = tight_box(mask, 0)
     foreground = mask[..., None]
     boxed = image.copy()
     boxed[top : top + height, left : left + width] = 0
@@ -74,7 +66,7 @@ def usable(
     for row, mask in finder.foregrounds(images, size, threshold, "masks"):
         if isinstance(mask, str):
             left_out[images.keys[row]] = mask
-        elif np.prod(bounding_box(mask)[2:]) > LARGEST_BOX * mask.size:
+        elif np.prod(tight_box(mask, 0)[2:]) > LARGEST_BOX * mask.size:
             reason = f"has a mask whose box covers over {LARGEST_BOX:.0%} of the image"
             left_out[images.keys[row]] = reason
         else:

@@ -10,8 +10,7 @@ given they may also stand flat beside the others: `temperature = 0.2` is `method
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -20,14 +19,22 @@ from pydantic import Field, SerializeAsAny, model_validator
 from data.backgrounds import background_of
 from data.errors import UserError
 from data.keys import is_utf8
-from data.options import Record, build, list_settings, one_of, read_toml, setting
+from data.options import (
+    Count,
+    NotNegative,
+    Record,
+    build,
+    list_settings,
+    nearest,
+    one_of,
+    read_toml,
+    setting,
+)
 from pretrain.contract import MethodSettings
 from pretrain.methods import METHODS, load_method
-from pretrain.views.recipes import RECIPES, PasteSettings, Switches, ViewRecipe
+from pretrain.views.recipes import RECIPES, PasteSettings, Strength, Switches, ViewRecipe
 
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, le=1e6)]
 
 # settings that may change on resume: they alter speed and reports, never a loss (but for rounding)
@@ -64,7 +71,7 @@ class Settings(Switches, PasteSettings):
         "backbone (alexnet and vgg16 with batch norm; -l on lightness alone, layer4 at stride 1)",
         heading="Method",
     )
-    bn_groups: Annotated[int, Field(ge=0)] = setting(
+    bn_groups: NotNegative = setting(
         0,
         "groups of the global batch with batch-norm statistics of their own; 0: one a process, "
         "or the method's own number",
@@ -94,7 +101,7 @@ class Settings(Switches, PasteSettings):
         (0.6, 0.8), "decays of the step schedule: below 1 shares of the run, else epochs"
     )
     lr_decay: Rate = setting(0.1, "factor at each milestone")
-    warmup_epochs: NotNegative = setting(0.0, "epochs of linear warm-up")
+    warmup_epochs: Strength = setting(0.0, "epochs of linear warm-up")
     accumulate: Count = setting(1, "parts that a process's batch is computed in, to save memory")
     init: str | None = setting(None, "backbone.pt or torchvision state_dict to start from")
     # run
@@ -117,14 +124,14 @@ class Settings(Switches, PasteSettings):
         False, "run network and augmentation through torch.compile", heading="Run"
     )
     log_every: Count = setting(10, "steps between writes to metrics.jsonl (each step has its line)")
-    checkpoint_every_steps: Annotated[int, Field(ge=0)] = setting(
+    checkpoint_every_steps: NotNegative = setting(
         0, "steps between checkpoints within an epoch; 0: none"
     )
-    checkpoint_every_minutes: NotNegative = setting(
+    checkpoint_every_minutes: Strength = setting(
         15.0, "minutes between checkpoints within an epoch; 0: none"
     )
     keep_checkpoints: Annotated[int, Field(ge=2)] = setting(2, "newest checkpoints that are kept")
-    knn_every: Annotated[int, Field(ge=0)] = setting(5, "epochs between kNN figures; 0: none")
+    knn_every: NotNegative = setting(5, "epochs between kNN figures; 0: none")
     knn_images: str | None = setting(
         None, "folder of labelled images to classify; default: some of IMAGES, each by the others"
     )
@@ -198,7 +205,7 @@ def _check_other(name: str, value: Any, record: type[Record], method: str) -> No
             raise UserError(
                 f"{name} is {value!r}, which is for {other}; leave it out for {method}."
             )
-    remedy = _nearest(name, [*Settings.model_fields, *record.model_fields])
+    remedy = nearest(name, [*Settings.model_fields, *record.model_fields])
     if name in Settings.model_fields:
         raise UserError(f"{name} is no setting of the method; write it outside of [method].")
     if isinstance(value, Mapping):
@@ -206,11 +213,6 @@ def _check_other(name: str, value: Any, record: type[Record], method: str) -> No
     raise UserError(
         f"there is no setting {name!r}; {remedy or 'see `pretrain --settings` for all.'}"
     )
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else ""
 
 
 def _check_types(values: Mapping[str, Any], record: type[Record]) -> None:
@@ -237,7 +239,7 @@ def read_config(path: str | Path, row: str | None = None) -> dict[str, Any]:
         if row is None:
             raise UserError(f"--config {str(path)!r} has rows; choose one by --row; {remedy}")
         raise UserError(
-            f"--row is {row!r}, which --config {str(path)!r} lacks; {_nearest(row, rows) or remedy}"
+            f"--row is {row!r}, which --config {str(path)!r} lacks; {nearest(row, rows) or remedy}"
         )
     return {name: value for name, value in content[row].items() if name not in ROW_NOTES}
 

@@ -24,6 +24,7 @@ from data.images.listing import OddEndings, list_images
 from data.metrics import Metrics, epoch_bar, read_metrics
 from data.processes import usable_cores
 from data.run import Run, StopRequest, failures_told, stop_on_signals
+from data.schedule import learning_rate
 from pretrain.build import (
     build_method,
     build_optimizer,
@@ -37,7 +38,6 @@ from pretrain.methods import load_method
 from pretrain.online_knn import build_online_knn
 from pretrain.parts.distributed import World, mean_over_processes, world
 from pretrain.parts.negatives import stream_key
-from pretrain.parts.schedule import learning_rate
 from pretrain.pictures import SIDE, draw_curve, views_gallery
 from pretrain.remarks import Remarks
 from pretrain.settings import FREE_ON_RESUME, Settings, build_settings

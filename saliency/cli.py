@@ -17,7 +17,17 @@ from data.errors import UserError
 from data.files import only_writer
 from data.images.listing import OddEndings, list_images
 from data.keys import Keys
-from data.options import Command, Record, build, option_name, options, setting
+from data.options import (
+    Command,
+    Count,
+    Jobs,
+    Record,
+    Share,
+    build,
+    option_name,
+    options,
+    setting,
+)
 from data.run import stop_on_signals
 from saliency.methods import METHODS
 from saliency.methods.protocol import NetworkMethod, NetworkSettings, PixelSettings
@@ -44,12 +54,6 @@ def _part(text: str) -> str:
     return text
 
 
-def _jobs(jobs: int) -> int:
-    if jobs < 1 and jobs != -1:
-        raise ValueError("give a number of processes, or -1 for one on each core")
-    return jobs
-
-
 class Settings(Record):
     """Arguments and options of the command; each method adds its own."""
 
@@ -68,27 +72,21 @@ class Settings(Record):
         "working resolution: larger images are scaled down to this long side; 0 scales none, and "
         f"those of a side above {MAX_SIDE:,} get no mask",
     )
-    jobs: Annotated[int, AfterValidator(_jobs)] = setting(
-        -1, "worker processes; -1: as many as cores"
-    )
+    jobs: Jobs = setting(-1, "worker processes; -1: as many as cores")
     part: Annotated[str, AfterValidator(_part)] = setting(
         "1/1",
         "make only every N-th shard, from the I-th: for array jobs on a shared file system",
         metavar="I/N",
     )
-    shard_size: Annotated[int, Field(ge=1)] = setting(4096, "images a shard")
+    shard_size: Count = setting(4096, "images a shard")
     compression: Literal["zstd", "gzip"] = setting("zstd", "of masks")
-    limit: Annotated[int, Field(ge=1)] | None = setting(
-        None, "only the first so many images, in order of keys"
-    )
+    limit: Count | None = setting(None, "only the first so many images, in order of keys")
     overwrite: bool = setting(
         False,
         "first delete the shards that OUT holds, with --part those of this part. To resume such a "
         "run, leave it out",
     )
-    max_failures: Annotated[float, Field(ge=0, le=1)] = setting(
-        0.01, "exit with 1 when a larger share of the images has no mask"
-    )
+    max_failures: Share = setting(0.01, "exit with 1 when a larger share of the images has no mask")
     backend: Literal["processes", "dask", "ray"] = setting(
         "processes",
         "where the workers are. Dask and Ray: pip install 'dilo[dask]' or 'dilo[ray]'",

@@ -15,8 +15,8 @@ from data.files import replacing
 from data.images.labels import labels_from_folders
 from data.images.listing import list_images
 from data.processes import usable_cores
+from data.schedule import learning_rate
 from pretrain.parts.backbones import build_backbone, feature_dim
-from pretrain.parts.schedule import learning_rate
 from pretrain.views.augment import DeviceAugment
 from pretrain.views.loader import build_loader
 from pretrain.views.recipes import ViewRecipe

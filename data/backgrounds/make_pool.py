@@ -28,22 +28,29 @@ from data.images.listing import key_path, list_images
 from data.keys import encode_key
 from data.masks.format import LIBVER, TEXT_TYPE, software_versions
 from data.masks.read import MaskShards
-from data.options import FOLDER, Record, options, overwrite_option, setting
+from data.options import (
+    FOLDER,
+    Count,
+    NotNegative,
+    Record,
+    options,
+    overwrite_option,
+    setting,
+)
 
 _SIDES = 0.9  # each side that is tried is so much of the one before
-Share = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class PoolSettings(Record):
     """What counts as a background, and how it is stored."""
 
-    threshold: Share = setting(0.1, "a pixel responds where a mask is above this share of 255")
-    tolerance: Share = setting(0.01, "the share of responding pixels that a crop may have")
+    threshold: _Share = setting(0.1, "a pixel responds where a mask is above this share of 255")
+    tolerance: _Share = setting(0.01, "the share of responding pixels that a crop may have")
     min_side: Count = setting(128, "a crop's smallest side, in pixels of its image")
     size: Count = setting(256, "side of the stored crops, in pixels; crops are scaled to it")
     limit: Count = setting(10_000, "most crops")
-    seed: Annotated[int, Field(ge=0)] = setting(0, "of the images' order")
+    seed: NotNegative = setting(0, "of the images' order")
 
 
 @dataclass

@@ -8,30 +8,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import cv2
 import numpy as np
 
 from data.backgrounds import UnreadableBackground, read_chosen
 from data.errors import UserError
-from data.images.crop import Box
 from data.images.decode import OpenImage, UnreadableImage, open_image
 from data.images.listing import key_path
 from data.keys import Keys, printable
 from data.masks.read import MaskShards
+
+if TYPE_CHECKING:
+    from data.images.crop import Box
 
 FOREGROUND = 127  # levels above are the object: S > .5
 _MARGIN = 0.1  # of the box's sides
 _LEAST, _MOST = 0.02, 0.9  # of the image, the area of a box that can be swapped
 
 
-def tight_box(mask: np.ndarray) -> Box | None:
-    """Return the box of what is above one half in a mask, uint8 (h, w); None if nothing is."""
-    rows = np.flatnonzero((mask > FOREGROUND).any(1))
-    if not len(rows):
-        return None
-    columns = np.flatnonzero((mask[rows[0] : rows[-1] + 1] > FOREGROUND).any(0))
-    return _box(rows[0], columns[0], rows[-1] + 1, columns[-1] + 1)
+def tight_box(mask: np.ndarray, level: int = FOREGROUND) -> Box | None:
+    """Return the box of what is above a level in a mask, uint8 or bool (h, w); None: nothing is."""
+    left, top, width, height = cv2.boundingRect((mask > level).astype(np.uint8))
+    return (top, left, height, width) if height else None
 
 
 def salient_box(mask: np.ndarray, size: tuple[int, int]) -> Box | None:
@@ -50,7 +50,8 @@ def salient_box(mask: np.ndarray, size: tuple[int, int]) -> Box | None:
         scale, margin = limit / pixels, _MARGIN / 2 * length
         low = max(0, round((start - margin) * scale))
         ends.append((low, min(limit, max(low + 1, round((start + length + margin) * scale)))))
-    box = _box(ends[0][0], ends[1][0], ends[0][1], ends[1][1])
+    (top, bottom), (left, right) = ends
+    box = top, left, bottom - top, right - left
     share = box[2] * box[3] / (size[0] * size[1])
     return box if _LEAST <= share <= _MOST else None
 
@@ -149,7 +150,3 @@ class _Others:
                 f"the partner {key!r} in {os.fspath(p.images)!r} cannot be read ({error}); "
                 "remove it.",
             ) from None
-
-
-def _box(top: int, left: int, bottom: int, right: int) -> Box:
-    return int(top), int(left), int(bottom - top), int(right - left)

@@ -12,10 +12,10 @@ import numpy as np
 
 from data.errors import UserError
 from data.metrics import read_metrics
-from data.options import one_of, setting
+from data.options import Count, NotNegative, one_of, setting
 from evaluate.detection.settings import PROTOCOLS, Settings, build_settings, rule
 from evaluate.intervals import Spread
-from evaluate.options import Count, LoadingOptions, ResultOptions, Seed
+from evaluate.options import LoadingOptions, ResultOptions
 from evaluate.results import Report, Results, percent, processes, say
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Options(LoadingOptions, ResultOptions):
     data: Path = setting(..., "the data set", argument=True)
     protocol: Annotated[str, one_of(PROTOCOLS)] = setting("voc07", "published training")
     runs: Count = setting(1, "trainings of each network, with seeds that follow --seed; DiLo has 3")
-    seed: Seed = setting(0, "of order, sides, flips, sampling and of new layers' weights")
+    seed: NotNegative = setting(0, "of order, sides, flips, sampling and of new layers' weights")
     assignments: tuple[str, ...] = setting(
         (), "put another value in the place of a protocol's", names=("--set",), metavar="NAME=VALUE"
     )

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from data.errors import UserError
-from data.options import Record, build, one_of, parse_assignment, setting
-from evaluate.options import Count, Positive
+from data.options import Count, NotNegative, Record, build, one_of, parse_assignment, setting
+from evaluate.options import Positive
 
 PUBLISHED_IMAGES = 16  # a step, in all protocols
 _Side = Annotated[int, Field(ge=32)]
@@ -27,9 +27,7 @@ class Settings(Record):
     steps: Count = setting(9000, "steps of training")
     milestones: tuple[Count, ...] = setting((), "steps at which the rate is cut to a tenth")
     lr: Positive = setting(0.02, "learning rate")
-    warmup_steps: Annotated[int, Field(ge=0)] = setting(
-        1000, "steps over which the rate rises from a thousandth"
-    )
+    warmup_steps: NotNegative = setting(1000, "steps over which the rate rises from a thousandth")
     momentum: Annotated[float, Field(ge=0, lt=1)] = setting(0.9, "of SGD")
     weight_decay: Annotated[float, Field(ge=0)] = setting(1e-4, "of all weights but norms'")
     train_sides: Annotated[tuple[_Side, ...], Field(min_length=1)] = setting(
@@ -46,7 +44,7 @@ class Settings(Record):
     pooled: Annotated[int, Field(ge=2)] = setting(
         14, "side of a region before stage 5 halves it (c4)"
     )
-    precise_bn: Annotated[int, Field(ge=0)] = setting(
+    precise_bn: NotNegative = setting(
         200, "batches that batch norms' statistics are measured over before testing; 0: none"
     )
     average: Annotated[str, one_of(("11 points", "area"))] = setting(

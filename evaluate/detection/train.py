@@ -19,6 +19,7 @@ from data.errors import RunFailed, UserError
 from data.loading import EpochBatches, Loader, seeded_order
 from data.metrics import Metrics
 from data.run import Run, StopRequest, failures_told, stop_on_signals
+from data.schedule import learning_rate
 from evaluate.detection.annotated import Annotated
 from evaluate.detection.dataset import Example, TrainingImages, on_device, trainable
 from evaluate.detection.settings import Settings
@@ -31,12 +32,14 @@ WARMUP_FROM = 1e-3
 _STATE = ("model", "optimizer")
 
 
-def learning_rate(settings: Settings, step: int) -> float:
+def rate_of(settings: Settings, step: int) -> float:
     """Return the rate of a step from 0 on: linear warm-up, a tenth from each milestone on."""
-    lr = settings.lr * 0.1 ** sum(step >= milestone for milestone in settings.milestones)
-    if step < settings.warmup_steps:
-        lr *= WARMUP_FROM + (1 - WARMUP_FROM) * step / settings.warmup_steps
-    return lr
+    s, share = settings, 1.0
+    if step < s.warmup_steps:
+        share = WARMUP_FROM + (1 - WARMUP_FROM) * step / s.warmup_steps
+    return share * learning_rate(
+        step, 1, base=s.lr, epochs=s.steps, schedule="step", milestones=s.milestones
+    )
 
 
 def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.SGD:
@@ -191,7 +194,7 @@ class Trainer:
             return model(images, targets)
 
     def _train_on(self, model: nn.Module, batch: list[Example]) -> tuple[float, dict[str, Tensor]]:
-        lr = learning_rate(self.settings, self.step)
+        lr = rate_of(self.settings, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         losses = self._losses(model, batch, self.step)

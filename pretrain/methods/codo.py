@@ -21,7 +21,7 @@ from torch.nn import functional
 from torchvision.ops import roi_align
 
 from data.errors import UserError
-from data.options import setting
+from data.options import Count, Share, setting
 from pretrain.contract import MethodSettings, Sizes, Views
 from pretrain.methods.moco import MoCo, check_queue
 from pretrain.parts.backbones import build_backbone
@@ -33,7 +33,7 @@ from pretrain.parts.boxes import (
     tight_boxes,
     uniform_numbers,
 )
-from pretrain.parts.encoder import Count, Share, with_init
+from pretrain.parts.encoder import with_init
 from pretrain.parts.pyramid import HIDDEN, SIDE, box_head, pyramid, stage_maps, state
 from pretrain.settings import Settings
 
@@ -46,12 +46,10 @@ class CoDoSettings(MethodSettings):
     negatives: Count = setting(65536, "K, the length of each level's queue")
     key_momentum: Share = setting(0.999, "momentum of the key network")
     lowest_level: Literal[2, 3, 4, 5] = setting(2, "contrast from this pyramid level to level 5")
-    box_shift: Annotated[float, Field(ge=0, le=1)] = setting(
+    box_shift: Share = setting(
         0.1, "the query's box moves by up to this share of its sides, in half of the cases"
     )
-    box_enlarge: Annotated[float, Field(ge=0, le=1)] = setting(
-        0.3, "each of its sides then moves outward by up to this share"
-    )
+    box_enlarge: Share = setting(0.3, "each of its sides then moves outward by up to this share")
     queries: Literal[1, 2] = setting(1, "2: a third view, at half the size, asks for the keys too")
 
 

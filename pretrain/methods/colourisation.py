@@ -19,10 +19,11 @@ from torch.nn import functional
 
 from data.errors import UserError
 from pretrain.contract import Method, Sizes, Views
-from pretrain.parts.backbones import build_backbone, feature_dim, feature_map
+from pretrain.parts.backbones import build_backbone, feature_dim
 from pretrain.parts.colour import denormalised, lab
 from pretrain.parts.distributed import mean_over_processes
 from pretrain.parts.encoder import check_network, with_init
+from pretrain.parts.pyramid import stage_maps
 from pretrain.settings import Settings
 
 GRID = 10  # of the bins in a and b
@@ -79,7 +80,7 @@ class Colouriser(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) -> logits (B, 313, S / 16, S / 16)."""
-        return self.head(feature_map(self.backbone, images))
+        return self.head(stage_maps(self.backbone, images)["3"])
 
 
 class Colourisation(Method, nn.Module):

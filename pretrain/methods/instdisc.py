@@ -9,14 +9,12 @@ import torch
 from pydantic import model_validator
 from torch import nn
 
-from data.options import setting
+from data.options import Count, Share, setting
 from pretrain.contract import Method, Sizes, Views
 from pretrain.parts import losses
 from pretrain.parts.distributed import mean_over_processes
 from pretrain.parts.encoder import (
-    Count,
     EncoderSettings,
-    Share,
     build_encoder,
     check_encoder,
     check_negatives,

@@ -13,13 +13,11 @@ from torch.nn import functional
 
 from data.device import sent
 from data.errors import UserError
-from data.options import setting
+from data.options import Count, Share, setting
 from pretrain.contract import Method, MethodSettings, Sizes, Views
 from pretrain.parts.distributed import all_gather, own_share
 from pretrain.parts.encoder import (
-    Count,
     EncoderSettings,
-    Share,
     build_encoder,
     check_encoder,
     check_negatives,

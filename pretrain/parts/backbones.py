@@ -65,12 +65,6 @@ def build_backbone(arch: str) -> nn.Module:
     return network
 
 
-def feature_map(network: ResNet, images: torch.Tensor) -> torch.Tensor:
-    """Return layer4's map of a ResNet, (B, C, h, w), before it is averaged over positions."""
-    x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
-    return network.layer4(network.layer3(network.layer2(network.layer1(x))))
-
-
 class LightnessConv(nn.Conv2d):
     """A first convolution of one channel, L - 50 of Lab, that takes normalised RGB like all others.
 

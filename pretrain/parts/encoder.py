@@ -17,9 +17,6 @@ from pretrain.export import load_backbone
 from pretrain.parts.backbones import build_backbone, feature_dim
 from pretrain.settings import Settings
 
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
 
 class EncoderSettings(MethodSettings):
     """Of every method that contrasts an `Encoder`'s outputs."""

@@ -12,11 +12,10 @@ from pydantic import Field, model_validator
 
 from data.backgrounds import BACKGROUNDS, check_background
 from data.images import IMAGENET_MEAN, IMAGENET_STD
-from data.options import Record, one_of, setting
+from data.options import Count, Record, Share, one_of, setting
 
 SIGMA_MOST = 1000.0  # pixels; no blur needs to be wider
 
-Probability = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0)]
 
 
@@ -29,20 +28,20 @@ class Switches(Record):
         "anywhere, as Resize(256), RandomCrop(224)), center (that square in the middle) or object "
         "(a scale crop about the mask; needs masks)",
     )
-    crop_keeps: Probability = setting(
+    crop_keeps: Share = setting(
         0.2, "least share of the mask that an object crop keeps, in ten attempts (CAST)"
     )
     scale: tuple[float, float] = setting((0.2, 1.0), "range of the scale crop's share of the area")
-    flip: Probability = setting(0.5, "probability of a horizontal flip")
-    gray: Probability = setting(0.2, "probability of graying")
-    jitter: Probability = setting(1.0, "probability of colour jitter, torchvision's ColorJitter")
+    flip: Share = setting(0.5, "probability of a horizontal flip")
+    gray: Share = setting(0.2, "probability of graying")
+    jitter: Share = setting(1.0, "probability of colour jitter, torchvision's ColorJitter")
     brightness: Strength = setting(0.4, "strength of the jitter in brightness")
     contrast: Strength = setting(0.4, "strength of the jitter in contrast")
     saturation: Strength = setting(0.4, "strength of the jitter in saturation")
     hue: Annotated[float, Field(ge=0, le=0.5)] = setting(
         0.4, "strength of the jitter in hue, a part of a full turn"
     )
-    blur: Probability = setting(0.0, "probability of Gaussian blur")
+    blur: Share = setting(0.0, "probability of Gaussian blur")
     blur_sigma: tuple[float, float] = setting((0.1, 2.0), "range of its sigma, view's pixels")
     gray_first: bool = setting(True, "graying before the jitter, not after it (as MoCo v2)")
 
@@ -65,8 +64,8 @@ class ViewRecipe(Switches):
     normalise. Copy-paste comes before all of them.
     """
 
-    views: Annotated[int, Field(ge=1)] = setting(1, "views of each image")
-    image_size: Annotated[int, Field(ge=1)] = setting(224, "side of a view in pixels")
+    views: Count = setting(1, "views of each image")
+    image_size: Count = setting(224, "side of a view in pixels")
     ratio: tuple[float, float] = setting((3 / 4, 4 / 3), "aspect ratio of the scale crop")
     mean: tuple[float, float, float] = setting(IMAGENET_MEAN, "of channels in [0, 1]")
     std: tuple[float, float, float] = setting(IMAGENET_STD, "of channels in [0, 1]")
@@ -99,7 +98,7 @@ RECIPES = {"instdisc": instdisc, "moco-v2": moco_v2, "plain": plain}
 class PasteSettings(Record):
     """Copy-paste augmentation (DiLo, 5.2)."""
 
-    paste_probability: Probability = setting(
+    paste_probability: Share = setting(
         0.5, "probability of pasting a view's foreground; 0 needs no masks", heading="Copy-paste"
     )
     background: Annotated[str, one_of(BACKGROUNDS)] = setting(
@@ -119,7 +118,7 @@ class PasteSettings(Record):
     blend_sigma: Annotated[float, Field(gt=0, le=SIGMA_MOST)] = setting(
         5.0, "sigma of that Gaussian, pixels of the original image"
     )
-    paste_coverage: tuple[Probability, Probability] = setting(
+    paste_coverage: tuple[Share, Share] = setting(
         (0.0, 1.0), "range of a mask's mean in [0, 1]; images of other masks stay unpasted"
     )
     paste_views: Literal["all", "first"] = setting(

@@ -5,11 +5,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from data.options import Record, setting
+from data.options import Count, NotNegative, Record, setting
 from saliency.methods import METHODS
 
 DEEPEST = 32  # a crop of up to so many pixels is a single pixel at the deepest level
-Count = Annotated[int, Field(ge=1)]
 
 
 def _teachers(text: str) -> str:
@@ -26,9 +25,7 @@ def _teachers(text: str) -> str:
 class Settings(Record):
     """What decides the result of a training run; defaults as published."""
 
-    hold_out: Annotated[int, Field(ge=0)] = setting(
-        0, "keep the last so many photographs, by name, for validation"
-    )
+    hold_out: NotNegative = setting(0, "keep the last so many photographs, by name, for validation")
     from_scratch: bool = setting(False, "start the encoder at random, not from ImageNet")
     teachers: Annotated[str, AfterValidator(_teachers)] | None = setting(
         None,
@@ -57,7 +54,7 @@ class Settings(Record):
         "constant",
         "of the learning rate: as published, or down to 0, with --teachers in each round",
     )
-    seed: Annotated[int, Field(ge=0)] = setting(0, "of weights, order, crops and flips")
+    seed: NotNegative = setting(0, "of weights, order, crops and flips")
     validate_every: Count = setting(
         5, "max F, MAE, pictures and best.pth, so often", metavar="EPOCHS"
     )
@@ -123,4 +120,4 @@ class Surroundings(Record):
         "float32", "of the network's arithmetic; weights and loss stay float32"
     )
     compiled: bool = setting(False, "compile the network by torch.compile", names=("--compile",))
-    workers: Annotated[int, Field(ge=0)] = setting(4, "processes that decode and resize")
+    workers: NotNegative = setting(4, "processes that decode and resize")

@@ -10,6 +10,7 @@ import torch
 from data.device import pick_device, pick_precision
 from data.errors import UserError
 from data.images.listing import key_path, list_images
+from data.keys import Keys
 from data.options import Command, build, option_name, options
 from data.run import Run
 from saliency.basnet.dataset import Pair, list_pairs
@@ -51,10 +52,11 @@ def main(out: Path, resume: bool, around: Surroundings, settings: dict[str, Any]
     now = build(Settings, *layers, label=option_name)
     if run.started():
         run.check_same(run.saved(), now, now.free_on_resume)
-    pairs, validation = _split(around, now)
+    keys = list_images(around.images) if now.teachers else None
+    pairs, validation = _split(around, now, keys)
     taught = None
-    if now.teachers:
-        keys = list_images(around.images)[: len(pairs)]
+    if keys is not None:
+        keys = keys[: len(pairs)]
         arithmetic = {"device": str(device), "precision": around.precision}
         taught = SelfTaught(out, now, around.images, keys, arithmetic, around.workers)
 
@@ -91,13 +93,12 @@ def main(out: Path, resume: bool, around: Surroundings, settings: dict[str, Any]
         click.echo(f"best max F {trainer.best:.4f}: {run.path('best.pth')}")
 
 
-def _split(around: Surroundings, now: Settings) -> tuple[list[Pair], list[Pair]]:
-    """The pairs to train on and to validate."""
+def _split(around: Surroundings, now: Settings, keys: Keys | None) -> tuple[list[Pair], list[Pair]]:
+    """The pairs to train on and to validate; `keys` of IMAGES, where it needs no ground truth."""
     hold_out = now.hold_out
-    if now.teachers and around.masks is None:
+    if keys is not None and around.masks is None:
         if hold_out:
             raise UserError(f"--hold-out {hold_out} needs --masks, their ground truth.")
-        keys = list_images(around.images)
         pairs = [Pair(key, key_path(around.images, key), "") for key in keys]
     else:
         pairs = list_pairs(around.images, around.masks)

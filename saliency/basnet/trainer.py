@@ -16,6 +16,7 @@ from data.errors import UserError
 from data.loading import EpochBatches, Loader, seeded_order
 from data.metrics import Metrics, epoch_bar, read_metrics
 from data.run import Run, StopRequest, failures_told, stop_on_signals, write_torch
+from data.schedule import learning_rate
 from saliency.basnet.dataset import Pair, TrainingPairs
 from saliency.basnet.loss import hybrid_loss, robust_loss
 from saliency.basnet.network import BASNet
@@ -207,11 +208,10 @@ class Trainer:
         return loss.detach()
 
     def _learning_rate(self) -> float:
-        if self.settings.schedule == "constant":
-            return self.settings.lr
-        of_round = self.settings.round_epochs * self.steps
-        progress = self.step % of_round / of_round
-        return self.settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+        s, of_round = self.settings, self.settings.round_epochs * self.steps
+        return learning_rate(
+            self.step % of_round, 1, base=s.lr, epochs=of_round, schedule=s.schedule, milestones=()
+        )
 
     def _ruined(self, what: str) -> UserError:
         return UserError(

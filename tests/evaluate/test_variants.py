@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluate.variants import alone, bounding_box, mixed, tile_box
+from evaluate.variants import alone, mixed, tile_box
 
 # 5 x 6: the background counts its pixels, the foreground is an L of value 200 and up
 IMAGE = np.arange(30, dtype=np.uint8).reshape(5, 6)
@@ -17,11 +17,6 @@ def plane(picture):
     assert picture.dtype == np.uint8 and picture.shape == (5, 6, 3)
     assert (picture == picture[..., :1]).all()
     return picture[..., 0].tolist()
-
-
-def test_bounding_box():
-    assert bounding_box(MASK) == (1, 2, 2, 2)
-    assert bounding_box(np.zeros((3, 3), bool))[2:] == (0, 0)
 
 
 def test_variants_alone():

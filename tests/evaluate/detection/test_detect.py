@@ -21,7 +21,7 @@ from evaluate.detection.coco import read_coco
 from evaluate.detection.dataset import EvaluationImages, TrainingImages, resized_shape, trainable
 from evaluate.detection.detectors import build_detector
 from evaluate.detection.settings import build_settings
-from evaluate.detection.train import Trainer, build_optimizer, learning_rate, measure_norms
+from evaluate.detection.train import Trainer, build_optimizer, measure_norms, rate_of
 from evaluate.detection.voc import read_voc
 from pretrain.parts.distributed import World
 
@@ -92,7 +92,7 @@ def test_an_image_of_another_size_is_refused(voc):
 
 def test_the_rate_by_hand():
     settings = build_settings("voc0712", [])
-    rates = [learning_rate(settings, step) for step in (0, 50, 100, 17999, 18000, 22000)]
+    rates = [rate_of(settings, step) for step in (0, 50, 100, 17999, 18000, 22000)]
     assert rates == pytest.approx([2e-5, 0.02 * (0.001 + 0.999 / 2), 0.02, 0.02, 0.002, 0.0002])
 
 

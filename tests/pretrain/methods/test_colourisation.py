@@ -14,8 +14,9 @@ from data.loading import normalise
 from pretrain.build import check_sizes
 from pretrain.contract import Views
 from pretrain.methods.colourisation import Colourisation, colour_bins, rebalancing, soft_code
-from pretrain.parts.backbones import build_backbone, feature_map
+from pretrain.parts.backbones import build_backbone
 from pretrain.parts.colour import denormalised, lab
+from pretrain.parts.pyramid import stage_maps
 from pretrain.settings import build_settings
 
 
@@ -122,8 +123,8 @@ def test_the_network_sees_no_colour_and_keeps_layer4_at_stride_1():
     for arch, width in (("resnet18-l", 512), ("resnet50-l", 2048)):
         network = build_backbone(arch).eval()
         images = normalise(torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8))
-        assert feature_map(network, images).shape == (2, width, 4, 4)
-        torch.testing.assert_close(feature_map(network, images).mean((2, 3)), network(images))
+        assert stage_maps(network, images)["3"].shape == (2, width, 4, 4)
+        torch.testing.assert_close(stage_maps(network, images)["3"].mean((2, 3)), network(images))
         assert network.state_dict()["conv1.weight"].shape == (64, 1, 7, 7)
     rgb = denormalised(images)
     seen = functional.conv2d(lab(rgb)[:, :1] - 50, network.conv1.weight, stride=2, padding=3)

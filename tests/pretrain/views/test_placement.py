@@ -20,7 +20,11 @@ def test_later_draws_are_of_a_stream_of_their_own():
 
 def test_tight_and_salient_boxes():
     mask = np.zeros((40, 50), np.uint8)
-    assert tight_box(mask) is None and salient_box(mask, (80, 100)) is None
+    assert (
+        tight_box(mask) is None
+        and tight_box(mask > 0, 0) is None
+        and salient_box(mask, (80, 100)) is None
+    )
     mask[10:20, 5:25] = 128
     mask[0, 0] = 127  # below one half
     assert tight_box(mask) == (10, 5, 10, 20)

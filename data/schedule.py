@@ -1,4 +1,4 @@
-"""The learning rate of every step."""
+"""The learning rate of every step, in all trainings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def learning_rate(
     """Return the learning rate of step 0, 1, ... of a run.
 
     It changes from epoch to epoch, as in the authors' codes (InstDisc, MoCo), and within the
-    warm-up from step to step.
+    warm-up from step to step; with one step an epoch, from step to step all along.
 
     base : the rate after warm-up and before any decay.
     schedule : "step": times `decay` at each milestone. "cosine": times (1 + cos(pi epoch /

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from pretrain.parts.schedule import learning_rate
+from data.schedule import learning_rate
 
 
 def rates(at, steps=10, **options):
