@@ -67,10 +67,9 @@ def joined(layers: np.ndarray) -> np.ndarray:
 
 
 def compute(context: Context, settings: PixelSettings) -> np.ndarray:
-    """Return the joint map, float64 (H, W) in [0, 1]."""
+    """Return the joint map, float32 (H, W) in [0, 1]."""
     graph, others = context.graph, context.superpixels
-    count, pairs = graph.superpixels.count, graph.superpixels.labels * others.count + others.labels
-    area = np.bincount(pairs.ravel(), minlength=count * others.count).reshape(count, -1)
+    area = regions.overlaps(graph.superpixels, others)
     over = area / area.sum(axis=1, keepdims=True)  # means over RBD's superpixels, of MC's
     under = (area / area.sum(axis=0)).T
 
@@ -86,4 +85,4 @@ def compute(context: Context, settings: PixelSettings) -> np.ndarray:
     rows, columns = np.nonzero(area)
     cells = np.zeros(area.shape)
     cells[rows, columns] = joined(np.column_stack([both[rows], second[columns]]))
-    return cells.ravel()[pairs]
+    return regions.paint_overlaps(graph.superpixels, others, cells.astype(np.float32))

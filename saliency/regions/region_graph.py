@@ -159,11 +159,12 @@ def _steps(distance, adjacent, within_two):
 
 
 @njit(cache=True, error_model="numpy")
-def _relax(row, through, length):
+def _relax(row, through, length, other, other_length):
+    """Shorten a row of path lengths by those through two nodes."""
     for i in range(row.size):
         j = uintp(i)
-        other = through[j] + length
-        row[j] = other if other < row[j] else row[j]
+        d = min(through[j] + length, other[j] + other_length)
+        row[j] = d if d < row[j] else row[j]
 
 
 @njit(cache=True)
@@ -174,17 +175,27 @@ def all_pairs_within(edge, limit):
     limit : lengths above it may come out too long, though never below it: RBD's weights are exactly
         0 there, so a path that is already longer needs no extension.
 
-    Floyd and Warshall's algorithm. Through node k, only the rows within `limit` of k can still
-    improve; on photographs that leaves a small part of the rows, and each is one vectorised pass.
+    Floyd and Warshall's algorithm, d(i, j) = min(d(i, j), d(i, k) + d(k, j)) for one k after the
+    other; of two k at a time, so that a row is loaded and stored once for both, and of the lower
+    half, as d is symmetric. Only the rows within `limit` of a k can still improve.
     """
     n = edge.shape[0]
     d = edge.copy()
     for i in range(n):
         d[i, i] = 0.0
-    for k in range(n):
+    one, two = np.empty(n), np.empty(n)  # the rows of both k, the second after the first
+    for k in range(0, n, 2):
+        m = min(k + 1, n - 1)
+        for j in range(n):
+            one[j] = d[max(j, k), min(j, k)]
+        for j in range(n):
+            two[j] = min(d[max(j, m), min(j, m)], one[m] + one[j])
         for i in range(n):
-            if i != k and d[i, k] <= limit:
-                _relax(d[i], d[k], d[i, k])
+            if one[i] <= limit or two[i] <= limit:
+                _relax(d[i, : i + 1], one, one[i], two, two[i])
+    for i in range(n):
+        for j in range(i):
+            d[j, i] = d[i, j]
     return d
 
 
@@ -208,5 +219,5 @@ def from_sources(edge, source):
         if nearest < 0:
             break
         done[nearest] = True
-        _relax(d, edge[nearest], d[nearest])
+        _relax(d, edge[nearest], d[nearest], edge[nearest], d[nearest])
     return d

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit, uintp
 
+_BLOCK = 16
+
 
 class Superpixels(NamedTuple):
     """A label image as runs of equal labels, row by row.
@@ -117,7 +119,7 @@ def _components(rough, start, end, row_first):
     return parent
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _root(parent, r):
     while parent[r] != r:
         parent[r] = parent[parent[r]]
@@ -125,7 +127,7 @@ def _root(parent, r):
     return r
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _run_at(end, run, column):
     """Return the run of a row, this one or a later one, that holds a column."""
     while end[run] <= column:
@@ -135,22 +137,36 @@ def _run_at(end, run, column):
 
 @njit(cache=True)
 def _merge_runs(h, w, count, label, start, end, row_first):
-    """Paint the labels, and join runs that have become equal to their left neighbour."""
-    labels = np.empty((h, w), np.int32)
+    """Join runs that have become equal to their left neighbour, and paint the labels."""
     last = 0
     for y in range(h):
         first, stop = row_first[y], row_first[y + 1]
         row_first[y] = last
         for r in range(first, stop):
-            for x in range(start[r], end[r]):
-                labels[y, uintp(x)] = label[r]
             if last > row_first[y] and label[last - 1] == label[r]:
                 end[last - 1] = end[r]
             else:
                 label[last], start[last], end[last] = label[r], start[r], end[r]
                 last += 1
     row_first[h] = last
+    labels = _painted(h, w, label[:last], start, end, row_first)
     return Superpixels(labels, count, label[:last], start[:last], end[:last], row_first)
+
+
+@njit(cache=True)
+def _painted(h, w, value, start, end, row_first):
+    """Return (H, W) with the value of each run.
+
+    In blocks of 16 pixels, as most runs are shorter; what is too much, the next runs paint over.
+    """
+    image = np.empty(h * w + _BLOCK, value.dtype)
+    for y in range(h):
+        for r in range(row_first[y], row_first[y + 1]):
+            v = value[r]
+            for x in range(y * w + start[r], y * w + end[r], _BLOCK):
+                for i in range(_BLOCK):
+                    image[uintp(x + i)] = v
+    return image[: h * w].reshape(h, w)
 
 
 @njit(cache=True)
@@ -271,10 +287,30 @@ def distances(points):
 def paint(s, values):
     """Give each pixel its superpixel's value: (N,) of any dtype to (H, W) of the same."""
     h, w = s.labels.shape
+    return _painted(h, w, values[s.run_label], s.run_start, s.run_end, s.row_first)
+
+
+@njit(cache=True)
+def overlaps(s, t):
+    """Pixels that each superpixel shares with each of another segmentation: int64 (N, M)."""
+    area = np.zeros((s.count, t.count), np.int64)
+    for y in range(s.labels.shape[0]):
+        a, x = s.row_first[y], 0
+        for b in range(t.row_first[y], t.row_first[y + 1]):
+            while x < t.run_end[b]:
+                end = min(s.run_end[a], t.run_end[b])
+                area[s.run_label[a], t.run_label[b]] += end - x
+                x = end
+                a += x == s.run_end[a]
+    return area
+
+
+@njit(cache=True)
+def paint_overlaps(s, t, values):
+    """Give each pixel the value of its two superpixels: (N, M) of any dtype to (H, W)."""
+    h, w = s.labels.shape
     image = np.empty((h, w), values.dtype)
     for y in range(h):
-        for r in range(s.row_first[y], s.row_first[y + 1]):
-            value = values[s.run_label[r]]
-            for x in range(s.run_start[r], s.run_end[r]):
-                image[y, uintp(x)] = value
+        for x in range(w):
+            image[y, uintp(x)] = values[s.labels[y, uintp(x)], t.labels[y, uintp(x)]]
     return image

@@ -92,6 +92,17 @@ def test_paint_and_distances(segmented):
     np.testing.assert_allclose(regions.distances(points), expected, atol=1e-12)
 
 
+def test_overlaps(segmented):
+    superpixels, image = segmented
+    others = regions.connected((image[..., 0] // 90).astype(np.int32), 2)
+    expected = np.zeros((superpixels.count, others.count), int)
+    np.add.at(expected, (superpixels.labels, others.labels), 1)
+    assert (regions.overlaps(superpixels, others) == expected).all()
+    values = np.random.default_rng(9).random(expected.shape)
+    painted = regions.paint_overlaps(superpixels, others, values)
+    assert (painted == values[superpixels.labels, others.labels]).all()
+
+
 def test_two_ring_of_a_path():
     adjacent = np.eye(5, dtype=bool) | np.eye(5, k=1, dtype=bool) | np.eye(5, k=-1, dtype=bool)
     apart = np.abs(np.subtract.outer(np.arange(5), np.arange(5)))
