@@ -104,8 +104,8 @@ class LabelledImages(PlainDataset):
         return self.load_views(indices, self._whole)
 
     def _whole(self, index: int, path: str) -> View:
-        image = decode(path).image
-        return self.crop(image, self.image_size), image.shape[:2], None, False
+        image, size = decode(path)
+        return self.crop(image, self.image_size), size, None, False
 
     def load_views(self, indices: np.ndarray, view: Callable[[int, str], View]) -> Batch:
         """Return the batch of these images, each with its mask cut and mirrored alike."""

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from data.images.archives import open_file
 from data.images.limits import TooLarge, check_declared, check_file, in_time
 from data.images.listing import UnreadableImage
-from data.images.modes import TURN, orientation, to_rgb, upright_size
+from data.images.modes import orientation, to_rgb, upright, upright_size
 from data.images.odd import read_tiff, without_side_notes
 from data.images.plain_jpeg import (
     decode_like_pillow,
@@ -85,15 +85,14 @@ class OpenImage:
         """Decode it, once, to uint8 (h, w, 3); return by what its sides were divided, too.
 
         reduction : 1, 2, 4 or 8. Of a plain JPEG only that share of its DCT is decoded, at a
-            fraction of the time, and its sides are divided by it, rounded up. Any other image is
-            decoded whole, with reduction 1.
+            fraction of the time, and its sides are divided by it, rounded up; one that would not
+            fit into memory is reduced further. Any other image is decoded whole, with reduction 1.
         max_side : as for `decode`.
         """
         target = capped_size(self.size, max_side)
         remarks: list[str] = []
         with _reasons(), in_time(self.size[0] * self.size[1]), remarks_caught(remarks):
-            scale = max(reduction, _draft_scale(self._image, target))
-            check_declared(self._image, self._data, scale)
+            reduction = self._reduction(reduction, target)
             pixels = decode_plain_jpeg(self._image, self._data, target, reduction)
             if pixels is None:
                 reduction = 1
@@ -103,6 +102,19 @@ class OpenImage:
                 pixels = cv2.resize(pixels, target[::-1], interpolation=cv2.INTER_AREA)
         self.remark = "; ".join(dict.fromkeys(remarks))[:200]
         return pixels, reduction
+
+    def _reduction(self, reduction: int, target: tuple[int, int]) -> int:
+        """Return the reduction at which the image fits into memory; TooLarge where none does."""
+        turned = orientation(self._image) != 1
+        while True:
+            scale = max(reduction, _draft_scale(self._image, target))
+            try:
+                check_declared(self._image, self._data, scale, target, turned)
+                return reduction
+            except TooLarge:
+                if scale >= 8 or not is_plain_jpeg(self._image, self._data):
+                    raise
+                reduction *= 2
 
     def jpeg(self) -> np.ndarray | None:
         """Return the file, uint8 (bytes,), if it is a JPEG that every decoder knows, else None.
@@ -126,7 +138,7 @@ def open_image(path: str | os.PathLike) -> OpenImage:
             file.seek(0)
             check_file(size, file.read(16))
             file.seek(0)
-            data = file.read()
+            data = file.read(size)  # without, what is buffered is joined to it, in a copy
         return OpenImage(data)
 
 
@@ -253,7 +265,7 @@ def _decode_any(image: Image.Image, target: tuple[int, int], data: bytes) -> np.
     the target: a JPEG is decoded at 1/2, 1/4 or 1/8 (its DCT), others are averaged over squares.
     """
     enough = 2 * max(target)
-    turn = TURN.get(orientation(image))
+    turn = orientation(image)
     if image.format in ("JPEG", "MPO"):
         image = _load_jpeg(image, target, data)
     else:
@@ -265,19 +277,22 @@ def _decode_any(image: Image.Image, target: tuple[int, int], data: bytes) -> np.
                 raise
             image = Image.open(stripped, formats=["PNG"])
             image.load()
-    factor = max(1, max(image.size) // enough)
-    pixels = to_rgb(image, factor)
-    if turn is not None:
-        pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
-    return np.require(pixels, requirements=["C", "W"])
+    if isinstance(image, np.ndarray) and max(image.shape) < 2 * enough:
+        pixels = image
+    else:
+        image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+        pixels = to_rgb(image, max(1, max(image.size) // enough))
+    return np.require(upright(pixels, turn), requirements=["C", "W"])
 
 
-def _load_jpeg(image: Image.Image, target: tuple[int, int], data: bytes) -> Image.Image:
+def _load_jpeg(
+    image: Image.Image, target: tuple[int, int], data: bytes
+) -> Image.Image | np.ndarray:
     """Decode a JPEG at a fraction of its size that is at least twice the target."""
     scale = _draft_scale(image, target)
     pixels = decode_like_pillow(image, data, scale)
     if pixels is not None:
-        return Image.fromarray(pixels)
+        return pixels
     if scale > 1:
         image.draft(None, (2 * max(target),) * 2)
     image.load()

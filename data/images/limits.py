@@ -1,19 +1,23 @@
 """What an image may cost: memory by what its header declares, before it is decoded, and time.
 
-A worker holds at most 1 GB: some 250 MB of libraries, and an image.
+A worker holds at most 1 GB: some 250 MB of libraries, or 440 with PyTorch, and an image.
 """
 
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
 from PIL import Image
 
+END_OF_JPEG = b"\xff\xd9"
 MAX_PIXELS = 250_000_000
 MAX_BYTES = 640_000_000
 """That decoding an image may take, at the scale at which it is decoded."""
+BESIDE_TORCH = 520_000_000
+"""The same in a process that holds PyTorch, which takes more than the others' libraries."""
 SECONDS = float(os.environ.get("DILO_IMAGE_SECONDS", "10"))
 """That decoding an image may take; set by the environment's DILO_IMAGE_SECONDS."""
 
@@ -29,40 +33,60 @@ class TooLarge(Exception):
     """An image costs more than its limits; the text says what."""
 
 
+def most_bytes() -> int:
+    """Return what decoding an image may take in this process."""
+    return BESIDE_TORCH if "torch" in sys.modules else MAX_BYTES
+
+
 def check_file(size: int, begin: bytes) -> None:
     """Refuse, by `TooLarge`, a file whose bytes would not fit, by its size and first 16 bytes.
 
-    Pillow reads uncompressed formats, and side notes of a PNG that are skipped, piece by piece.
+    Of any but an uncompressed format, decoders may hold parts twice.
     """
     raw = begin[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") or begin[:2] in (b"BM", b"P6")
-    limit = MAX_BYTES * 2 if raw or begin[:4] == b"\x89PNG" else MAX_BYTES // 2
+    limit = most_bytes() if raw else most_bytes() // 2
     if size > limit:
         raise TooLarge(f"a file of {size / 1e9:.1f} GB, more than the limit of {limit / 1e9:.2g}")
 
 
-def check_declared(image: Image.Image, data: bytes | None = None, reduction: int = 1) -> None:
+def check_declared(
+    image: Image.Image,
+    data: bytes | None = None,
+    reduction: int = 1,
+    target: tuple[int, int] = (1, 1),
+    turned: bool = False,
+) -> None:
     """Refuse, by `TooLarge`, an opened image that would take too much memory or time.
 
     data : the file of a JPEG, whose scans are counted.
     reduction : by what a JPEG's sides are divided while it is decoded.
+    target : the height and width that are wanted of it; turned : from how it is stored.
     """
     width, height = image.size
     shown = f"{width}x{height} pixels"
     if width * height > MAX_PIXELS:
         raise TooLarge(f"{shown}, more than the limit of {MAX_PIXELS:,}")
-    pixel = _BY_FORMAT.get(image.format or "", _BY_MODE.get(image.mode, 4))
     rows, columns = -(-height // reduction), -(-width // reduction)
+    factor = max(1, max(rows, columns) // (2 * max(target)))
+    result = 3 * (rows // factor) * (columns // factor)
+    jpeg = image.format in ("JPEG", "MPO")
+    if jpeg and image.mode == "RGB" and (data is None or data[-2:] == END_OF_JPEG):
+        pixel, result = 6, 0  # OpenCV's and its copy
+    else:
+        pixel = _BY_FORMAT.get(image.format or "", _BY_MODE.get(image.mode, 4))
+        result *= 1 + turned
     # Pillow has a pointer for each row; a row is the least that is converted at a time
-    needed = rows * (columns * pixel + 8) + 8 * columns
-    if image.format in ("JPEG", "MPO") and "progressive" in image.info:
+    needed = rows * (columns * pixel + 8) + 8 * columns + result + len(data or b"")
+    if jpeg and "progressive" in image.info:
         needed += _coefficients(image)
         scans = data.count(b"\xff\xda") if data is not None else 0
         if scans * width * height > _PASSES:
             raise TooLarge(f"{shown} in {scans:,} scans would take longer than {SECONDS:g} s")
-    if needed > MAX_BYTES:
+    limit = most_bytes()
+    if needed > limit:
         raise TooLarge(
             f"{shown} of {image.format} take {needed / 1e9:.2f} GB to decode, more than the limit "
-            f"of {MAX_BYTES / 1e9:.2f}"
+            f"of {limit / 1e9:.2f}"
         )
 
 

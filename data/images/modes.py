@@ -1,34 +1,44 @@
 """What Pillow leaves to do: images upright by their EXIF data, any of its modes as 8-bit RGB."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from PIL import Image
 
+from data.images.limits import TooLarge, in_time
+
 PAGE = (255, 255, 255)
 """What shows through transparent pixels: white, as on a page."""
 
-_BAND = 1 << 22  # pixels that are converted at a time
+_BAND = 1 << 18  # pixels that are converted at a time
 
-TURN = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_TURN: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels),
 }
-"""Pillow's turn for each EXIF orientation but 1, which is upright."""
+"""What turns the pixels of each EXIF orientation but 1 upright."""
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Return the pixels (h, w, 3) of an image of this EXIF orientation as they are seen."""
+    return _TURN[orientation](pixels) if orientation in _TURN else pixels
 
 
 def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1..8; 1 is upright."""
     try:
-        value = int(image.getexif().get(0x0112, 1))
+        with in_time(image.width * image.height):  # Pillow loads a PNG to find it
+            value = int(image.getexif().get(0x0112, 1))
+    except TooLarge:
+        raise
     except Exception:  # damaged EXIF data: shown as it is stored
         return 1
-    return value if value in TURN else 1
+    return value if value in _TURN else 1
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -44,16 +54,22 @@ def to_rgb(image: Image.Image, factor: int = 1) -> np.ndarray:
     """
     width, height = image.size
     convert = _converter(image)
-    rows = factor * max(1, _BAND // (width * factor))
     out = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        whole = top == 0 and bottom == height
-        band = convert(image if whole else image.crop((0, top, width, bottom)))
+    for top, band in _bands(image, factor):
+        band = convert(band)
         if factor > 1:
             band = band.reduce(factor)
         out[top // factor : top // factor + band.height] = band
     return out
+
+
+def _bands(image: Image.Image, factor: int = 1) -> Iterator[tuple[int, Image.Image]]:
+    """Yield an image's bands, of multiples of `factor` rows, and where they begin."""
+    width, height = image.size
+    rows = factor * max(1, _BAND // (width * factor))
+    for top in range(0, height, rows):
+        whole = rows >= height
+        yield top, image if whole else image.crop((0, top, width, min(top + rows, height)))
 
 
 def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
@@ -97,9 +113,12 @@ def _gray_range(image: Image.Image) -> tuple[float, float]:
     """Return the values that black and white have in a gray image of more than 8 bits."""
     if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):  # 16-bit, maybe widened
         return 0.0, 65535.0
-    values = np.asarray(image)
-    values = values[np.isfinite(values)]
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    ends: list[float] = []
+    for _, band in _bands(image):
+        values = np.asarray(band)
+        values = values[np.isfinite(values)]
+        ends += [float(values.min()), float(values.max())] if values.size else []
+    low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
     if image.mode == "F":
         return float_range(low, high)
     if low >= 0 and high <= 65535 and image.mode == "I":

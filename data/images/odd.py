@@ -1,5 +1,6 @@
 """Sound images that Pillow refuses: TIFFs of numbers without a mode, PNGs with bad side notes."""
 
+import os
 import struct
 from io import BytesIO
 from typing import BinaryIO
@@ -8,8 +9,8 @@ import cv2
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from data.images.limits import MAX_BYTES, TooLarge
-from data.images.modes import TURN, float_range
+from data.images.limits import TooLarge, most_bytes
+from data.images.modes import float_range, upright
 
 _NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
 _NUMBERS = {1: "integer", 2: "signed integer", 3: "floating-point"}
@@ -18,7 +19,8 @@ _NUMBERS = {1: "integer", 2: "signed integer", 3: "floating-point"}
 def without_side_notes(file: BinaryIO) -> BytesIO | None:
     """Return a PNG with the chunks alone that its pixels need; None for another file."""
     file.seek(0)
-    signature = file.read(8)
+    signature, most = file.read(8), most_bytes() - file.seek(0, os.SEEK_END)
+    file.seek(8)
     if signature != b"\x89PNG\r\n\x1a\n":
         return None
     out, kept = BytesIO(), 0
@@ -27,8 +29,8 @@ def without_side_notes(file: BinaryIO) -> BytesIO | None:
         length, kind = struct.unpack(">I4s", head)
         if kind in _NEEDED:
             kept += length
-            if kept > MAX_BYTES:
-                raise TooLarge(f"a PNG of more than {MAX_BYTES / 1e9:.2f} GB")
+            if kept > most:
+                raise TooLarge(f"a PNG of more than {most / 1e9:.2f} GB")
             out.write(head + file.read(length + 4))
         else:
             file.seek(length + 4, 1)
@@ -53,22 +55,25 @@ def read_tiff(file: BinaryIO) -> Image.Image | None:
     tags.load(file)
     bits, samples = max(tags.get(258, (1,))), tags.get(277, 1)
     needed = 3 * tags[256] * tags[257] * samples * max(1, bits // 8)
-    if needed > MAX_BYTES:
+    if needed > most_bytes():
         raise TooLarge(
             f"{tags[256]}x{tags[257]} pixels of {samples} x {bits} bits take {needed / 1e9:.2f} GB "
-            f"to decode, more than the limit of {MAX_BYTES / 1e9:.2f}"
+            f"to decode, more than the limit of {most_bytes() / 1e9:.2f}"
         )
     file.seek(0)
     planes = samples > 1 and tags.get(284) == 2  # OpenCV would mix them up
-    values = None if planes else _by_opencv(np.frombuffer(file.read(), np.uint8))
+    values = None if planes else _by_opencv(np.frombuffer(_whole(file), np.uint8))
     if values is None:
         kind = _NUMBERS.get(max(tags.get(339, (1,))), "unknown")
         raise ValueError(
             f"TIFF of {samples} x {bits}-bit {kind} numbers{' in planes' * planes} is not read"
         )
-    image = Image.fromarray(_to_8_bits(values, white_is_zero=tags.get(262) == 0))
-    turn = TURN.get(tags.get(274, 1))
-    return image if turn is None else image.transpose(turn)
+    pixels = _to_8_bits(values, white_is_zero=tags.get(262) == 0)
+    return Image.fromarray(np.ascontiguousarray(upright(pixels, tags.get(274, 1))))
+
+
+def _whole(file: BinaryIO) -> bytes | memoryview:
+    return file.getbuffer() if isinstance(file, BytesIO) else file.read()
 
 
 def _by_opencv(data: np.ndarray) -> np.ndarray | None:

@@ -6,9 +6,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from data.images.limits import END_OF_JPEG
 from data.images.modes import orientation
-
-_END = b"\xff\xd9"  # the marker of the end of an image
 
 
 def is_plain_jpeg(image: Image.Image, data: bytes) -> bool:
@@ -20,7 +19,7 @@ def is_plain_jpeg(image: Image.Image, data: bytes) -> bool:
     return (
         image.format == "JPEG"
         and image.mode == "RGB"
-        and data.endswith(_END)
+        and data.endswith(END_OF_JPEG)
         and orientation(image) == 1
     )
 
@@ -68,7 +67,7 @@ def decode_like_pillow(image: Image.Image, data: bytes, reduction: int) -> np.nd
 
     Parameters and result are as for `decode_plain_jpeg`.
     """
-    known = image.mode == "RGB" and data.endswith(_END)
+    known = image.mode == "RGB" and data.endswith(END_OF_JPEG)
     return _decode(data, image.size, reduction) if known else None
 
 

@@ -35,12 +35,12 @@ def read_resized(images: Annotated, row: int, side: int, longest: int) -> np.nda
     """
     path, size = images.paths[row], images.sizes[row]
     try:
-        pixels = decode(path).image
+        pixels, real = decode(path)
     except UnreadableImage as error:
         raise UserError(f"{path} cannot be read: {error}; replace it, or take it out.") from None
-    if pixels.shape[:2] != size:
+    if real != size:
         raise UserError(
-            f"{path} has {pixels.shape[1]} x {pixels.shape[0]} pixels, and its annotation says "
+            f"{path} has {real[1]} x {real[0]} pixels, and its annotation says "
             f"{size[1]} x {size[0]}; mend one of them."
         )
     height, width = resized_shape(size, side, longest)

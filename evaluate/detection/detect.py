@@ -95,10 +95,13 @@ def read_data(options: Options, settings: Settings) -> tuple[Images, Images]:
         if settings.detector != "c4":
             raise UserError("the setting detector is 'fpn', which needs masks; VOC takes c4.")
         train = read_voc(options.data, protocol.train, "trainval")
-        return train, read_voc(options.data, protocol.test, "test")
-    check_pycocotools()
-    masks = settings.detector == "fpn"
-    train, test = (read_coco(options.data, s[0], masks) for s in (protocol.train, protocol.test))
+        test = read_voc(options.data, protocol.test, "test")
+    else:
+        check_pycocotools()
+        splits, masks = (protocol.train[0], protocol.test[0]), settings.detector == "fpn"
+        train, test = (read_coco(options.data, split, masks) for split in splits)
+    if all(objects.ignored.all() for objects in test.objects):
+        raise UserError(f"{test.source} lists no image with an object to find; give another DATA.")
     if train.numbers != test.numbers:
         raise UserError(f"{train.source} and {test.source} have different categories; mend one.")
     for note in (*train.notes, *test.notes):

@@ -21,7 +21,7 @@ import numpy as np
 from data.errors import UserError
 from data.files import open_regular, private_folder, write_whole
 from data.images.archives.dataset_files import data_files, is_dataset
-from data.images.limits import MAX_BYTES, TooLarge
+from data.images.limits import BESIDE_TORCH, TooLarge
 from data.keys import Keys, leads_out, texts_digest
 
 FORMATS = {
@@ -39,7 +39,7 @@ COLUMN = "column="
 """Begins the folders of a dataset that has several columns of images."""
 
 _VERSION = 4  # of the index on disk
-LARGEST = 2 * MAX_BYTES  # of a member, bytes; `data.images.limits` is stricter about most
+LARGEST = BESIDE_TORCH  # of a member, bytes; `data.images.limits` is stricter about most
 _UNREAD = {
     "encrypted": "it is encrypted in its archive",
     "unknown": "its archive has compressed it in a way that is not read",

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 from PIL import Image
 
 from data.images import limits
-from data.images.decode import UnreadableImage, decode, read_size
+from data.images.decode import UnreadableImage, decode, open_image, read_size
+from data.images.modes import to_rgb
 
 
 def webp(width, height):
@@ -73,6 +75,10 @@ def test_a_sparse_file_is_not_read(tmp_path):
     os.truncate(tmp_path / "a.jpg", 3 << 30)
     with pytest.raises(UnreadableImage, match=r"a file of 3.2 GB, more than the limit"):
         decode(tmp_path / "a.jpg")
+    (tmp_path / "a.png").write_bytes(png(64, 64))  # of which Pillow copies its notes
+    os.truncate(tmp_path / "a.png", 400_000_000)
+    with pytest.raises(UnreadableImage, match=r"a file of 0.4 GB, more than the limit"):
+        decode(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("case", ["webp", "progressive"])
@@ -93,6 +99,27 @@ def test_a_worker_stays_below_1_gb_up_to_the_limit(tmp_path, case):
     shape, peak = done.stdout.splitlines()
     assert shape == "(400, 400, 3)"
     assert int(peak) * 1024 < 1e9
+
+
+def test_whole_images_count_as_what_they_become(tmp_path, monkeypatch):
+    """A plain JPEG that is too large is reduced while it is decoded."""
+    monkeypatch.setattr(limits, "most_bytes", lambda: 30_000_000)
+    Image.new("RGB", (3000, 3000)).save(tmp_path / "a.jpg")
+    assert open_image(tmp_path / "a.jpg").decode()[1] == 2
+    assert decode(tmp_path / "a.jpg").image_size == (3000, 3000)
+    Image.new("L", (3000, 3000)).save(tmp_path / "a.png")
+    with pytest.raises(UnreadableImage, match=r"take 0.04 GB to decode, more than the limit"):
+        decode(tmp_path / "a.png")
+    assert decode(tmp_path / "a.png", 400).image.shape == (400, 400, 3)
+
+
+def test_no_copy_of_a_whole_image_is_converted():
+    image = Image.new("F", (2000, 2000))
+    tracemalloc.start()
+    to_rgb(image, 5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 14_000_000
 
 
 def test_a_jpeg_of_empty_scans(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -247,3 +248,11 @@ def test_two_processes(voc, tmp_path):
     answers = json.loads((training / "detections.json").read_text())
     names = [answer["image_id"] for answer in answers]
     assert names == sorted(names) and len(set(names)) == 4
+
+
+def test_nothing_to_find_is_told_before_training(probe, voc, tmp_path):
+    root = shutil.copytree(voc, tmp_path / "voc")
+    for path in root.rglob("t*.xml"):
+        path.write_text(path.read_text().replace("<difficult>0", "<difficult>1"))
+    done = probe("detect", "random:resnet18", root, *SET, "--out", tmp_path / "out", code=2)
+    assert "test.txt lists no image with an object to find" in done.output
