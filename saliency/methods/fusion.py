@@ -39,8 +39,9 @@ def evened(layers: np.ndarray, lab: np.ndarray, linked: np.ndarray) -> np.ndarra
     """
     low, high = lab.min(axis=0), lab.max(axis=0)
     colour = (lab - low) / np.maximum(high - low, np.finfo(float).eps)
-    impact = np.where(linked, np.exp(-regions.distances(colour) / _SIGMA2), 0.0)
-    np.fill_diagonal(impact, 0.0)
+    i, j, distance = regions.linked_distances(colour, linked)
+    impact = np.zeros(linked.shape)
+    impact[i, j] = impact[j, i] = np.exp(-distance / _SIGMA2)
     alone = ~impact.any(axis=1)
     impact[alone, alone] = 1.0
     coherence = _INERTIA * min_max(1 / impact.max(axis=1)) + _LEAST_INERTIA

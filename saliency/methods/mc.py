@@ -62,14 +62,13 @@ def linked(superpixels: Superpixels) -> np.ndarray:
 
 def affinity(lab: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
     """Weights of the graph, float64 (N, N): 1 on the diagonal, 0 beyond two steps (equation 2)."""
-    edges = np.triu(regions.two_ring(neighbours), 1)
-    distance = regions.distances(lab)[edges]
-    weight = np.zeros(edges.shape)
+    i, j, distance = regions.linked_distances(lab, regions.two_ring(neighbours))
+    weight = np.eye(len(lab))
     if len(distance):
         spread = distance.max() - distance.min()
         scaled = (distance - distance.min()) / spread if spread > 0 else np.zeros_like(distance)
-        weight[edges] = np.exp(-_THETA * scaled) + _LEAST_WEIGHT
-    return weight + weight.T + np.eye(len(lab))
+        weight[i, j] = weight[j, i] = np.exp(-_THETA * scaled) + _LEAST_WEIGHT
+    return weight
 
 
 def absorbed_time(weight: np.ndarray, absorbing: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -81,15 +80,16 @@ def absorbed_time(weight: np.ndarray, absorbing: np.ndarray, kept: np.ndarray) -
 
     Returns float64 (M,) in [0, 1].
     """
-    degree = weight[kept].sum(axis=1)
-    with_copies = degree + weight[np.ix_(kept, absorbing)].sum(axis=1)
+    degree = weight.sum(axis=1)[kept]
+    with_copies = degree + weight.compress(absorbing, axis=1).sum(axis=1)[kept]
     # y = (I - D^-1 W)^-1 u, multiplied by D on the left: symmetric positive definite.
-    system = np.diag(with_copies) - weight[np.ix_(kept, kept)]
+    system = -(weight if kept.all() else weight[np.ix_(kept, kept)])
+    system[np.diag_indices_from(system)] += with_copies
     factor = cho_factor(system.T, lower=True, overwrite_a=True, check_finite=False)  # no copy
-    time = min_max(cho_solve(factor, with_copies))
+    time = min_max(cho_solve(factor, with_copies, check_finite=False))
     if _histogram_score(time) >= _SCATTERED:
         # Weigh each visit by 1 / equilibrium: long stays in large even regions count less.
-        time = min_max(cho_solve(factor, with_copies / degree))
+        time = min_max(cho_solve(factor, with_copies / degree, check_finite=False))
     return time
 
 

@@ -7,11 +7,18 @@ authors' code, which differ from the paper's text in places; the paper's are not
 """
 
 import numpy as np
+from numba import njit
 from scipy.linalg import cho_factor, cho_solve
 
 from saliency.maps import Context
 from saliency.methods.protocol import PixelSettings
-from saliency.regions.region_graph import RegionGraph, all_pairs_within, gaussian_weight, min_max
+from saliency.regions.region_graph import (
+    RegionGraph,
+    all_pairs_within,
+    gaussian,
+    gaussian_weight,
+    min_max,
+)
 from saliency.regions.superpixels import distances
 
 _SPATIAL_SIGMA = 0.4  # of positions in [0, 1]; the paper writes .25
@@ -46,23 +53,30 @@ def background_weighted_contrast(graph: RegionGraph, probability: np.ndarray) ->
     Below Otsu's threshold it is 0 (not in the paper).
     """
     near = gaussian_weight(distances(graph.mean_position), _SPATIAL_SIGMA)
-    contrast = min_max((graph.colour_distance * near) @ probability)
+    near *= graph.colour_distance
+    contrast = min_max(near @ probability)
     contrast[contrast < otsu_threshold(contrast)] = 0.0
     return contrast
 
 
-def otsu_threshold(values: np.ndarray) -> float:
-    """Otsu's threshold of values in [0, 1], over 256 bins, as MATLAB's `graythresh` gives it."""
-    histogram = np.bincount(np.floor(255 * values + 0.5).astype(int), minlength=256)
-    probability = histogram / histogram.sum()
+@njit(cache=True, error_model="numpy")
+def otsu_threshold(values):
+    """Otsu's threshold of float64 values in [0, 1], over 256 bins, as by `graythresh`."""
+    histogram = np.zeros(256)
+    for value in values:
+        histogram[int(np.floor(255 * value + 0.5))] += 1
+    probability = histogram / values.size
     omega = np.cumsum(probability)
     mu = np.cumsum(probability * np.arange(1, 257))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = (mu[-1] * omega - mu) ** 2 / (omega * (1 - omega))
-    largest = np.nanmax(between[np.isfinite(between)], initial=-np.inf)
-    if not np.isfinite(largest):
-        return 0.0
-    return float(np.flatnonzero(between == largest).mean()) / 255
+    largest, bins, count = -np.inf, 0, 0
+    for i in range(256):
+        between = (mu[-1] * omega[i] - mu[i]) ** 2 / (omega[i] * (1 - omega[i]))
+        if np.isfinite(between) and between > largest:
+            largest, bins, count = between, 0, 0
+        if between == largest:
+            bins += i
+            count += 1
+    return bins / count / 255 if count else 0.0
 
 
 def optimise(graph: RegionGraph, connectivity: np.ndarray, contrast: np.ndarray) -> np.ndarray:
@@ -70,18 +84,35 @@ def optimise(graph: RegionGraph, connectivity: np.ndarray, contrast: np.ndarray)
     background = np.where(
         connectivity > _SURE_BACKGROUND, _SURE_WEIGHT, background_probability(connectivity)
     )
-    linked = graph.within_two | graph.boundary_pairs
-    smooth = gaussian_weight(np.where(linked, graph.colour_distance, np.inf), graph.neighbour_sigma)
-    # In the authors' matrix a contact counts twice where each of the two superpixels somewhere lies
-    # left of or above the other, and once where only one does.
-    smooth += _SMOOTHNESS * (graph.contacts.astype(float) + graph.contacts.T)
+    smooth = _smoothness(
+        *(graph.colour_distance, graph.within_two, graph.boundary, graph.contacts),
+        graph.neighbour_sigma,
+    )
     system = -smooth
     system[np.diag_indices_from(system)] += (
         smooth.sum(axis=1) + _BACKGROUND_LAMBDA * background + contrast
     )
     # Symmetric: its transpose is the same in LAPACK's order, and need not be copied.
     factor = cho_factor(system.T, lower=True, overwrite_a=True, check_finite=False)
-    return cho_solve(factor, contrast)
+    return cho_solve(factor, contrast, check_finite=False)
+
+
+@njit(cache=True)
+def _smoothness(distance, within_two, boundary, contacts, sigma):
+    """Weights of the smoothness term (paper equation 10), float64 (N, N), symmetric.
+
+    Between superpixels within two steps, and within the boundary. In the authors' matrix a contact
+    counts twice where each of the two superpixels somewhere lies left of or above the other, and
+    once where only one does.
+    """
+    smooth = np.zeros(distance.shape)
+    for i in range(len(smooth)):
+        for j in range(i + 1):
+            if within_two[i, j] or (boundary[i] and boundary[j]):
+                smooth[i, j] = gaussian(distance[i, j], sigma)
+                smooth[i, j] += _SMOOTHNESS * (contacts[i, j] + contacts[j, i])
+                smooth[j, i] = smooth[i, j]
+    return smooth
 
 
 def superpixel_saliency(graph: RegionGraph) -> np.ndarray:

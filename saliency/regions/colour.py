@@ -97,27 +97,32 @@ def _lab(image, conversion, lab):
 def lab_row(image, y, conversion, row):
     """Convert one row of an image by `SPLIT` or `EPFL` into float64 (3, W or more)."""
     decode, m, slope, offset = conversion
-    fx, fy, fz = row[0], row[1], row[2]
+    xr, xg, xb = m[0, 0], m[0, 1], m[0, 2]
+    yr, yg, yb = m[1, 0], m[1, 1], m[1, 2]
+    zr, zg, zb = m[2, 0], m[2, 1], m[2, 2]
     w = image.shape[1]
-    for x in range(w):
-        r = decode[image[y, uintp(x), 0]]
-        g = decode[image[y, uintp(x), 1]]
-        b = decode[image[y, uintp(x), 2]]
-        fx[uintp(x)] = m[0, 0] * r + m[0, 1] * g + m[0, 2] * b
-        fy[uintp(x)] = m[1, 0] * r + m[1, 1] * g + m[1, 2] * b
-        fz[uintp(x)] = m[2, 0] * r + m[2, 1] * g + m[2, 2] * b
-    _apply_f(fx[:w], slope, offset)
-    _apply_f(fy[:w], slope, offset)
-    _apply_f(fz[:w], slope, offset)
+    for x in range(w):  # apart from what follows, which LLVM vectorises
+        i = uintp(x)
+        row[0, i] = decode[image[y, i, 0]]
+        row[1, i] = decode[image[y, i, 1]]
+        row[2, i] = decode[image[y, i, 2]]
     for x in range(w):
         i = uintp(x)
-        light, a, b = 116 * fy[i] - 16, 500 * (fx[i] - fy[i]), 200 * (fy[i] - fz[i])
-        row[0, i], row[1, i], row[2, i] = light, a, b
+        r, g, b = row[0, i], row[1, i], row[2, i]
+        row[0, i] = xr * r + xg * g + xb * b
+        row[1, i] = yr * r + yg * g + yb * b
+        row[2, i] = zr * r + zg * g + zb * b
+    for c in range(3):
+        _apply_f(row[c, :w], slope, offset)
+    for x in range(w):
+        i = uintp(x)
+        fx, fy, fz = row[0, i], row[1, i], row[2, i]
+        row[0, i], row[1, i], row[2, i] = 116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, forceinline=True, error_model="numpy")
 def _apply_f(t, slope, offset):
-    """Replace each t by CIE's f(t): the cube root, or a straight line near black.
+    """Replace each t >= 0 by CIE's f(t): the cube root, or a straight line near black.
 
     v^(1/3) = v r^2 with r = v^(-1/3). A third of a float's bits is about a third of its logarithm,
     which gives r within 4%. With h = 1 - v r^3 the right r is r (1 - h)^(-1/3), of which the series
@@ -125,8 +130,8 @@ def _apply_f(t, slope, offset):
     No division and no table, so that LLVM vectorises.
     """
     for x in range(t.size):
-        v = min(max(t[x], 0.0), 1.0)
-        u = np.float32(max(v, 0.001))
+        v = min(t[x], 1.0)
+        u = np.float32(v)
         bits = int32(np.float32(u.view(np.int32)) * np.float32(1 / 3))
         r = np.int32(_MAGIC - bits).view(np.float32)
         h = np.float32(1) - u * r * r * r

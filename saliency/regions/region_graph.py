@@ -105,11 +105,7 @@ class RegionGraph:
     @cached_property
     def geodesic_edge(self) -> np.ndarray:
         """Edge lengths max(0, colour distance - clip) on contacts and boundary pairs, else inf."""
-        return np.where(
-            self.adjacent | self.boundary_pairs,
-            np.maximum(self.colour_distance - self.clip, 0.0),
-            np.inf,
-        )
+        return _edges(self.colour_distance, self.adjacent, self.boundary, self.clip)
 
 
 def min_max(values: np.ndarray) -> np.ndarray:
@@ -118,25 +114,42 @@ def min_max(values: np.ndarray) -> np.ndarray:
     return (values - low) / (values.max() - low + np.finfo(np.float64).eps)
 
 
-@njit(cache=True)
-def gaussian_weight(distance, sigma):
-    """exp(-d^2 / (2 sigma^2)), exactly 0 beyond 3 sigma (`Dist2WeightMatrix.m`); float64 (N, M).
-
-    A square matrix is taken to be symmetric within 3 sigma, and its lower half counts.
+@njit(cache=True, forceinline=True)
+def gaussian(distance, sigma):
+    """exp(-d^2 / (2 sigma^2)), exactly 0 beyond 3 sigma (`Dist2WeightMatrix.m`), for one distance.
 
     A sigma of 0, which an image of few flat colours can give, means: 1 where d is 0. There the
     authors' code divides 0 by 0.
     """
     sigma = max(sigma, _LEAST_SIGMA)
-    weight = np.zeros(distance.shape)  # most distances are beyond, and need no exponential
+    return np.exp(-(distance**2) / (2 * sigma**2)) if distance <= 3 * sigma else 0.0
+
+
+@njit(cache=True)
+def gaussian_weight(distance, sigma):
+    """`gaussian` of distances, float64 (N, M).
+
+    A square matrix is taken to be symmetric within 3 sigma, and its lower half counts.
+    """
+    weight = np.empty(distance.shape)
     n, m = distance.shape
     for i in range(n):
         for j in range(i + 1 if n == m else m):
-            if distance[i, j] <= 3 * sigma:
-                weight[i, j] = np.exp(-(distance[i, j] ** 2) / (2 * sigma**2))
-                if n == m:
-                    weight[j, i] = weight[i, j]
+            weight[i, j] = gaussian(distance[i, j], sigma)
+            if n == m:
+                weight[j, i] = weight[i, j]
     return weight
+
+
+@njit(cache=True)
+def _edges(distance, adjacent, boundary, clip):
+    """See `RegionGraph.geodesic_edge`."""
+    edge = np.full(distance.shape, np.inf)
+    for i in range(len(edge)):
+        for j in range(len(edge)):
+            if adjacent[i, j] or (boundary[i] and boundary[j]):
+                edge[i, j] = max(distance[i, j] - clip, 0.0)
+    return edge
 
 
 @njit(cache=True)

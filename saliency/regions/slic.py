@@ -83,7 +83,15 @@ def _rough(image, conversion, dtype, *how):
 
 
 def _empty_tiles(h: int, w: int, dtype: type) -> np.ndarray:
-    return np.empty(-(-h // _ROWS) * -(-w // _COLUMNS) * 3 * _TILE, dtype)
+    return _aligned(-(-h // _ROWS) * -(-w // _COLUMNS) * 3 * _TILE, dtype)
+
+
+@njit(cache=True)
+def _aligned(size, dtype):
+    """Return an empty array that begins where a line of the cache does, as its rows then do too."""
+    room = np.empty(size + 64, dtype)
+    start = -room.ctypes.data % 64 // room.itemsize
+    return room[start : start + size]
 
 
 @njit(cache=True)
@@ -100,9 +108,11 @@ def _tiled(image, conversion, tiles):
         for column in range(columns):
             at = uintp((y // _ROWS * columns + column) * 3 * _TILE + y % _ROWS * _COLUMNS)
             left = uintp(column * _COLUMNS)
-            for c in range(3):
-                for x in range(_COLUMNS):
-                    tiles[at + uintp(c * _TILE + x)] = row[c, left + uintp(x)]
+            for x in range(_COLUMNS):
+                i, j = at + uintp(x), left + uintp(x)
+                tiles[i] = row[0, j]
+                tiles[i + uintp(_TILE)] = row[1, j]
+                tiles[i + uintp(2 * _TILE)] = row[2, j]
     return tiles
 
 
@@ -117,7 +127,8 @@ def _k_means(exact, tiles, h, w, seed_x, seed_y, reach, spatial_weight, iteratio
     """
     strips, columns = -(-h // _ROWS), -(-w // _COLUMNS)
     n = seed_x.size
-    labels = np.zeros(strips * columns * _TILE, np.float32)
+    labels = _aligned(strips * columns * _TILE, np.float32)
+    labels[:] = 0
     clusters = _first_clusters(exact, h, w, columns, seed_x, seed_y)
     total = np.zeros((n, 6))  # of each cluster's pixels: L, a, b, x, y, 1
     down, across = 2 * reach // _ROWS + 2, 2 * reach // _COLUMNS + 2  # tiles that a window may meet
@@ -128,7 +139,7 @@ def _k_means(exact, tiles, h, w, seed_x, seed_y, reach, spatial_weight, iteratio
     origin[n, 2] = 0
     first = np.empty(strips * columns + 1, np.int32)
     near = np.empty(n * down * across + first.size, np.int32)
-    state = np.empty(3 * _TILE, np.float32)
+    state = _aligned(3 * _TILE, np.float32)
     words, places = np.empty(_TILE // 8, np.uint64), np.empty(_TILE + 1, np.uint8)
     marks = words.view(np.uint8)
 

@@ -270,17 +270,37 @@ def two_ring(adjacent):
 @njit(cache=True)
 def distances(points):
     """Euclidean distances between all rows of float64 (N, D); float64 (N, N)."""
-    n, dimensions = points.shape
+    n = len(points)
     d = np.zeros((n, n))
     for i in range(n):
         for j in range(i):
-            total = 0.0
-            for c in range(dimensions):
-                difference = points[i, c] - points[j, c]
-                total += difference * difference
-            d[i, j] = np.sqrt(total)
+            d[i, j] = _distance(points, i, j)
             d[j, i] = d[i, j]
     return d
+
+
+@njit(cache=True)
+def linked_distances(points, linked):
+    """Euclidean distances of linked rows of float64 (N, D): indices i and j < i, int64, and d."""
+    n = len(points)
+    first = np.empty(n * (n - 1) // 2, np.int64)
+    second, d = np.empty_like(first), np.empty(first.size)
+    count = 0
+    for i in range(n):
+        for j in range(i):
+            if linked[i, j]:
+                first[count], second[count], d[count] = i, j, _distance(points, i, j)
+                count += 1
+    return first[:count], second[:count], d[:count]
+
+
+@njit(cache=True, forceinline=True)
+def _distance(points, i, j):
+    total = 0.0
+    for c in range(points.shape[1]):
+        difference = points[i, c] - points[j, c]
+        total += difference * difference
+    return np.sqrt(total)
 
 
 @njit(cache=True)

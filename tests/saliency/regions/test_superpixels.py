@@ -90,6 +90,10 @@ def test_paint_and_distances(segmented):
     points = np.random.default_rng(8).random((20, 3))
     expected = np.linalg.norm(points[:, None] - points[None], axis=2)
     np.testing.assert_allclose(regions.distances(points), expected, atol=1e-12)
+    linked = np.random.default_rng(9).random((20, 20)) < 0.4
+    i, j, distance = regions.linked_distances(points, linked | linked.T)
+    assert (np.array([i, j]) == np.nonzero(np.tril(linked | linked.T, -1))).all()
+    np.testing.assert_allclose(distance, expected[i, j], atol=1e-12)
 
 
 def test_overlaps(segmented):
