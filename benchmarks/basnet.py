@@ -43,8 +43,7 @@ from saliency.basnet import BASNet, Predictor, load_basnet
 from saliency.basnet.preprocess import SIZE, preprocess
 from saliency.batch import Plan, make_shards
 from saliency.device_stage import DeviceStage
-from saliency.rows import to_uint8
-from saliency.workers import usable_cores
+from saliency.workers import to_uint8, usable_cores
 
 MAX_SIDE = 400
 NETWORK_SECONDS = 2.0  # for which a GPU computes batches, so that its clock has settled

@@ -26,8 +26,7 @@ from tabulate import tabulate
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from data.backgrounds.make_pool import PoolSettings, build_pool
-from data.backgrounds.pool import BackgroundPool
+from data.backgrounds.pool import BackgroundPool, PoolSettings, build_pool
 from data.images.crop import box_within, crop_resize, sample_box
 from data.images.decode import decode
 from data.images.listing import key_path

@@ -81,7 +81,7 @@ def plan(images: Path) -> None:
     """Do what the parent does, with tasks that do nothing, and print the peak."""
     from data.images.listing import list_images
     from saliency.batch import Plan, make_shards
-    from saliency.rows import Row
+    from saliency.workers import Row
 
     def do_nothing(plan, blocks):
         for block in blocks:
@@ -100,7 +100,7 @@ def work(images: Path) -> None:
 
     from data.images.listing import list_images
     from saliency.maps import choose, compute_maps
-    from saliency.rows import compute_rows
+    from saliency.workers import compute_rows
 
     methods = ("rbd", "mc", "gs")
     maps = partial(compute_maps, chosen=choose(methods, {"superpixels": "authors"}))

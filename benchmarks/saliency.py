@@ -38,8 +38,7 @@ from saliency.regions import slic
 from saliency.regions import superpixels as regions
 from saliency.regions.colour import SPLIT
 from saliency.regions.region_graph import RegionGraph, all_pairs_within
-from saliency.rows import to_uint8
-from saliency.workers import Workers, usable_cores
+from saliency.workers import Workers, to_uint8, usable_cores
 
 METHODS = ("rbd", "mc", "gs", "fusion")
 AUTHORS = {"superpixels": "authors"}

@@ -1,24 +1,34 @@
-"""`mask-shards`: look into mask shards, verify, export, import."""
+"""`mask-shards`: look into mask shards, verify, export, import, show."""
 
 import json
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import click
+import numpy as np
 from tabulate import tabulate
 
-from data.backgrounds.make_pool import backgrounds
-from data.errors import ToldGroup
-from data.files import only_writer
+from data.backgrounds.pool import backgrounds
+from data.errors import ToldGroup, UserError
+from data.files import only_writer, refuse_existing
+from data.gallery import Gallery
+from data.gallery.masks import mask_gallery, two_abreast
+from data.gallery.terminal import row_as_text
+from data.images.archives import is_folder
 from data.keys import printable
-from data.masks.format import COMPRESSIONS, Status
+from data.masks.format import Status
 from data.masks.index import build_index
 from data.masks.read import MaskShards
 from data.masks.summary import as_table, summarise
-from data.masks.transfer import export_masks, import_masks
+from data.masks.transfer import ImportSettings, export_masks, import_masks
 from data.masks.verify import verify
 from data.options import (
     FOLDER,
+    Count,
     Jobs,
+    NotNegative,
     Record,
     images_option,
     options,
@@ -26,8 +36,8 @@ from data.options import (
     progress_bar,
     setting,
 )
-from data.pictures_cli import gallery, show
 
+_SIDE = 400  # of the pictures of `show`
 _SHOWN = 10  # how many keys or problems a command names before it only counts them
 
 
@@ -136,20 +146,9 @@ def export_command(out: Path, folder: Path, full_size: bool, overwrite: bool) ->
 @main.command("import")
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.argument("out", type=FOLDER)
-@click.option("--images", type=FOLDER, required=True, help="The images that the masks are of.")
-@click.option("--method", default="import", show_default=True, help="The name to record.")
-@click.option(
-    "--max-side",
-    default=400,
-    show_default=True,
-    help="Cap of a mask's long side, 1 to 65535; 0: none.",
-)
-@click.option("--shard-size", default=4096, show_default=True, help="Images in a shard.")
-@click.option(
-    "--compression", type=click.Choice(list(COMPRESSIONS)), default="zstd", show_default=True
-)
+@options(ImportSettings)
 @overwrite_option
-def import_command(folder: Path, out: Path, **options) -> None:
+def import_command(folder: Path, out: Path, settings: ImportSettings, overwrite: bool) -> None:
     """Make shards in OUT of another tool's masks in DIR.
 
     Killed, the same command goes on where it stopped.
@@ -160,11 +159,117 @@ def import_command(folder: Path, out: Path, **options) -> None:
     shape, at any size.
     """
     with only_writer(out, "OUT"):
-        masks = import_masks(folder, out, progress=progress_bar("import"), **options)
+        masks = import_masks(folder, out, settings, overwrite, progress_bar("import"))
     failed = int((masks.statuses() > Status.FLAT).sum())
     but = f"; {failed:,} images have no mask (`mask-shards info {out}` says why)" if failed else ""
     click.echo(f"{len(masks) - failed:,} masks in {out}{but}")
 
 
-for command in (show, gallery, backgrounds):
-    main.add_command(command)
+main.add_command(backgrounds)
+
+
+# ---- masks beside their images -------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("out", type=FOLDER)
+@click.argument("key")
+@images_option
+@click.option("-o", "--output", type=FOLDER, help="A PNG file; without it, the screen.")
+@overwrite_option
+def show(out: Path, key: str, images: Path | None, output: Path | None, overwrite: bool) -> None:
+    """Show the mask of KEY beside its image: in a PNG file, a window, or the terminal."""
+    _check_images(images)
+    masks = MaskShards(out, partial=True)
+    if key not in masks:
+        raise UserError(f"there is no mask of {key!r} in {str(out)!r}; KEY is relative to IMAGES.")
+    if output is not None:
+        _check_output(output, (".png",), overwrite)
+    gallery = mask_gallery([key], [masks], images, _SIDE)
+    if output is not None:
+        _write(output, gallery, _SIDE)
+    elif _has_display():
+        gallery.draw(side=_SIDE).show(title=key)
+    elif sys.stdout.isatty():
+        click.echo(row_as_text(gallery.rows[0], shutil.get_terminal_size().columns))
+    else:
+        raise UserError("there is no screen here; name a picture to write with -o FILE.png.")
+
+
+def _has_display() -> bool:
+    return sys.platform in ("darwin", "win32") or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
+    )
+
+
+class GalleryOptions(Record):
+    """Which images a gallery shows."""
+
+    count: Count = setting(24, "how many images")
+    random: bool = setting(False, "draw them; else evenly spread")
+    seed: NotNegative = setting(0, "of --random")
+    failures: bool = setting(False, "only images without a mask")
+    key: tuple[str, ...] = setting((), "this image; can be given again")
+
+
+@main.command()
+@click.argument("out", type=FOLDER, nargs=-1, required=True)
+@images_option
+@click.option("-o", "--output", type=FOLDER, required=True, help="PAGE.html or SHEET.png.")
+@options(GalleryOptions, into="which")
+@overwrite_option
+def gallery(
+    out: tuple[Path, ...], images: Path | None, output: Path, which: GalleryOptions, overwrite: bool
+) -> None:
+    """Image | mask | foreground on grey, many on a page or a sheet.
+
+    Several OUT stand side by side, to compare their methods.
+    """
+    _check_images(images)
+    _check_output(output, (".html", ".htm", ".png"), overwrite)
+    sets = [MaskShards(folder, partial=True) for folder in out]
+    keys = choose(sets, which)
+    content = mask_gallery(progress_bar("gallery")(keys, len(keys)), sets, images, 300)
+    if len(sets) == 1 and output.suffix.lower() == ".png":
+        content = two_abreast(content)
+    _write(output, content, 240)
+
+
+def choose(sets: list[MaskShards], which: GalleryOptions) -> list[str]:
+    """Return the keys to show, of the first set's."""
+    first = sets[0]
+    if which.key:
+        for key in which.key:
+            if not any(key in masks for masks in sets):
+                raise UserError(f"--key {key!r} is not in {str(first.folder)!r}; check its path.")
+        return list(which.key)
+    rows = np.arange(len(first))
+    if which.failures:
+        rows = np.flatnonzero(first.statuses() > Status.FLAT)
+        if not len(rows):
+            raise UserError(f"--failures: every image in {str(first.folder)!r} has a mask.")
+    count = min(which.count, len(rows))
+    if which.random:
+        rows = np.sort(np.random.default_rng(which.seed).choice(rows, count, replace=False))
+    else:
+        rows = rows[np.linspace(0, len(rows) - 1, count, dtype=int)]
+    return [first.keys[row] for row in rows.tolist()]
+
+
+def _check_images(images: Path | None) -> None:
+    if images is not None and not is_folder(images):
+        raise UserError(f"--images {str(images)!r} is not a folder; give the masks' images.")
+
+
+def _check_output(path: Path, kinds: tuple[str, ...], overwrite: bool) -> None:
+    if path.suffix.lower() not in kinds:
+        raise UserError(f"--output {str(path)!r} does not end in {' or '.join(kinds)}; name it so.")
+    refuse_existing(path, overwrite)
+
+
+def _write(path: Path, content: Gallery, side: int) -> None:
+    if path.suffix.lower() == ".png":
+        content.save_png(path, side=side)
+    else:
+        content.save_html(path)
+    click.echo(path)

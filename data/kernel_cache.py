@@ -23,7 +23,9 @@ def ensure_kernel_cache() -> None:
         return
     if _can_write(Path(__file__).parent / "__pycache__") or _can_write(_user_folder()):
         return
-    os.environ["NUMBA_CACHE_DIR"] = str(_private_temporary_folder())
+    # only this user's, because what is loaded from it is run
+    folder = private_folder("dilo-kernels") or tempfile.mkdtemp(prefix="dilo-kernels-")
+    os.environ["NUMBA_CACHE_DIR"] = str(folder)
 
 
 def _user_folder() -> Path:
@@ -43,11 +45,6 @@ def _can_write(folder: Path) -> bool:
             return True
     except OSError:
         return False
-
-
-def _private_temporary_folder() -> Path:
-    """A folder that is only this user's, because what is loaded from it is run."""
-    return private_folder("dilo-kernels") or Path(tempfile.mkdtemp(prefix="dilo-kernels-"))
 
 
 @contextlib.contextmanager

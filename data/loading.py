@@ -260,14 +260,10 @@ def _unpickled(ending: Any) -> _WorkersSignals:
 # Images as evaluation sees them -----------------------------------------------------------------
 
 
-def normalise(
-    images: torch.Tensor,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
-) -> torch.Tensor:
+def normalise(images: torch.Tensor) -> torch.Tensor:
     """Turn uint8 (B, S, S, 3) into a network's input, float32 (B, 3, S, S), channels_last."""
     pixels = images.permute(0, 3, 1, 2) / 255
-    return (pixels - of_channels(mean, pixels)) / of_channels(std, pixels)
+    return (pixels - of_channels(IMAGENET_MEAN, pixels)) / of_channels(IMAGENET_STD, pixels)
 
 
 def of_channels(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:

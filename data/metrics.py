@@ -25,7 +25,8 @@ class Metrics:
     device.
 
     path, tensorboard : the file and the folder; None in all processes but the first.
-    step : steps that are done; lines beyond them, of a run that was killed, are dropped.
+    step : steps that are done; lines beyond them, of a run that was killed, are dropped, and all
+        of them at 0.
     batch_size : images a step, over all processes.
     mean : over processes, of a tensor; every process calls it.
     diverged : makes the error of a loss that is not finite, of a clause that says which.
@@ -43,7 +44,9 @@ class Metrics:
         self._path, self._batch_size, self._mean, self._diverged = path, batch_size, mean, diverged
         self._file = self._board = None
         if path is not None:
-            keep_until(path, step)
+            if path.is_file():
+                kept = [line for line in read_metrics(path) if line["step"] <= step and step > 0]
+                write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (for the whole run)
         if tensorboard is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -166,13 +169,6 @@ def read_metrics(path: Path | None) -> list[dict]:
             except json.JSONDecodeError:
                 break
     return lines
-
-
-def keep_until(path: Path, step: int) -> None:
-    """Drop the lines of metrics.jsonl beyond a step; all of them for step 0, the start."""
-    if path.is_file():
-        kept = [line for line in read_metrics(path) if line["step"] <= step and step > 0]
-        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def epoch_bar(epoch: int, epochs: int, steps: int, done: int = 0, show: bool = True) -> tqdm:

@@ -52,26 +52,16 @@ _TEMPORARY = re.compile(r"\..+\.tmp|.+\.tmp")  # what a killed process leaves of
 
 
 class Run:
-    """The files of one run.
+    """The files of one run: `config.toml`, its settings, and what else it writes.
 
-    folder : of the run.
-    record : name of the TOML file of its settings.
+    folder : of the run, which its user named by --out.
     checkpoints : folder of its checkpoints, within `folder`; "." is `folder` itself.
-    argument : how its user named the folder; errors begin with it.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike,
-        record: str = "config.toml",
-        checkpoints: str = "checkpoints",
-        argument: str = "--out",
-    ) -> None:
+    def __init__(self, folder: str | os.PathLike, checkpoints: str = "checkpoints") -> None:
         self.folder = Path(folder)
-        self.record = self.folder / record
-        self.checkpoints = self.folder / checkpoints
-        self.name = f"{argument} {str(self.folder)!r}"
-        self.argument = argument
+        self.record, self.checkpoints = self.folder / "config.toml", self.folder / checkpoints
+        self.name = f"--out {str(self.folder)!r}"
 
     def path(self, name: str) -> Path:
         """Return a path within the folder."""
@@ -104,7 +94,7 @@ class Run:
 
     def locked(self, first: bool = True) -> AbstractContextManager[None]:
         """Keep other runs out of the folder; of a run of several processes, the first does so."""
-        return only_writer(self.folder, self.argument) if first else nullcontext()
+        return only_writer(self.folder, "--out") if first else nullcontext()
 
     def saved(self) -> dict[str, Any]:
         """Return the settings that the run was begun with, unchecked."""
@@ -134,19 +124,51 @@ class Run:
         write_whole(self.record, to_toml(settings))  # last: with it a run has begun
 
     def save(self, step: int, state: dict[str, Any], keep: int = 2) -> Path:
-        """Write a checkpoint, then remove all but the `keep` newest up to this step; see `save`."""
-        return save(self.checkpoints, step, state, keep)
+        """Write a checkpoint whole or not at all, then remove all but the `keep` newest up to it.
+
+        state : tensors, numbers, strings, and lists and dicts of them.
+        keep : checkpoints to keep, this one among them; at least 2 leave one to fall back to.
+
+        Returns the new file's path.
+        """
+        path = self.checkpoints / f"checkpoint-{step:08d}.pt"
+        write_torch(path, state)
+        older = [old for number, old in checkpoints(self.checkpoints) if number < step]
+        for old in older[: max(0, len(older) - (keep - 1))]:
+            old.unlink(missing_ok=True)
+        for forsaken in path.parent.glob(".checkpoint-*.pt.*.tmp"):  # of a process that was killed
+            forsaken.unlink(missing_ok=True)
+        return path
 
     def newest(
         self, holding: Collection[str] = (), say: Callable[[str], None] = click.echo
     ) -> Checkpoint | None:
-        """Load the newest sound checkpoint, and say which newer ones are damaged; None: there is
-        none. See `load_newest`.
+        """Load the newest sound checkpoint; None when there is none at all.
+
+        A damaged one is skipped for the one before it, and said and named in `damaged`. So is a
+        file that another program made, without the entries named in `holding`.
+
+        Raises UserError: there are checkpoints, and none is sound.
         """
-        newest = load_newest(self.checkpoints, holding)
-        for path, reason in newest.damaged if newest else ():
-            say(f"{path} is skipped: {reason}; resuming from {newest.path.name}.")
-        return newest
+        damaged: list[tuple[Path, str]] = []
+        for step, path in reversed(checkpoints(self.checkpoints)):
+            try:
+                state = load(path)
+                entries = state if isinstance(state, dict) else {}
+                lacking = [name for name in holding if name not in entries]
+                if not lacking:
+                    for other, reason in damaged:
+                        say(f"{other} is skipped: {reason}; resuming from {path.name}.")
+                    return Checkpoint(path, step, state, damaged)
+                damaged.append((path, f"no checkpoint of such a run (it holds no {lacking[0]!r})"))
+            except UserError as error:
+                damaged.append((path, error.message.split(" cannot be used: ", 1)[-1].rstrip(".")))
+        if damaged:
+            raise UserError(
+                f"none of the {len(damaged)} checkpoints in {self.checkpoints} is sound "
+                f"({damaged[0][0].name}: {damaged[0][1]}); start again in a new folder."
+            )
+        return None
 
     def last_good(self) -> str:
         """Return in words which checkpoint a run can be resumed from."""
@@ -199,25 +221,6 @@ def checkpoints(folder: str | os.PathLike) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in matches if match)
 
 
-def save(folder: str | os.PathLike, step: int, state: dict[str, Any], keep: int = 2) -> Path:
-    """Write a checkpoint whole or not at all, then remove all but the `keep` newest up to `step`.
-
-    folder : made if need be.
-    state : tensors, numbers, strings, and lists and dicts of them.
-    keep : checkpoints to keep, this one among them; at least 2 leave one to fall back to.
-
-    Returns the new file's path.
-    """
-    path = Path(folder) / f"checkpoint-{step:08d}.pt"
-    write_torch(path, state)
-    older = [old for number, old in checkpoints(folder) if number < step]
-    for old in older[: max(0, len(older) - (keep - 1))]:
-        old.unlink(missing_ok=True)
-    for forsaken in path.parent.glob(".checkpoint-*.pt.*.tmp"):  # of a process that was killed
-        forsaken.unlink(missing_ok=True)
-    return path
-
-
 def write_torch(path: Path, state: dict[str, Any]) -> None:
     """Do `torch.save` whole or not at all. OSError: the disk is full, or cannot be written."""
     write_whole(path, torch_bytes(state))  # torch.save hides the reason of a write that fails
@@ -246,32 +249,6 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
         except Exception as error:  # a damaged pickle makes any
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
     raise UserError(f"the checkpoint {os.fspath(path)} cannot be used: {reason}.")
-
-
-def load_newest(folder: str | os.PathLike, holding: Collection[str] = ()) -> Checkpoint | None:
-    """Load the newest sound checkpoint of a folder; None when it holds none at all.
-
-    A damaged one is skipped for the one before it and named in `damaged`. So is a file that another
-    program made, without the entries named in `holding`.
-
-    Raises UserError: there are checkpoints, and none is sound.
-    """
-    damaged: list[tuple[Path, str]] = []
-    for step, path in reversed(checkpoints(folder)):
-        try:
-            state = load(path)
-            lacking = [name for name in holding if not isinstance(state, dict) or name not in state]
-            if not lacking:
-                return Checkpoint(path, step, state, damaged)
-            damaged.append((path, f"no checkpoint of such a run (it holds no {lacking[0]!r})"))
-        except UserError as error:
-            damaged.append((path, error.message.split(" cannot be used: ", 1)[-1].rstrip(".")))
-    if damaged:
-        raise UserError(
-            f"none of the {len(damaged)} checkpoints in {os.fspath(folder)} is sound "
-            f"({damaged[0][0].name}: {damaged[0][1]}); start again in a new folder."
-        )
-    return None
 
 
 def damage(path: str | os.PathLike) -> str | None:

@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import os
 import pickle
+import re
 import struct
 import warnings
 import zipfile
@@ -27,7 +28,6 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from data.run import damage
-from data.unwrap import flat_tensors, network_in
 
 _PLAIN: list[Any] = [  # data that trainers save beside weights: nothing of it runs anything
     argparse.Namespace,
@@ -62,7 +62,9 @@ def read_weights(path: str | os.PathLike, argument: str) -> dict[str, Any]:
     try:
         kind = _kind(path)
         if kind == "safetensors":
-            return _read_safetensors(path)
+            with safetensors.safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+            return {**metadata, "state_dict": safetensors.torch.load_file(path)}
         if kind == "unknown":
             raise UserError(
                 f"{name} is not a file that torch.save wrote, or is cut short; give one that is, "
@@ -81,7 +83,8 @@ def read_weights(path: str | os.PathLike, argument: str) -> dict[str, Any]:
             "where it was made, by torch.save(model.state_dict(), FILE)."
         ) from None
     except Exception as error:  # a damaged pickle makes any
-        raise _unreadable(name, error) from None
+        reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
+        raise UserError(f"{name} cannot be read: {reason}; copy it again.") from None
     if not isinstance(content, Mapping):
         raise _no_state_dict(name, content)
     return dict(content)
@@ -109,17 +112,6 @@ def _kind(path: Path) -> str:
     return "safetensors" if begin[8:] == b"{" and header < path.stat().st_size else "unknown"
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    with safetensors.safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-    return {**metadata, "state_dict": safetensors.torch.load_file(path)}
-
-
-def _unreadable(name: str, error: Exception) -> UserError:
-    reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
-    return UserError(f"{name} cannot be read: {reason}; copy it again.")
-
-
 def _no_state_dict(name: str, content: object) -> UserError:
     holds = f"a {type(content).__name__}"
     if isinstance(content, Mapping):
@@ -139,7 +131,7 @@ def read_network(
 
 
 def state_dict_of(content: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """Return a file's tensors by flat names (`data.unwrap`).
+    """Return a file's tensors by flat names (`data.weights`).
 
     name : of the file, for the UserError where there are none.
     """
@@ -175,10 +167,10 @@ def differences(
     return "; ".join(f"{len(n)} {kind}: {_some(n)}" for kind, n in kinds.items() if n)
 
 
-def _some(names: Iterable[str], limit: int = 4) -> str:
+def _some(names: Iterable[str]) -> str:
     names = list(names)
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -213,3 +205,143 @@ def sha256_of(path: str | os.PathLike) -> str:
     """Return a file's SHA-256 in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- a network within a file, however deep it is wrapped -----------------------------------------
+#
+# Trainers nest: {"state_dict": {"module.encoder_q.conv1.weight": ...}}. The tensors of all mappings
+# are laid flat, with "/" between the names of mappings and their keys, which have dots inside:
+# "state_dict/module.encoder_q.conv1.weight". A network is then wherever one of its own names ends a
+# flat one, and what stands before it is its prefix.
+
+
+_DEEPEST = 8  # mappings within mappings
+_NUMBERED = {  # nn.Sequential(*list(resnet.children())[:-1]), as Lightly's tutorials save it
+    "0": "conv1",
+    "1": "bn1",
+    "4": "layer1",
+    "5": "layer2",
+    "6": "layer3",
+    "7": "layer4",
+}
+_SLOW = ("encoder_k", "momentum", "teacher", "ema", "target")  # follow another network's weights
+_OF_OPTIMIZERS = re.compile(r"(^|/)(optimizer|optim|lr_sched|scaler)[^/]*/")
+
+
+def flat_tensors(content: Mapping[Any, Any], path: str = "", depth: int = 0) -> dict[str, Tensor]:
+    """Return a checkpoint's tensors, and arrays of numbers as tensors, by their flat names."""
+    flat: dict[str, Tensor] = {}
+    for key, value in content.items():
+        name = f"{path}{key}"
+        if isinstance(value, Tensor):
+            flat[name] = value
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+            flat[name] = torch.from_numpy(np.array(value))
+        elif isinstance(value, Mapping) and depth < _DEEPEST:
+            flat |= flat_tensors(value, name + "/", depth + 1)
+    return flat
+
+
+def network_in(
+    tensors: Mapping[str, Tensor], anchors: Iterable[str], choice: str = "", name: str = "FILE"
+) -> tuple[dict[str, Tensor], str]:
+    """Return one network's tensors by its own names, and the prefix before them in the file.
+
+    tensors : by flat names.
+    anchors : names of which the network has one.
+    choice : a word of the prefix, such as "teacher", where there are several networks. Without it
+        the one is taken that was trained by gradients: MoCo's `encoder_q`, not its `encoder_k`;
+        `student` or `base_encoder`, not `teacher` or a momentum one.
+    name : of the file, for errors.
+
+    Where no anchor is there, the tensors of the largest mapping are returned, to be compared.
+
+    Raises UserError: there are several networks and no saying which, or none that was chosen.
+    """
+    tensors = _of_networks(tensors)
+    prefixes = networks_in(tensors, anchors)
+    if choice:
+        known = prefixes
+        prefixes = [p for p in known if p == choice or choice in re.split(r"[./]", p)]
+        if len(prefixes) != 1:
+            raise UserError(
+                f"{name} has {len(prefixes) or 'no'} networks of the name '{choice}', but "
+                f"{_listed(known)}; name one of them after '#'."
+            )
+    fast = [p for p in prefixes if not _is_slow(p)]
+    if len(fast) > 1:
+        fast = [p for p in fast if p.count("/") == min(q.count("/") for q in fast)]
+    if len(fast) > 1 and not _are_equal(tensors, fast):
+        raise UserError(
+            f"{name} holds {len(fast)} networks, {_listed(fast)}; choose one by its name, "
+            f"FILE#{_words(fast[0])}."
+        )
+    prefix = (fast or prefixes or [_largest(tensors)])[0]
+    own = {k.removeprefix(prefix): value for k, value in tensors.items() if k.startswith(prefix)}
+    return own, prefix
+
+
+def networks_in(tensors: Mapping[str, Tensor], anchors: Iterable[str]) -> list[str]:
+    """Return the prefixes of the networks among flat tensors, those trained by gradients first."""
+    prefixes = {
+        key[: -len(anchor)]
+        for anchor in anchors
+        for key in tensors
+        if key == anchor or key.endswith(("." + anchor, "/" + anchor))
+    }
+    # `layer1.0.conv1.weight` ends like the first name of a network, too
+    outermost = {p for p in prefixes if not any(o != p and p.startswith(o) for o in prefixes)}
+    return sorted(outermost, key=lambda p: (_is_slow(p), p.count("/") + p.count("."), p))
+
+
+def other_networks(tensors: Mapping[str, Tensor], anchors: Iterable[str], prefix: str) -> list[str]:
+    """Return words for the networks beside the one that was taken, as FILE#WORD chooses them."""
+    return [_words(p) for p in networks_in(_of_networks(tensors), anchors) if p != prefix]
+
+
+def _is_slow(prefix: str) -> bool:
+    return any(word in prefix for word in _SLOW)
+
+
+def _are_equal(tensors: Mapping[str, Tensor], prefixes: list[str]) -> bool:
+    """Whether networks are one, saved twice."""
+    first, *others = (
+        {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)} for p in prefixes
+    )
+    return all(
+        other.keys() == first.keys() and all(torch.equal(other[k], first[k]) for k in first)
+        for other in others
+    )
+
+
+def _largest(tensors: Mapping[str, Tensor]) -> str:
+    """The mapping that holds most tensors."""
+    paths = [key.rpartition("/")[0] for key in tensors]
+    path = max(dict.fromkeys(paths), key=paths.count, default="")
+    return path and path + "/"
+
+
+def _of_networks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out optimizers' tensors, and give the children of a numbered ResNet their names."""
+    tensors = {k: value for k, value in tensors.items() if not _OF_OPTIMIZERS.search(k)}
+    ending = "4.0.conv1.weight"
+    for prefix in [key[: -len(ending)] for key in tensors if key.endswith(ending)]:
+        first = tensors.get(prefix + "0.weight")
+        if first is not None and first.ndim == 4:
+            tensors = {_named(key, prefix): value for key, value in tensors.items()}
+    return tensors
+
+
+def _named(key: str, prefix: str) -> str:
+    number, dot, rest = key.removeprefix(prefix).partition(".")
+    if not key.startswith(prefix) or number not in _NUMBERED:
+        return key
+    return f"{prefix}{_NUMBERED[number]}{dot}{rest}"
+
+
+def _words(prefix: str) -> str:
+    return prefix.strip("./") or "."
+
+
+def _listed(prefixes: list[str]) -> str:
+    return ", ".join(f"'{_words(p)}'" for p in prefixes) or "none"

@@ -16,8 +16,15 @@ from torch import nn
 
 from data.errors import UserError
 from data.run import checkpoints, damage
-from data.unwrap import network_in, other_networks
-from data.weights import fill, read_weights, sha256_of, split_choice, state_dict_of
+from data.weights import (
+    fill,
+    network_in,
+    other_networks,
+    read_weights,
+    sha256_of,
+    split_choice,
+    state_dict_of,
+)
 from evaluate import networks
 from evaluate.results import say
 
@@ -119,15 +126,11 @@ def _read(path: Path, choice: str, source: Source, arch: str | None) -> Checkpoi
     if content.get("format") == FORMAT and isinstance(content.get("arch"), str):
         arch = arch or networks.DILO_NAMES.get(content["arch"], content["arch"])
     tensors = state_dict_of(content, f"CHECKPOINT {path}")
-    try:
-        anchors = [next(iter(networks.backbone_tensors(arch)))] if arch else networks.ANCHORS
-        state, prefix = network_in(tensors, anchors, choice, "it")
-        source.stripped_prefix = prefix.rpartition("/")[2]
-        source.others = other_networks(tensors, anchors, prefix)
-        source.arch = arch or networks.recognise(state)
-    except UserError as error:
-        told = error.message.startswith("CHECKPOINT")
-        raise UserError(error.message if told else f"{name}: {error.message}") from None
+    anchors = [next(iter(networks.backbone_tensors(arch)))] if arch else networks.ANCHORS
+    state, prefix = network_in(tensors, anchors, choice, name)
+    source.stripped_prefix = prefix.rpartition("/")[2]
+    source.others = other_networks(tensors, anchors, prefix)
+    source.arch = arch or networks.recognise(state, name)
     if difference := networks.differences(state, source.arch):
         raise UserError(f"{name} does not fit {source.arch}: {difference}.")
     model = networks.build(source.arch).eval()

@@ -14,9 +14,10 @@ from pydantic import Field
 from data.errors import UserError
 from data.gallery import Cell, Figure, Gallery, Row
 from data.gallery.plots import add_legend, plot
+from data.images.labels import Labelled
 from data.options import Count, NotNegative, setting
 from evaluate.intervals import Estimate
-from evaluate.labelled import Labelled, open_any
+from evaluate.labelled import open_any
 from evaluate.masks import MaskFinder, open_masks
 from evaluate.options import ComparisonOptions, MaskOptions
 from evaluate.results import (

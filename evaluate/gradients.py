@@ -12,6 +12,7 @@ import numpy as np
 from data.errors import UserError
 from data.gallery import Cell, Figure, Gallery, Row
 from data.gallery.plots import add_legend, plot
+from data.images.labels import Labelled
 from data.options import Count, NotNegative, option_name, setting
 from evaluate.gradient_maps import (
     as_picture,
@@ -22,7 +23,7 @@ from evaluate.gradient_maps import (
     share_inside,
 )
 from evaluate.intervals import accuracy, mean
-from evaluate.labelled import Labelled, open_split, stratified_subset
+from evaluate.labelled import open_split, stratified_subset
 from evaluate.masks import MaskFinder, open_masks
 from evaluate.options import ComparisonOptions, MaskOptions
 from evaluate.results import (

@@ -9,39 +9,8 @@ import numpy as np
 
 from data.errors import UserError
 from data.images.archives import is_folder
-from data.images.decode import decode
-from data.images.labels import VAL_NAMES, labels_from_folders
-from data.images.listing import key_path, list_images
-from data.keys import Keys
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Images of one folder with their labels.
-
-    `keys` are paths below `root`; `labels` are int64 (N,), indices into `classes`, which is sorted.
-    """
-
-    root: Path
-    keys: Keys
-    labels: np.ndarray
-    classes: list[str]
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def class_of(self, row: int) -> str:
-        """The name of an image's class."""
-        return self.classes[self.labels[row]]
-
-    def image(self, row: int) -> np.ndarray:
-        """An image's pixels, uint8 (H, W, 3). Raises `UnreadableImage`."""
-        return decode(key_path(self.root, self.keys[int(row)])).image
-
-    def take(self, rows: np.ndarray) -> Labelled:
-        """Some of the images, with the same classes; rows are sorted."""
-        keys = self.keys[np.asarray(rows, np.int64)]
-        return Labelled(self.root, keys, self.labels[rows], self.classes)
+from data.images.labels import VAL_NAMES, Labelled, labels_from_folders
+from data.images.listing import list_images
 
 
 @dataclass(frozen=True)
@@ -86,13 +55,11 @@ def open_labelled(root: str | Path, argument: str = "IMAGES") -> Labelled:
     return Labelled(Path(root), keys, labels.labels, labels.class_names)
 
 
-def open_split(
-    root: str | Path, holdout: float = 0.2, seed: int = 0, leave_one_out: str = ""
-) -> Split:
+def open_split(root: str | Path, holdout: float = 0.2, leave_one_out: str = "") -> Split:
     """Training and validation images of a labelled folder.
 
     A folder with `train` and `val` (or `validation`, `test`) in it is split as it says. Of any
-    other, the share `holdout` of each class is held out, chosen by `seed`, at least one image; or,
+    other, the share `holdout` of each class is held out, by seed 0, at least one image; or,
     where `leave_one_out` has words for it, both parts are all images.
     """
     root, folder = Path(root), _val_folder(root)
@@ -100,8 +67,8 @@ def open_split(
         everything = open_labelled(root)
         if leave_one_out:
             return Split(everything, everything, leave_one_out)
-        train, val = hold_out(everything.labels, holdout, seed)
-        how = f"{holdout:.0%} of each class held out, seed {seed}"
+        train, val = hold_out(everything.labels, holdout, 0)
+        how = f"{holdout:.0%} of each class held out, seed 0"
         return Split(everything.take(train), everything.take(val), how)
     train, val = open_labelled(root / "train"), open_labelled(root / folder)
     check_classes(train, val)
@@ -154,12 +121,11 @@ def hold_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, n
     return np.setdiff1d(np.arange(len(labels)), val), val
 
 
-def stratified_subset(images: Labelled, limit: int | None, seed: int = 0) -> Labelled:
+def stratified_subset(images: Labelled, limit: int | None) -> Labelled:
     """At most `limit` images, spread evenly over the classes; None takes all."""
     if limit is None or limit >= len(images):
         return images
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(images))
+    order = np.random.default_rng(0).permutation(len(images))
     rank = np.empty(len(images), np.int64)  # of an image within its class, in random order
     for label in range(len(images.classes)):
         rows = order[images.labels[order] == label]

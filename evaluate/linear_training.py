@@ -20,13 +20,14 @@ from data.device import to_host
 from data.errors import UserError
 from data.images.crop import crop_resize, reduction_for, snap_box
 from data.images.decode import open_image
+from data.images.labels import Labelled
 from data.loading import Batch, EpochBatches, Loader, Request, seeded_order, unreadable_of
 from data.options import option_name
 from data.run import Run, checkpoints
 from evaluate.checkpoints import digest
 from evaluate.classifiers import top_k
 from evaluate.intervals import accuracy
-from evaluate.labelled import Labelled, Split
+from evaluate.labelled import Split
 from evaluate.masks import MaskFinder
 from evaluate.models import Model
 from evaluate.options import NetworkOptions

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from data.errors import UserError
 from data.images.decode import UnreadableImage, read_size
-from data.images.listing import key_path, list_images
+from data.images.labels import Labelled
+from data.images.listing import by_stem, key_path, list_images, stem
+from data.masks.format import Status
 from data.masks.picture import read_mask
-from evaluate.labelled import Labelled
+from data.masks.read import MaskShards
 from evaluate.results import image_bar
 
 Mask = tuple[np.ndarray, tuple[int, int] | None]
@@ -23,85 +25,51 @@ class NoMask(Exception):
     """This image has no mask that can be used; the message says why."""
 
 
-def stem(key: str) -> str:
-    """The key without its suffix: `n01440764/n01440764_18.JPEG` -> `n01440764/n01440764_18`.
-
-    Letters are composed: macOS and Linux write names in different ways.
-    """
-    key = unicodedata.normalize("NFC", key)
-    head, dot, tail = key.rpartition(".")
-    return head if dot and head and "/" not in tail and not head.endswith("/") else key
-
-
+@dataclass
 class Masks:
-    """A folder of masks; `names` maps stems to keys, and keys that share a stem are refused."""
+    """A folder of masks; `names` maps stems to keys. Without `shards` they are pictures."""
 
-    method: str | None = None
+    folder: Path
+    names: dict[str, str]
+    shards: MaskShards | None = None
 
-    def __init__(self, folder: Path, keys: Iterable[str]):
-        self.folder = folder
-        self.names: dict[str, str] = {}
-        for key in keys:
-            other = self.names.setdefault(stem(key), key)
-            if other != key:
-                raise UserError(
-                    f"{folder}: '{other}' and '{key}' differ in their suffix alone, and masks are "
-                    "matched to images without it; rename one of them."
-                )
+    @property
+    def method(self) -> str | None:
+        """What made them, where that is recorded."""
+        return None if self.shards is None else self.shards.method
 
     def read(self, name: str) -> Mask:
-        """The mask of one stem; raises `NoMask` with the reason."""
-        raise NotImplementedError
-
-
-class PictureMasks(Masks):
-    """A folder of masks as pictures of any kind; subfolders belong to the key."""
-
-    def __init__(self, folder: Path, argument: str = "MASKS"):
-        try:
-            names = list_images(folder)
-        except UserError as error:
-            raise UserError(
-                f"{argument} {folder} holds no mask shards (shard-*.h5) and no pictures; name a "
-                f"folder that does ({error.message.rstrip('.')})."
-            ) from None
-        super().__init__(folder, names)
-
-    def read(self, name: str) -> Mask:
-        """The mask of one stem; raises `NoMask` with the reason."""
-        path = self.folder / self.names[name]
-        try:
-            return read_mask(path), None
-        except UnreadableImage as error:
-            raise NoMask(f"{path.name} is no mask ({error})") from None
-
-
-class ShardedMasks(Masks):
-    """A folder of mask shards, as `saliency-compute` writes them."""
-
-    def __init__(self, folder: Path):
-        from data.masks.read import MaskShards
-
-        self.shards = MaskShards(folder)
-        self.method = self.shards.method
-        super().__init__(folder, self.shards.keys)
-
-    def read(self, name: str) -> Mask:
-        """The mask of one stem; raises `NoMask` with the reason recorded in the shard."""
-        row = self.shards.find(self.names[name])
-        if self.shards.status(row) >= 2:  # unreadable image or failed method: there is no mask
+        """The mask of one stem; raises `NoMask` with the reason, as a shard records it."""
+        key = self.names[name]
+        if self.shards is None:
+            try:
+                return read_mask(self.folder / key), None
+            except UnreadableImage as error:
+                raise NoMask(f"{Path(key).name} is no mask ({error})") from None
+        row = self.shards.find(key)
+        if self.shards.status(row) > Status.FLAT:
             reason = self.shards.error(row) or "no reason recorded"
             raise NoMask(f"has no mask in {self.folder}: {reason}")
-        height, width = self.shards.image_size(row)
-        return self.shards.read(row), (int(height), int(width))
+        return self.shards.read(row), self.shards.image_size(row)
 
 
 def open_masks(folder: str | Path, argument: str = "MASKS") -> Masks:
-    """Open a shard folder or a folder of pictures; `argument` names it in errors."""
+    """Open a folder of shards, as `saliency-compute` writes them, or of pictures of any kind.
+
+    argument : names it in errors.
+    """
     folder = Path(folder)
     if next(folder.glob("shard-*.h5"), None) is not None:
-        return ShardedMasks(folder)
-    return PictureMasks(folder, argument)
+        shards = MaskShards(folder)
+        return Masks(folder, by_stem(folder, shards.keys), shards)
+    try:
+        names = list_images(folder)
+    except UserError as error:
+        raise UserError(
+            f"{argument} {folder} holds no mask shards (shard-*.h5) and no pictures; name a "
+            f"folder that does ({error.message.rstrip('.')})."
+        ) from None
+    return Masks(folder, by_stem(folder, names))
 
 
 class MaskFinder:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from data.device import pick_device, to_host
 from data.errors import UserError
 from data.images.crop import centre_crop
+from data.images.labels import Labelled
 from data.loading import (
     Batch,
     Crop,
@@ -23,7 +24,7 @@ from data.loading import (
     unreadable_of,
 )
 from evaluate.checkpoints import Checkpoint, load_checkpoint
-from evaluate.labelled import Labelled, Split
+from evaluate.labelled import Split
 from evaluate.masks import names_of
 from evaluate.options import PENULTIMATE, NetworkOptions
 from evaluate.pooling import LabelledImages, MaskPool, masked_mean

@@ -76,8 +76,8 @@ def differences(state: Mapping[str, Tensor], arch: str) -> str:
     return weights.differences(state, backbone_tensors(arch), classifier(arch) + ".")
 
 
-def recognise(state: Mapping[str, Tensor]) -> str:
-    """The architecture whose backbone these weights fit; `UserError` names the closest."""
+def recognise(state: Mapping[str, Tensor], name: str) -> str:
+    """The architecture whose backbone the weights of `name` fit; `UserError` says the closest."""
     for arch in RECOGNISED:
         if not differences(state, arch):
             return arch
@@ -88,6 +88,6 @@ def recognise(state: Mapping[str, Tensor]) -> str:
 
     closest = max(RECOGNISED, key=shared)
     raise UserError(
-        f"the weights fit no network that is recognised by its keys (closest is {closest}, but "
-        f"{differences(state, closest)}); name torchvision's network by --arch."
+        f"{name}: the weights fit no network that is recognised by its keys (closest is {closest}, "
+        f"but {differences(state, closest)}); name torchvision's network by --arch."
     )

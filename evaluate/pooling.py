@@ -18,8 +18,8 @@ from torch.nn import functional
 from data.errors import UserError
 from data.images.crop import centre_crop
 from data.images.decode import decode
+from data.images.labels import Labelled
 from data.loading import Batch, Crop, PlainDataset, as_tensor
-from evaluate.labelled import Labelled
 from evaluate.masks import MaskFinder, Masks, NoMask, open_masks
 from evaluate.options import PoolOptions
 from evaluate.results import left_out_notes

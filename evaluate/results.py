@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -114,12 +115,10 @@ def results_in(
         yield Results(command, folder, draft)
 
 
-def next_folder(command: str, parent: Path = Path("probe-output")) -> Path:
+def next_folder(command: str) -> Path:
     """The first of `probe-output/<command>-001`, `-002`, ... that does not exist."""
-    number = 1
-    while (folder := parent / f"{command}-{number:03d}").exists():
-        number += 1
-    return folder
+    folders = (Path("probe-output", f"{command}-{number:03d}") for number in itertools.count(1))
+    return next(folder for folder in folders if not folder.exists())
 
 
 def software() -> dict[str, str]:

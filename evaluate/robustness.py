@@ -14,10 +14,12 @@ from data.errors import UserError
 from data.files import draft_folder
 from data.gallery import Cell, Gallery, Row
 from data.gallery.plots import add_legend, plot
+from data.images.labels import Labelled
+from data.images.listing import stem
 from data.options import Count, NotNegative, one_of, setting
 from evaluate.intervals import Estimate, mean, spread, weights
-from evaluate.labelled import Labelled, check_classes, open_labelled, open_split
-from evaluate.masks import MaskFinder, open_masks, stem
+from evaluate.labelled import check_classes, open_labelled, open_split
+from evaluate.masks import MaskFinder, open_masks
 from evaluate.options import ComparisonOptions, MaskOptions
 from evaluate.results import Report, Results, cells, image_bar, left_out_notes, say
 from evaluate.variants import MIXED, VARIANTS, VariantImages, with_backgrounds

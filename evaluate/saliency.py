@@ -14,12 +14,12 @@ from data.errors import UserError
 from data.gallery import Cell, Gallery, Row
 from data.gallery.plots import add_legend, plot
 from data.images.decode import UnreadableImage, decode
-from data.images.listing import key_path, list_images
+from data.images.listing import key_path, list_images, stem
 from data.keys import Keys
 from data.masks.picture import scale_mask
 from data.masks.precision_recall import BETA2, Curve, normalise, precision_recall
 from data.options import Count, Jobs, setting
-from evaluate.masks import Masks, NoMask, names_of, open_masks, stem
+from evaluate.masks import Masks, NoMask, names_of, open_masks
 from evaluate.options import ResultOptions
 from evaluate.results import Report, Results, image_bar, left_out_notes, some
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from data.backgrounds import Kept
 from data.backgrounds.partner import object_free, tight_box
 from data.errors import UserError
-from evaluate.labelled import Labelled
+from data.images.labels import Labelled
 from evaluate.masks import MaskFinder
 from evaluate.options import MASK_THRESHOLD
 
 ALONE = ("original", "only_fg", "no_fg", "only_bg_b", "only_bg_t")
 MIXED = ("mixed_same", "mixed_rand", "mixed_next")
 VARIANTS = ALONE + MIXED
+BACKGROUND_BYTES = 128 << 20  # that each process keeps
 LARGEST_BOX = 0.9  # of the crop: beyond, too little background is left to swap
 
 
@@ -132,6 +134,7 @@ class VariantImages:
     ):
         self.images, self.finder, self.size, self.threshold = images, finder, size, threshold
         self.donors = donors(images.labels, len(images.classes), seed, count)
+        self.kept = Kept(BACKGROUND_BYTES)  # an image is a donor many times
 
     def __len__(self) -> int:
         return len(self.images)
@@ -144,10 +147,13 @@ class VariantImages:
         mask = self.finder.read(self.images.keys[row], image.shape[:2], self.size)
         return centre_crop(image, self.size), mask >= self.threshold
 
+    def _behind(self, row: int) -> np.ndarray:
+        return tile_box(*self.crop(row))
+
     def __getitem__(self, row: int) -> tuple[int, dict[str, np.ndarray]]:
         image, mask = self.crop(row)
         variants = {name: picture[None] for name, picture in alone(image, mask).items()}
         for name in MIXED:
-            behind = (tile_box(*self.crop(int(donor))) for donor in self.donors[name][row])
+            behind = (self.kept.get(int(donor), self._behind) for donor in self.donors[name][row])
             variants[name] = np.stack([mixed(image, mask, background) for background in behind])
         return row, variants

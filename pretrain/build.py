@@ -42,16 +42,12 @@ def check_sizes(settings: Settings, images: int, processes: int) -> Sizes:
             f"equally; give {processes}, say."
         )
     method = load_method(settings.method.name)
-    groups = wanted // processes or _usual_groups(method.groups // processes, own)
+    most = method.groups // processes  # of those that divide these images into two or more each
+    usual = [g for g in range(2, most + 1) if own % g == 0 and own >= 2 * g]
+    groups = wanted // processes or max(usual, default=1)
     sizes = Sizes(images, processes, groups, own // groups)
     method.check(settings, sizes)
     return sizes
-
-
-def _usual_groups(most: int, images: int) -> int:
-    """Return the most groups up to a number that divide these images into two or more each."""
-    fitting = [g for g in range(2, most + 1) if images % g == 0 and images >= 2 * g]
-    return max(fitting, default=1)
 
 
 def build_method(settings: Settings, sizes: Sizes, here: World) -> Method:

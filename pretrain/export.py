@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from data.run import write_torch
-from data.unwrap import network_in
-from data.weights import differences, fill, read_weights, split_choice, state_dict_of
+from data.weights import differences, fill, network_in, read_weights, split_choice, state_dict_of
 from pretrain.parts.backbones import CLASSIFIER
 from pretrain.settings import Settings
 

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from data.errors import UserError
-from data.images.labels import labels_from_folders
+from data.images.labels import Labelled, labels_from_folders
 from data.images.listing import list_images
 from data.keys import Keys
 from data.knn import weighted_knn
 from data.loading import build_plain_loader, normalise
 from pretrain.settings import Settings
-
-
-class _Side(NamedTuple):
-    """Some images of a folder, with the class of each."""
-
-    root: str
-    keys: Keys
-    labels: np.ndarray
-
-    def take(self, rows: np.ndarray) -> _Side:
-        rows = np.sort(rows)
-        return _Side(self.root, self.keys[rows], self.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -39,18 +27,18 @@ class OnlineKnn:
     """
 
     settings: Settings
-    train: _Side
-    test: _Side
+    train: Labelled
+    test: Labelled
     workers: int
 
     @property
     def k(self) -> int:
-        return min(self.settings.knn_k, len(self.train.keys))
+        return min(self.settings.knn_k, len(self.train))
 
     def describe(self) -> str:
         """Return in words what is classified by what."""
         return (
-            f"kNN of {len(self.test.keys)} images in {self.test.root} by {len(self.train.keys)} "
+            f"kNN of {len(self.test)} images in {self.test.root} by {len(self.train)} "
             f"(backbone features, k {self.k}, T {self.settings.knn_temperature})"
         )
 
@@ -69,7 +57,7 @@ class OnlineKnn:
         return float((scores.argmax(1) == test_labels).float().mean())
 
     def _features(
-        self, side: _Side, backbone: nn.Module, device: torch.device
+        self, side: Labelled, backbone: nn.Module, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features (M, d) float32 and labels (M,) of the images that can be read."""
         loader = build_plain_loader(
@@ -88,7 +76,7 @@ class OnlineKnn:
                 features.append(backbone(images).float())
                 labels.append(batch["label"].to(device, non_blocking=True))
         if not features:
-            raise UserError(f"none of the images in {side.root!r} can be read for the kNN.")
+            raise UserError(f"none of the images in {str(side.root)!r} can be read for the kNN.")
         return torch.cat(features), torch.cat(labels)
 
 
@@ -104,17 +92,17 @@ def build_online_knn(settings: Settings, keys: Keys, workers: int) -> OnlineKnn 
         return None
     rng, limit = np.random.default_rng(settings.seed), settings.knn_limit
     order = rng.permutation(len(keys))
-    everything = _Side(settings.images, keys, classes.labels)
+    everything = Labelled(Path(settings.images), keys, classes.labels, classes.class_names)
     if settings.knn_images is None:
         queries, order = np.split(order, [len(keys) // 10])
-        test = everything.take(queries[:limit])
+        test = everything.take(np.sort(queries[:limit]))
     else:
         others = _labelled_by(settings.knn_images, classes.class_names)
-        test = others.take(rng.permutation(len(others.keys))[:limit])
-    return OnlineKnn(settings, everything.take(order[:limit]), test, workers)
+        test = others.take(np.sort(rng.permutation(len(others))[:limit]))
+    return OnlineKnn(settings, everything.take(np.sort(order[:limit])), test, workers)
 
 
-def _labelled_by(root: str, class_names: list[str]) -> _Side:
+def _labelled_by(root: str, class_names: list[str]) -> Labelled:
     """List a labelled folder; its classes must be among `class_names`."""
     keys = list_images(root)
     classes = labels_from_folders(keys)
@@ -124,4 +112,4 @@ def _labelled_by(root: str, class_names: list[str]) -> _Side:
             "that has, or leave it out."
         )
     renumber = np.array([class_names.index(name) for name in classes.class_names])
-    return _Side(root, keys, renumber[classes.labels])
+    return Labelled(Path(root), keys, renumber[classes.labels], class_names)

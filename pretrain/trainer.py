@@ -39,10 +39,9 @@ from pretrain.online_knn import build_online_knn
 from pretrain.parts.distributed import World, mean_over_processes, world
 from pretrain.parts.negatives import stream_key
 from pretrain.pictures import SIDE, draw_curve, views_gallery
-from pretrain.remarks import Remarks
 from pretrain.settings import FREE_ON_RESUME, Settings, build_settings
 from pretrain.views.augment import DeviceAugment
-from pretrain.views.loader import build_loader
+from pretrain.views.loader import Remarks, build_loader
 
 DRAW_EVERY = 20  # seconds between pictures of the loss
 _STATE = ("keys", "method", "optimizer")  # what a checkpoint needs to be resumed from

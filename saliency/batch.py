@@ -25,18 +25,15 @@ from data.keys import Keys, printable
 from data.masks.format import (
     INDEX_NAME,
     Status,
-    open_shard,
-    own_columns,
     read_header,
-    reading,
     shard_name,
     shard_paths,
     software_versions,
 )
-from data.masks.index import build_index
+from data.masks.index import build_index, read_rows
 from data.masks.write import ShardWriter
 from data.run import StopRequest
-from saliency.rows import MapFunction, Row, longest_side
+from saliency.workers import MapFunction, Row, longest_side
 
 _BLOCK = 16  # images a task: about a tenth of a second, small beside a shard, large beside overhead
 
@@ -292,9 +289,9 @@ def _changed(plan: Plan, compute: Compute, numbers: list[int], stop: StopRequest
     for number in numbers:
         reasons: dict[int, set[str]] = {}
         for folder in plan.folders.values():
-            status, errors = _recorded(folder / shard_name(number))
-            for row in np.flatnonzero(status == Status.UNREADABLE).tolist():
-                reasons.setdefault(row, set()).add(errors[row])
+            rows = read_rows(folder / shard_name(number))
+            for row in np.flatnonzero(rows["status"] == Status.UNREADABLE).tolist():
+                reasons.setdefault(row, set()).add(rows["error"][row])
         told += [(number, reasons[row]) for row in sorted(reasons)]
         keys = plan.shard_keys(number)[np.array(sorted(reasons), int)]
         blocks += [Block(keys[i : i + _BLOCK], number) for i in range(0, len(keys), _BLOCK)]
@@ -311,19 +308,11 @@ def _changed(plan: Plan, compute: Compute, numbers: list[int], stop: StopRequest
 
 def _count_kept(plan: Plan, number: int, summary: Summary) -> None:
     """Count the images of a shard that an earlier run has finished."""
-    paths = [folder / shard_name(number) for folder in plan.folders.values()]
-    statuses, errors = zip(*map(_recorded, paths), strict=True)  # the errors are alike in all
-    keys = plan.shard_keys(number)
-    for key, status, error in zip(keys, np.min(statuses, axis=0), errors[0], strict=True):
+    rows = [read_rows(folder / shard_name(number)) for folder in plan.folders.values()]
+    statuses, errors = np.min([each["status"] for each in rows], axis=0), rows[0]["error"]
+    for key, status, error in zip(plan.shard_keys(number), statuses, errors, strict=True):
         summary.count(key, Status(status), error)
     summary.shards_kept += 1
-
-
-def _recorded(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Return the status and the error of each row of a shard."""
-    with open_shard(path) as file, reading(path):
-        columns = own_columns(file, read_header(file))
-        return columns["status"][:], columns["error"].asstr()[:].tolist()
 
 
 def _rows(

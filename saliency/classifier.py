@@ -17,11 +17,11 @@ from data.images import IMAGENET_MEAN, IMAGENET_STD
 from data.images.labels import labels_from_folders
 from data.keys import Keys
 from data.loading import of_channels
-from data.unwrap import network_in
 from data.weights import (
     differences,
     fill,
     last_linear,
+    network_in,
     read_weights,
     skeleton,
     split_choice,
@@ -124,14 +124,8 @@ def _fill(network: nn.Module, tensors: Mapping[str, Tensor], choice: str) -> str
 
 
 def head_of(network: nn.Module) -> nn.Linear:
-    """Return the last linear layer: the head, in all of torchvision's. UserError: there is none."""
-    name = last_linear(network)
-    if name is None:
-        raise UserError(
-            f"a {type(network).__name__} has no linear head, which class-specific saliency needs; "
-            "give another --weights and --arch."
-        )
-    return network.get_submodule(name)
+    """Return the last linear layer: the head, in all of torchvision's."""
+    return network.get_submodule(last_linear(network))
 
 
 def check_size(network: nn.Module, size: int) -> None:

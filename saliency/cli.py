@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field
 
 from data.errors import UserError
 from data.files import only_writer
+from data.images.limits import MAX_SIDE
 from data.images.listing import OddEndings, list_images
 from data.keys import Keys
 from data.options import (
@@ -31,7 +32,6 @@ from data.options import (
 from data.run import stop_on_signals
 from saliency.methods import METHODS
 from saliency.methods.protocol import NetworkMethod, NetworkSettings, PixelSettings
-from saliency.rows import MAX_SIDE
 
 if TYPE_CHECKING:
     from saliency.batch import Plan

@@ -5,11 +5,10 @@ resized and compressed, and those before them written, so that it waits for noth
 workers keep up.
 """
 
-import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,66 +16,56 @@ import torch
 from torch import Tensor
 
 from data.device import Fetched, as_current, memory_layout
-from data.images.decode import UnreadableImage, capped_size, open_image
 from data.images.listing import key_path
 from data.loading import Loader, as_tensor
-from data.masks.format import Status
-from data.masks.write import ChunkEncoder
 from saliency.batch import Block, Plan
 from saliency.methods.protocol import NetworkMethod
-from saliency.rows import Row, compressed, reason_of, too_long
+from saliency.workers import Row, compressed, decoded, reason_of
 
 
 class Image(NamedTuple):
-    """What is known of an image besides its pixels.
+    """An image in a batch.
 
     shard : its number.
-    image_size, mask_size : (height, width), upright; that of the mask has its long side capped.
-    error, status : why it has no mask; "" where it may get one.
-    remark : what is damaged inside it.
+    row : what is known of it, without its masks yet.
+    input : (3, S, S); None: it gets no mask.
     """
 
     key: str
     shard: int
-    image_size: tuple[int, int] = (0, 0)
-    mask_size: tuple[int, int] = (0, 0)
-    error: str = ""
-    status: Status = Status.UNREADABLE
-    remark: str = ""
+    row: Row
+    input: Tensor | None = None
 
 
-Batch = list[tuple[Image, Tensor | None]]  # with the input (3, S, S) of each that has no error
+Batch = list[Image]
 
 
 class _PreparedBlocks:
-    """Item i is block i, decoded and prepared: all its images, and the inputs (N, 3, S, S)."""
+    """Item i is block i, decoded and prepared: its images, which of them have an input, and those
+    inputs (N, 3, S, S).
+    """
 
     def __init__(self, plan: Plan, blocks: Sequence[Block], method: NetworkMethod) -> None:
         self.root, self.max_side = plan.root, plan.max_side
         self.blocks = blocks
         self.decode_side, self.prepare = method.decode_side, method.prepare
 
-    def __getitem__(self, index: int) -> tuple[list[Image], Tensor]:
+    def __getitem__(self, index: int) -> tuple[list[Image], list[bool], Tensor]:
         block = self.blocks[index]
-        pairs = [self._prepared(Image(key, block.shard)) for key in block.keys]
-        images = [image for image, _ in pairs]
-        inputs = [array for _, array in pairs if array is not None]
-        return images, as_tensor(np.stack(inputs) if inputs else np.zeros((0, 3, 1, 1), np.float32))
+        rows, arrays = zip(*map(self._prepared, block.keys), strict=True)
+        images = [Image(key, block.shard, row) for key, row in zip(block.keys, rows, strict=True)]
+        inputs = [array for array in arrays if array is not None]
+        stacked = np.stack(inputs) if inputs else np.zeros((0, 3, 1, 1), np.float32)
+        return images, [array is not None for array in arrays], as_tensor(stacked)
 
-    def _prepared(self, image: Image) -> tuple[Image, np.ndarray | None]:
+    def _prepared(self, key: str) -> tuple[Row, np.ndarray | None]:
+        row, pixels = decoded(key_path(self.root, key), self.max_side, self.decode_side)
+        if pixels is None:
+            return row, None
         try:
-            opened = open_image(key_path(self.root, image.key))
-            pixels, _ = opened.decode(max_side=self.decode_side)
-        except UnreadableImage as reason:
-            return image._replace(error=str(reason)), None
-        image = image._replace(image_size=opened.size, status=Status.FAILED, remark=opened.remark)
-        mask_size = capped_size(opened.size, self.max_side)
-        if reason := too_long(mask_size):
-            return image._replace(error=reason), None
-        try:
-            return image._replace(mask_size=mask_size), self.prepare(pixels)
+            return row, self.prepare(pixels)
         except Exception as error:  # one odd image must not end hours of work
-            return image._replace(error=reason_of(error)), None
+            return row._replace(error=reason_of(error)), None
 
 
 def batches(
@@ -89,21 +78,19 @@ def batches(
     A network's last bits depend on what else is in the batch; so a shard's masks are the same
     whichever shards are made before it.
     """
-    prepared = _PreparedBlocks(plan, blocks, method)
-    workers = jobs if jobs > 1 else 0
-    loader = Loader(prepared, range(len(blocks)), workers)
+    dataset = _PreparedBlocks(plan, blocks, method)
+    loader = Loader(dataset, range(len(blocks)), jobs if jobs > 1 else 0)
     batch: Batch = []
     count = 0  # of those with an input
-    for images, inputs in loader:
-        rows = iter(inputs)
-        for image in images:
-            row = None if image.error else next(rows)
-            full = row is not None and count == method.batch_size
-            if batch and (full or image.shard != batch[0][0].shard):
+    for images, prepared, inputs in loader:
+        rest = iter(inputs)
+        for image, has_input in zip(images, prepared, strict=True):
+            full = has_input and count == method.batch_size
+            if batch and (full or image.shard != batch[0].shard):
                 yield batch
                 batch, count = [], 0
-            batch.append((image, row))
-            count += row is not None
+            batch.append(image._replace(input=next(rest)) if has_input else image)
+            count += has_input
     if batch:
         yield batch
 
@@ -135,7 +122,6 @@ class DeviceStage:
         self.busy_seconds = 0.0
         self.wall_seconds = 0.0
         self._first: float | None = None  # when the first batch was launched
-        self._local = threading.local()
 
     @property
     def waiting_share(self) -> float:
@@ -163,10 +149,10 @@ class DeviceStage:
         """Send a batch to the device; on a GPU without waiting for it."""
         now = time.perf_counter()
         self._first = now if self._first is None else self._first
-        inputs = [row for _, row in batch if row is not None]
+        inputs = [image.input for image in batch if image.input is not None]
         if not inputs:
             return _Running(batch)
-        keys = [image.key for image, row in batch if row is not None]
+        keys = [image.key for image in batch if image.input is not None]
         device, gpu = self.method.device, self.method.device.type == "cuda"
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if gpu else []
         stacked = torch.empty((len(inputs), *inputs[0].shape), pin_memory=gpu)
@@ -194,29 +180,20 @@ class DeviceStage:
         if running.events:
             sent, computed = running.events
             self._count(sent.elapsed_time(computed) / 1000)
-        maps = [None if row is None else next(arrays) for _, row in running.batch]
-        canvas = plan.canvas(running.batch[0][0].shard) if running.batch else 1
+        maps = [None if image.input is None else next(arrays) for image in running.batch]
+        canvas = plan.canvas(running.batch[0].shard) if running.batch else 1
         return pool.map(partial(self._row, plan, canvas), running.batch, maps)
 
-    def _row(
-        self, plan: Plan, canvas: int, item: tuple[Image, Tensor | None], result: np.ndarray | None
-    ) -> Row:
-        """Make a row of an image, its input, and the network's result for it."""
-        image, inputs = item
-        if image.error:
-            return Row({}, image.image_size, status=image.status, error=image.error)
+    def _row(self, plan: Plan, canvas: int, image: Image, result: np.ndarray | None) -> Row:
+        """Make a row of an image and the network's result for it."""
+        row = image.row
+        if image.input is None:
+            return row
         try:
             if not np.isfinite(result).all():
                 raise ValueError("the network's output is not finite")
-            saliency = self.method.finish(result, inputs.numpy(), image.mask_size)
-            mask = compressed(saliency, self._encoder(canvas, plan.compression))
+            saliency = self.method.finish(result, image.input.numpy(), row.mask_size)
+            mask = compressed(saliency, canvas, plan.compression)
         except Exception as error:  # one odd image must not end hours of work
-            return Row({}, image.image_size, error=reason_of(error))
-        masks = dict.fromkeys(plan.folders, mask)
-        return Row(masks, image.image_size, image.mask_size, error=image.remark)
-
-    def _encoder(self, canvas: int, compression: str) -> ChunkEncoder:
-        """This thread's encoder; two are kept, for with --max-side 0 each shard has a canvas."""
-        if not hasattr(self._local, "encoder"):
-            self._local.encoder = lru_cache(maxsize=2)(ChunkEncoder)
-        return self._local.encoder(canvas, compression)
+            return row._replace(error=reason_of(error))
+        return row._replace(masks=dict.fromkeys(plan.folders, mask))

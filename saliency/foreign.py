@@ -1,6 +1,6 @@
 """A network of other people, run as it is: `--method onnx` and `--method exported`.
 
-The file says what the network takes and gives; `saliency.normalisation` says how it sees an image.
+The file says what the network takes and gives; `ForeignSettings` say how it sees an image.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from torch.nn import functional
 from data.device import default_batch_size
 from data.errors import UserError, is_exhaustion
 from saliency.basnet.preprocess import resize_map, stretch
-from saliency.normalisation import ForeignSettings, Normalisation
+from saliency.methods.protocol import ForeignSettings, Normalisation
 
 _LEAST = 8  # sides of a map in pixels: less is a score
 
@@ -100,17 +100,15 @@ class ForeignNetwork:
         self.batch = opened.shape[0]  # what the file takes at a time
         self.prepare = partial(prepare, normalisation=row, sides=sides)
         self.kind = row.output
-        self.chosen = self._map_among(self._run(self._trial(sides)))
+        # two images, where the network says that it takes any number
+        count = self.batch or min(2, self.batch_size)
+        zeros = torch.zeros((count, 3, *sides), device=device)
+        self.chosen = self._map_among(self._run(zeros), count)
         self.parameters: dict[str, Any] = {
             "input_size": list(sides),
             "output": opened.outputs[self.chosen],
             "normalisation": {k: v for k, v in row._asdict().items() if k != "size"},
         }
-
-    def _trial(self, sides: Sides) -> Tensor:
-        """Zeros for a first run; two images, where the network says that it takes any number."""
-        count = self.batch or min(2, self.batch_size)
-        return torch.zeros((count, 3, *sides), device=self.device)
 
     def _run(self, batch: Tensor) -> Sequence[Tensor]:
         try:
@@ -124,9 +122,9 @@ class ForeignNetwork:
                 "or --batch-size 1."
             ) from None
 
-    def _map_among(self, outputs: Sequence[Tensor]) -> int:
+    def _map_among(self, outputs: Sequence[Tensor], count: int) -> int:
         """Return the number of the largest output of one channel, of equal ones the first."""
-        areas = [_area(output, self.batch or min(2, self.batch_size)) for output in outputs]
+        areas = [_area(output, count) for output in outputs]
         if not any(areas):
             shapes = ", ".join(str(tuple(output.shape)) for output in outputs)
             raise UserError(

@@ -1,4 +1,6 @@
-"""Where tasks run: this process, joblib's processes, or a Dask or Ray cluster."""
+"""The work on an image, and where it is done: here, in joblib's processes, on Dask or Ray."""
+
+from __future__ import annotations
 
 import multiprocessing.resource_tracker
 import os
@@ -7,23 +9,137 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import joblib
+import numpy as np
 from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.backend import resource_tracker
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from threadpoolctl import threadpool_limits
 
 from data.errors import UserError
+from data.images.decode import UnreadableImage, capped_size, open_image, read_size
+from data.images.limits import MAX_SIDE
+from data.images.listing import key_path
+from data.masks.format import Status, status_of
+from data.masks.write import Chunk, ChunkEncoder
 from data.processes import signals_held_from_children, sweep_after_death, usable_cores
-from saliency.batch import Block, Plan
-from saliency.rows import Row, compute_rows
+
+if TYPE_CHECKING:
+    from saliency.batch import Block, Plan
 
 Task = Callable[[], Any]
+MapFunction = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""An image, uint8 (h, w, 3), to float maps (h, w) in [0, 1] by method."""
+
+
+# ---- an image ------------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    """An image's results, as a worker sends them; sizes are (height, width).
+
+    masks : of each method, with its status: a mask may be all zero by one and not by another.
+    status, error : why there is none. Of an image that is damaged inside, `error` is a remark.
+    """
+
+    masks: dict[str, tuple[Chunk, Status]]
+    image_size: tuple[int, int] = (0, 0)
+    mask_size: tuple[int, int] = (0, 0)
+    status: Status = Status.FAILED
+    error: str = ""
+
+
+def compute_rows(
+    images: str,
+    keys: list[str],
+    map_function: MapFunction,
+    methods: tuple[str, ...],
+    max_side: int,
+    canvas: int,
+    compression: str,
+) -> list[Row]:
+    """Decode, compute and compress some images. An image that fails is a row with a reason."""
+    rows = []
+    for key in keys:
+        row, image = decoded(key_path(images, key), max_side, max_side)
+        if image is not None:
+            try:
+                maps = map_function(image)
+                masks = {name: compressed(maps[name], canvas, compression) for name in methods}
+                row = row._replace(masks=masks)
+            except Exception as error:  # one odd image must not end hours of work
+                row = row._replace(error=reason_of(error))
+        rows.append(row)
+    return rows
+
+
+def decoded(path: str, max_side: int, decode_side: int) -> tuple[Row, np.ndarray | None]:
+    """Decode an image to uint8 (h, w, 3), None where it gets no mask; and what is known of it.
+
+    max_side, decode_side : caps of the long side of its mask, and of what is decoded.
+    """
+    try:
+        opened = open_image(path)
+        pixels, _ = opened.decode(max_side=decode_side)
+    except UnreadableImage as reason:
+        return Row({}, status=Status.UNREADABLE, error=str(reason)), None
+    mask_size = capped_size(opened.size, max_side)
+    if reason := _too_long(mask_size):
+        return Row({}, opened.size, error=reason), None
+    return Row({}, opened.size, mask_size, error=opened.remark), pixels
+
+
+_of_thread = threading.local()
+
+
+def compressed(saliency: np.ndarray, canvas: int, compression: str) -> tuple[Chunk, Status]:
+    """Return a map, float in [0, 1], as a shard stores it."""
+    if not hasattr(_of_thread, "encoder"):  # two are kept: a shard may have a canvas of its own
+        _of_thread.encoder = lru_cache(maxsize=2)(ChunkEncoder)
+    mask = to_uint8(saliency)
+    return _of_thread.encoder(canvas, compression).encode(mask), status_of(mask)
+
+
+def to_uint8(saliency: np.ndarray) -> np.ndarray:
+    """Quantise a map, float in [0, 1], to uint8, halves rounded up as MATLAB does."""
+    return (saliency * 255 + 0.5).astype(np.uint8)
+
+
+def reason_of(error: Exception) -> str:
+    """Return an exception as the reason in a row: its type and message in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _too_long(size: tuple[int, int]) -> str:
+    """Say that a mask of this (height, width) is too long; empty where it is not."""
+    height, width = size
+    if max(height, width) <= MAX_SIDE:
+        return ""
+    return f"{width}x{height} pixels, longer than {MAX_SIDE:,}: give it --max-side"
+
+
+def longest_side(images: str, keys: Iterable[str]) -> int:
+    """Return the longest side among some images, at least 1, from their headers."""
+    with ThreadPoolExecutor(8) as pool:  # a file system far away answers several at a time
+        return max(pool.map(partial(_long_side, images), keys))
+
+
+def _long_side(images: str, key: str) -> int:
+    """Return an image's longer side; 1 where it gets no mask, unreadable or too long."""
+    try:
+        size = read_size(key_path(images, key))
+    except UnreadableImage:
+        return 1
+    return 1 if _too_long(size) else max(1, *size)
+
+
+# ---- the processes -------------------------------------------------------------------------------
 
 
 class Workers:
@@ -47,7 +163,7 @@ class Workers:
         self._backend = {"processes": "loky"}.get(backend, backend)
         if backend == "processes":
             if self.jobs > 1:
-                self.close = _end_processes
+                self.close = lambda: get_reusable_executor(reuse=True).shutdown(wait=True)
             return
         try:
             connect = {"dask": _connect_dask, "ray": _connect_ray}[backend]
@@ -142,8 +258,8 @@ def _connect_dask(scheduler: str | None, jobs: int) -> tuple[int, Callable[[], N
     else:
         client = Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
     try:
-        client.run_on_scheduler(pkgutil.resolve_name, "saliency.rows:compute_rows")
-        client.run(pkgutil.resolve_name, "saliency.rows:compute_rows")
+        client.run_on_scheduler(pkgutil.resolve_name, "saliency.workers:compute_rows")
+        client.run(pkgutil.resolve_name, "saliency.workers:compute_rows")
     except (ImportError, AttributeError):  # without it, dask would wait indefinitely
         raise UserError(
             f"--scheduler {scheduler}: the machines of this Dask cluster do not have DiLo; "
@@ -165,10 +281,6 @@ def _connect_ray(scheduler: str | None, jobs: int) -> tuple[int, Callable[[], No
 @lru_cache
 def _sweep_once(process: int) -> None:
     sweep_after_death()
-
-
-def _end_processes() -> None:
-    get_reusable_executor(reuse=True).shutdown(wait=True)
 
 
 def _single_threaded(task: Task) -> Any:

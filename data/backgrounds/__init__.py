@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 import math
 import os
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from data.errors import UserError
@@ -73,6 +75,29 @@ class UnreadableBackground(UserError):
     def __init__(self, name: str, sentence: str) -> None:
         super().__init__(sentence)
         self.name = name
+
+
+class Kept:
+    """Pictures that were made lately, up to so many bytes in this process; not to be written to."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self._bytes = most, 0
+        self._pictures: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def get(self, number: int, make: Callable[[int], np.ndarray]) -> np.ndarray:
+        """Return picture `number`, made by `make(number)` unless it is here."""
+        if number in self._pictures:
+            self._pictures.move_to_end(number)
+            return self._pictures[number]
+        picture = self._pictures[number] = make(number)
+        picture.setflags(write=False)
+        self._bytes += picture.nbytes
+        while self._bytes > self.most and len(self._pictures) > 1:
+            self._bytes -= self._pictures.popitem(last=False)[1].nbytes
+        return picture
+
+    def __reduce__(self) -> tuple:  # each process keeps its own
+        return Kept, (self.most,)
 
 
 def background_of(pool: str) -> str:

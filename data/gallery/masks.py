@@ -14,8 +14,8 @@ from data.images.decode import UnreadableImage, decode
 from data.images.listing import key_path
 from data.masks.format import Status
 from data.masks.picture import scale_mask
-from data.masks.poor import coverage, why_poor
 from data.masks.read import MaskShards
+from data.masks.summary import coverage, why_poor
 
 GREY = 128
 """The level behind a foreground: what copy-paste's homogeneous backgrounds look like on average."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from data.files import write_whole
-from data.gallery.lettering import load_font, wrap
+from data.gallery.png import load_font, wrap
 from data.keys import printable
 
 if TYPE_CHECKING:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from data.images.decode import decode
+from data.images.listing import key_path
 from data.keys import Keys
 
 VAL_NAMES = ("val", "valid", "validation", "test")
@@ -22,6 +26,35 @@ class Labels(NamedTuple):
 
     class_names: list[str]
     labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images of one folder with their labels.
+
+    `keys` are paths below `root`; `labels` are int64 (N,), indices into `classes`, which is sorted.
+    """
+
+    root: Path
+    keys: Keys
+    labels: np.ndarray
+    classes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def class_of(self, row: int) -> str:
+        """The name of an image's class."""
+        return self.classes[self.labels[row]]
+
+    def image(self, row: int) -> np.ndarray:
+        """An image's pixels, uint8 (H, W, 3). Raises `UnreadableImage`."""
+        return decode(key_path(self.root, self.keys[int(row)])).image
+
+    def take(self, rows: np.ndarray) -> Labelled:
+        """Some of the images, with the same classes; rows are sorted."""
+        keys = self.keys[np.asarray(rows, np.int64)]
+        return Labelled(self.root, keys, self.labels[rows], self.classes)
 
 
 def labels_from_folders(keys: Keys) -> Labels | None:

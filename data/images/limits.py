@@ -1,4 +1,4 @@
-"""What an image may cost: memory by what its header declares, before it is decoded, and time.
+"""What an image may cost, memory and time, and what is caught while it is decoded.
 
 A worker holds at most 1 GB: some 250 MB of libraries, or 440 with PyTorch, and an image.
 """
@@ -20,6 +20,12 @@ BESIDE_TORCH = 520_000_000
 """The same in a process that holds PyTorch, which takes more than the others' libraries."""
 SECONDS = float(os.environ.get("DILO_IMAGE_SECONDS", "10"))
 """That decoding an image may take; set by the environment's DILO_IMAGE_SECONDS."""
+
+MAX_SIDE = 16_384
+"""Pixels of a mask's long side. All masks of a shard are stored as squares of its longest side. A
+strip of this length takes each worker 0.5 GB and each mask of its shard 0.2 s, a strip twice as
+long 2 GB and a second; beyond 65,535 HDF5 does not store it. The longest photographs of today's
+cameras are this long."""
 
 _QUICK = 4_000_000  # pixels of an image that needs no clock
 _PASSES = 1e8 * 100  # pixels times scans of a JPEG that libjpeg goes through in some seconds
@@ -125,3 +131,36 @@ def in_time(pixels: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, handler)
         if rest:
             signal.setitimer(signal.ITIMER_REAL, rest, interval)
+
+
+_STDERR = 2
+_one_error = threading.Lock()  # the process has one standard error
+
+
+@contextlib.contextmanager
+def remarks_caught(remarks: list[str]) -> Iterator[None]:
+    """Append to `remarks` what the block's C code prints to standard error, a line each.
+
+    Decoders go on behind what is damaged, and print no more than its kind.
+    """
+    with _one_error:
+        try:
+            terminal = os.dup(_STDERR)
+        except OSError:  # closed: nothing is printed
+            yield
+            return
+        out, into = os.pipe()
+        try:
+            os.set_blocking(out, False)
+            os.set_blocking(into, False)  # what a full pipe does not hold is dropped
+            os.dup2(into, _STDERR)
+            try:
+                yield
+            finally:
+                os.dup2(terminal, _STDERR)
+            with contextlib.suppress(BlockingIOError):  # there is nothing
+                text = os.read(out, 4096).decode("utf-8", "replace")
+                remarks += filter(None, (" ".join(line.split()) for line in text.splitlines()))
+        finally:
+            for descriptor in (terminal, out, into):
+                os.close(descriptor)

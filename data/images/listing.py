@@ -1,8 +1,9 @@
 """Folders of images: which files are images, as sorted keys."""
 
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from data.errors import UserError
@@ -162,3 +163,26 @@ def key_path(root: str | os.PathLike, key: str) -> str:
     if leads_out(key):
         raise UnreadableImage("its key does not name a file inside the image folder")
     return os.path.join(os.fspath(root), *key.split("/"))
+
+
+def stem(key: str) -> str:
+    """The key without its suffix: `n01440764/n01440764_18.JPEG` -> `n01440764/n01440764_18`.
+
+    Letters are composed: macOS and Linux write names in different ways.
+    """
+    key = unicodedata.normalize("NFC", key)
+    head, dot, tail = key.rpartition(".")
+    return head if dot and head and "/" not in tail and not head.endswith("/") else key
+
+
+def by_stem(folder: str | os.PathLike, keys: Iterable[str]) -> dict[str, str]:
+    """Return a folder's keys by their stems; UserError where two have one."""
+    names: dict[str, str] = {}
+    for key in keys:
+        other = names.setdefault(stem(key), key)
+        if other != key:
+            raise UserError(
+                f"{os.fspath(folder)}: '{other}' and '{key}' differ in their suffix alone, and "
+                "images and masks are matched without it; rename one of them."
+            )
+    return names

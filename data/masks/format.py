@@ -3,8 +3,6 @@
 `docs/shard-format.md` is the specification; this module is its vocabulary.
 """
 
-import contextlib
-import errno
 import hashlib
 import importlib.metadata
 import json
@@ -12,8 +10,7 @@ import os
 import platform
 import re
 import secrets
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -27,8 +24,7 @@ import PIL
 
 from data.errors import UserError
 from data.keys import texts_digest
-from data.masks.apart import Alive, done_apart, is_apart
-from data.masks.seal import broken_seal
+from data.masks.opening import damaged, open_shard, own_dataset, reading
 
 FORMAT = "dilo-mask-shard"
 VERSION = 2
@@ -66,7 +62,7 @@ COMPRESSIONS = {
 def file_in_memory(**options: Any) -> h5py.File:
     """Open a new HDF5 file without a disk under it, so that no write fails half-way.
 
-    After `flush`, `file.id.get_file_image()` returns its bytes, for `data.masks.seal.write_sealed`.
+    After `flush`, `file.id.get_file_image()` returns its bytes, for `write_sealed`.
     """
     return h5py.File(
         f"memory-{secrets.token_hex(8)}",
@@ -148,122 +144,6 @@ class ShardHeader:
     listing_digest: str  # of all keys of the image folder
     content_digest: str  # of this shard's masks, sizes and statuses
     error_digest: str  # of this shard's error texts; empty in version 1
-
-
-class Locked(UserError):
-    """A file that another process holds a lock on, where HDF5 is told to mind locks."""
-
-
-def damaged(path: str | os.PathLike, reason: object) -> UserError:
-    """Return the error that says that a shard is damaged, and what to do."""
-    return UserError(
-        f"{os.fspath(path)!r} is damaged ({' '.join(str(reason).split()) or 'without a reason'}); "
-        "delete it and run the command that wrote it again."
-    )
-
-
-@contextlib.contextmanager
-def reading(path: str | os.PathLike) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is looked at into one error that names the file.
-
-    h5py has an exception of almost every kind for what damaged bytes say. OSError, as the system
-    says it, stays one; UserError and exhausted memory stay what they are.
-    """
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno:  # says nothing of what is in the file
-            raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from None
-        raise damaged(path, error if str(error) else type(error).__name__) from None
-
-
-_outlasted: set[tuple[int, ...]] = set()  # files without a seal that HDF5 was seen to survive
-
-
-def open_shard(path: str | os.PathLike) -> h5py.File:
-    """Open an HDF5 file for reading, without locks, for network file systems.
-
-    And without HDF5's chunk cache, up to 8 MB a shard, which masks read at random never hit. What
-    HDF5 may crash or never end on is refused before: bytes that are not those that were sealed, and
-    a file without a seal that a process of its own, once, did not read to its end.
-
-    OSError, as the system says it; UserError where the file is no regular file, not HDF5 or
-    damaged, or, `Locked`, where the environment asks for locks and another process holds one.
-    """
-    facts = os.stat(path)
-    if not stat.S_ISREG(facts.st_mode):  # to open a pipe may never end
-        raise UserError(f"{os.fspath(path)!r} is not a regular file; remove it.")
-    reason = broken_seal(path)
-    file = facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
-    if reason is None and file not in _outlasted and not is_apart():
-        (outcome,) = done_apart(_read_to_the_end, [path])
-        reason = f"HDF5 fails at it, {outcome}" if outcome else ""
-        if not reason:
-            _outlasted.add(file)
-    if reason:
-        raise damaged(path, reason)
-    with reading(path):
-        return _open(path)
-
-
-def _open(path: str | os.PathLike) -> h5py.File:
-    try:
-        return h5py.File(path, "r", locking=False, rdcc_nbytes=0)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES) and "unable to lock" in str(error):
-            raise Locked(
-                f"{os.fspath(path)!r} is locked by another process, and HDF5 minds locks "
-                "because HDF5_USE_FILE_LOCKING is set; wait for its end, or set "
-                "HDF5_USE_FILE_LOCKING=FALSE."
-            ) from None
-        if "file locking flag" not in str(error):
-            if error.errno:
-                raise
-            raise ValueError(f"cannot be opened as HDF5: {error}") from None
-    # somebody in this process has it open with locks, and HDF5 wants all alike
-    return h5py.File(path, "r", rdcc_nbytes=0)
-
-
-def _read_to_the_end(path: str | os.PathLike, alive: Alive) -> str:
-    """Read all that readers have HDF5 interpret of a shard, an index or a pool; return "".
-
-    What is wrong with it otherwise is the reader's to say.
-    """
-    with contextlib.suppress(Exception), _open(path) as file:
-        list(file.attrs.items())
-        groups = [file[name] for name in ("shards", "table") if name in file]
-        for group in (file, *groups):
-            for name in group:
-                alive()
-                with contextlib.suppress(Exception):
-                    dataset = own_dataset(group, name)
-                    if name == "masks":
-                        dataset.id.chunk_iter(lambda chunk: alive())
-                    elif dataset.chunks or dataset.dtype.hasobject:  # else it is a run of bytes
-                        dataset[:]
-    return ""
-
-
-def own_dataset(file: h5py.File | h5py.Group, name: str) -> h5py.Dataset:
-    """Return a dataset that lies in this file, and declares no more than the file can hold.
-
-    Nothing is followed out of the file: no link but a hard one, no external and no virtual storage.
-    ValueError says what is wrong with it.
-    """
-    link = file.get(name, getlink=True)
-    if not isinstance(link, h5py.HardLink):
-        raise ValueError(f"there is no dataset {name!r}" if link is None else f"{name} is a link")
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
-        raise ValueError(f"{name} is not an array")
-    properties = dataset.id.get_create_plist()
-    if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
-        raise ValueError(f"{name} refers to other files")
-    if name != "masks" and dataset.nbytes > dataset.file.id.get_filesize():
-        raise ValueError(f"{name} declares {dataset.nbytes} bytes, more than the file has")
-    return dataset
 
 
 def own_columns(file: h5py.File, header: ShardHeader) -> dict[str, h5py.Dataset]:

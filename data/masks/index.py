@@ -23,23 +23,18 @@ from data.masks.format import (
     STATUS_TYPE,
     TEXT_TYPE,
     VERSION,
-    Locked,
     ShardHeader,
     Status,
     attributes_digest,
     content_digest,
-    damaged,
     file_in_memory,
-    open_shard,
     own_columns,
-    own_dataset,
     read_attributes,
     read_header,
-    reading,
     shard_name,
     shard_paths,
 )
-from data.masks.seal import write_sealed
+from data.masks.opening import Locked, damaged, open_shard, own_dataset, reading, write_sealed
 
 INDEX_FORMAT = "dilo-mask-index"
 _ROWS = ("status", "mask_size", "image_size", "checks")  # as in a shard
@@ -166,6 +161,15 @@ def read_errors(shard: h5py.File, header: ShardHeader) -> list[bytes]:
     if header.version > 1 and texts_digest(texts) != header.error_digest:
         raise damaged(header.path, "its error texts are not those it was made with")
     return texts
+
+
+def read_rows(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Return the columns of a shard but its masks and keys; `error` as text."""
+    with open_shard(path) as file, reading(path):
+        columns = own_columns(file, read_header(file))
+        texts = columns.pop("error").asstr()[:]
+        numbers = {name: columns[name][:] for name in columns.keys() - {"masks", "keys"}}
+    return {**numbers, "error": texts}
 
 
 def _read_columns(header: ShardHeader) -> dict[str, Any]:

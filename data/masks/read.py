@@ -13,8 +13,9 @@ import zstandard
 
 from data.errors import UserError
 from data.keys import Keys
-from data.masks.format import Status, open_shard, read_header, reading
+from data.masks.format import Status, read_header
 from data.masks.index import load_index, read_errors, scan
+from data.masks.opening import open_shard, reading
 
 _CHECKSUM = 4  # bytes of Fletcher-32 at a chunk's end
 _ZSTD, _DEFLATE, _FLETCHER32 = 32015, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32

@@ -1,23 +1,26 @@
-"""What is inside a folder of mask shards, in numbers."""
+"""What is inside a folder of mask shards, in numbers; and which masks are too poor to paste."""
 
+import math
 from collections import Counter
 from typing import Any
 
 import numpy as np
 
-from data.masks.format import Status, open_shard, own_dataset, reading
-from data.masks.poor import coverage, why_poor
+from data.masks.format import Status
+from data.masks.opening import open_shard, own_dataset, reading
 from data.masks.read import MaskShards
 
+_NAMED = 10  # examples of a kind
 
-def summarise(masks: MaskShards, sample: int = 2000, failures: int = 10) -> dict[str, Any]:
+
+def summarise(masks: MaskShards, sample: int = 2000) -> dict[str, Any]:
     """Count and measure; reads at most `sample` masks, spread evenly.
 
     Returns images, shards, shard_count and counts by status;
     stored_bytes of all masks, file_bytes with everything else;
     mask_sizes and image_sizes, the smallest, median and largest long side in pixels, or None;
     coverage, the mean of the masks' values in [0, 1] over `sampled` masks, or None;
-    poor, how many of those are too poor to paste, by the reason (`data.masks.poor`), and
+    poor, how many of those are too poor to paste, by the reason (`data.masks.summary`), and
     poor_examples, key and reason of the first few;
     failures, key, status and reason of the first few images without a mask.
     """
@@ -47,10 +50,10 @@ def summarise(masks: MaskShards, sample: int = 2000, failures: int = 10) -> dict
         "coverage": float(np.mean(means)) if means else None,
         "sampled": len(picked),
         "poor": dict(Counter(poor.values())),
-        "poor_examples": list(poor.items())[:failures],
+        "poor_examples": list(poor.items())[:_NAMED],
         "failures": [
             (masks.keys[row], masks.status(row).name.lower(), masks.error(row))
-            for row in failed[:failures].tolist()
+            for row in failed[:_NAMED].tolist()
         ],
     }
 
@@ -94,3 +97,38 @@ def _shares(counts: dict[str, int], total: int) -> str:
 
 def _pairs(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items()) or "-"
+
+
+LEAST, MOST = 0.05, 0.9
+"""Shares of an image that a mask worth pasting covers; see docs/saliency.md for how often."""
+
+RAGGED = 4.0
+"""Raggedness above which a mask is poor: of ECSSD's true masks one in a hundred has more."""
+
+
+def coverage(mask: np.ndarray) -> float:
+    """Return the mean of a mask, uint8 (h, w), in [0, 1]; 0 of one without pixels."""
+    return float(mask.mean()) / 255 if mask.size else 0.0
+
+
+def raggedness(mask: np.ndarray) -> float:
+    """Return the length of a mask's outline over that of the square of its area.
+
+    1 for a square, 1.13 for a disc in pixels, 2 for four squares; 0 where nothing reaches 128.
+
+    mask : uint8 (h, w).
+    """
+    inside = np.pad(mask >= 128, 1)
+    area = int(inside.sum())
+    outline = int((inside[1:] != inside[:-1]).sum()) + int((inside[:, 1:] != inside[:, :-1]).sum())
+    return outline / (4 * math.sqrt(area)) if area else 0.0
+
+
+def why_poor(mask: np.ndarray) -> str:
+    """Return "nearly empty", "nearly everything" or "ragged"; "" of a mask worth pasting."""
+    share = coverage(mask)
+    if share < LEAST:
+        return "nearly empty"
+    if share > MOST:
+        return "nearly everything"
+    return "ragged" if raggedness(mask) > RAGGED else ""

@@ -5,10 +5,12 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from data.errors import UserError
 from data.files import draft_folder, refuse_existing, sync_folder
@@ -16,22 +18,21 @@ from data.images.decode import UnreadableImage, capped_size, read_size
 from data.images.listing import key_path, list_images
 from data.keys import Keys, compositions, leads_out
 from data.masks.format import (
+    COMPRESSIONS,
     INDEX_NAME,
     MAX_CANVAS,
     Status,
-    open_shard,
-    own_columns,
     read_header,
-    reading,
     shard_name,
     shard_paths,
     software_versions,
     status_of,
 )
-from data.masks.index import build_index
+from data.masks.index import build_index, read_rows
 from data.masks.picture import read_mask, scale_mask
 from data.masks.read import MaskShards
 from data.masks.write import ChunkEncoder, ShardWriter
+from data.options import Count, Record, one_of, setting
 
 Progress = Callable[[Iterable, int], Iterable]
 
@@ -103,14 +104,22 @@ def _refuse_links(root: Path, key: str, checked: set[str]) -> None:
 _PREFERRED = (".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm")  # of several masks of one name
 
 
+class ImportSettings(Record):
+    """Which images another tool's masks are of, and how they are stored."""
+
+    images: Path = setting(..., "the images that the masks are of")
+    method: str = setting("import", "the name to record")
+    max_side: Annotated[int, Field(ge=0, le=MAX_CANVAS)] = setting(
+        400, f"cap of a mask's long side, 1 to {MAX_CANVAS}; 0: none"
+    )
+    shard_size: Count = setting(4096, "images in a shard")
+    compression: Annotated[str, one_of(COMPRESSIONS)] = setting("zstd", "of the masks")
+
+
 def import_masks(
     folder: str | os.PathLike,
     out: str | os.PathLike,
-    images: str | os.PathLike,
-    method: str = "import",
-    max_side: int = 400,
-    shard_size: int = 4096,
-    compression: str = "zstd",
+    settings: ImportSettings,
     overwrite: bool = False,
     progress: Progress = _silent,
 ) -> MaskShards:
@@ -124,18 +133,12 @@ def import_masks(
         replaced when the new ones are complete, and stay as they are if anything fails before.
         Killed, the same command goes on where it stopped. After its end, it tries anew what had no
         mask, and replaces shards where no mask that is there changes.
-    images : every image gets a row; one without a sound mask has status FAILED (or UNREADABLE, if
+    settings : every image gets a row; one without a sound mask has status FAILED (or UNREADABLE, if
         the image is the reason) and says why.
-    max_side : cap of a mask's long side, at most 65535; 0: none below that.
-    shard_size : images in a shard.
 
-    Raises UserError: `max_side` or `shard_size` is out of range; not one mask belongs to an image;
-    two images have one mask.
+    Raises UserError: not one mask belongs to an image; two images have one mask.
     """
-    if not 0 <= max_side <= MAX_CANVAS:
-        raise UserError(f"--max-side {max_side} is not a cap; give 1 to {MAX_CANVAS}, or 0: none.")
-    if shard_size < 1:
-        raise UserError(f"--shard-size {shard_size} is too small; give 1 or more.")
+    images, max_side, shard_size = settings.images, settings.max_side, settings.shard_size
     keys, names = list_images(images), list_images(folder)
     partners = _match(keys, names)
     if not (partners >= 0).any():
@@ -144,10 +147,10 @@ def import_masks(
             f"(such as {keys[0] + '.png'!r}); check both folders."
         )
     count = -(-len(keys) // shard_size)
-    options = (method, max_side, shard_size, compression)
+    options = (settings.method, max_side, shard_size, settings.compression)
     set_id = _set_id(folder, names, images, keys, *options)
     attributes = {
-        "method": method,
+        "method": settings.method,
         "parameters": {"max_side": max_side},
         "software": software_versions(),
         "listing_digest": keys.digest(),
@@ -180,9 +183,10 @@ def import_masks(
             if inner == 0:
                 part = keys[row : row + shard_size]
                 canvas = max_side or _longest_side(images, part)
-                encoder = ChunkEncoder(canvas, compression)
+                stored = canvas, settings.compression
+                encoder = ChunkEncoder(*stored)
                 path = draft / shard_name(number)
-                writer = ShardWriter(path, number, count, part, canvas, compression, attributes)
+                writer = ShardWriter(path, number, count, part, *stored, attributes)
             mask, size, status, error = _outcome(*paths(row), canvas)
             chunk = None if mask is None else encoder.encode(mask)
             mask_size = (0, 0) if mask is None else mask.shape
@@ -298,21 +302,12 @@ def _own(folder: Path, set_id: str) -> set[str]:
     return own
 
 
-def _rows(path: Path) -> dict[str, np.ndarray]:
-    """Return the columns of a shard but its masks and keys."""
-    with open_shard(path) as file, reading(path):
-        columns = own_columns(file, read_header(file))
-        texts = columns.pop("error").asstr()[:]
-        numbers = {name: columns[name][:] for name in columns.keys() - {"masks", "keys"}}
-    return {**numbers, "error": texts}
-
-
 def _changed(path: Path, first: int, paths: Callable[[int], tuple[str, str | None]]) -> bool:
     """Whether a row of a shard that has no mask has become another: its reason may have passed.
 
     first : the shard's first row in the set.
     """
-    rows = _rows(path)
+    rows = read_rows(path)
     for row in np.flatnonzero(rows["status"] > Status.FLAT).tolist():
         *_, status, error = _outcome(*paths(first + row), MAX_CANVAS)
         if (status, error) != (rows["status"][row], rows["error"][row]):
@@ -330,7 +325,11 @@ def _refuse_others(out: Path, own: set[str], count: int, attributes: dict[str, o
         same = all(getattr(header, name) == attributes[name] for name in names)
         if not same or header.count != count:
             raise _there_already(out)
-    if others and not own and all((_rows(path)["status"] <= Status.FLAT).all() for path in others):
+    if (
+        others
+        and not own
+        and all((read_rows(path)["status"] <= Status.FLAT).all() for path in others)
+    ):
         raise _there_already(out)
 
 
@@ -339,7 +338,7 @@ def _refuse_other_masks(draft: Path, out: Path) -> None:
     for path in shard_paths(draft):
         if not (out / path.name).exists():
             continue
-        old, new = _rows(out / path.name), _rows(path)
+        old, new = read_rows(out / path.name), read_rows(path)
         masked = old["status"] <= Status.FLAT
         for name in ("status", "mask_size", "image_size", "checks"):
             if not np.array_equal(old.get(name, new[name] + 1)[masked], new[name][masked]):

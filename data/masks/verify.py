@@ -12,17 +12,13 @@ import numpy as np
 from data.errors import UserError, as_sentence
 from data.images.listing import list_images
 from data.keys import Keys
-from data.masks.apart import Alive, done_apart
 from data.masks.format import (
     INDEX_NAME,
-    Locked,
     ShardHeader,
     Status,
     content_digest,
-    open_shard,
     own_columns,
     read_header,
-    reading,
     shard_paths,
 )
 from data.masks.index import (
@@ -33,6 +29,7 @@ from data.masks.index import (
     scan,
     set_problems,
 )
+from data.masks.opening import Alive, Locked, done_apart, open_shard, reading
 from data.processes import usable_cores
 
 

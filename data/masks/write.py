@@ -24,7 +24,7 @@ from data.masks.format import (
     create_masks,
     file_in_memory,
 )
-from data.masks.seal import write_sealed
+from data.masks.opening import write_sealed
 
 
 class Chunk(NamedTuple):

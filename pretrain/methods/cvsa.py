@@ -105,8 +105,7 @@ class CVSA(MoCo):
 
     @classmethod
     def build(cls, settings: Settings, sizes: Sizes) -> CVSA:
-        encoder = MapEncoder(settings.arch, settings.method)
-        with_init(encoder, settings)
+        encoder = with_init(MapEncoder(settings.arch, settings.method), settings)
         return cls(encoder, settings.method, settings.seed)
 
     def forward(self, views: Views, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

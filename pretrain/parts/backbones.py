@@ -138,7 +138,7 @@ class ResNet50w2(ResNet):
     the stem, the bottlenecks and their outputs are doubled. Names as torchvision's `resnet50`.
     """
 
-    def __init__(self, num_classes: int = 1000) -> None:
+    def __init__(self) -> None:
         nn.Module.__init__(self)
         # the attributes that ResNet._make_layer and ResNet.forward rely on
         self._norm_layer = nn.BatchNorm2d
@@ -152,7 +152,7 @@ class ResNet50w2(ResNet):
         self.layer3 = self._make_layer(Bottleneck, 512, 6, stride=2)
         self.layer4 = self._make_layer(Bottleneck, 1024, 3, stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
-        self.fc = nn.Linear(1024 * Bottleneck.expansion, num_classes)
+        self.fc = nn.Linear(1024 * Bottleneck.expansion, 1000)
         _initialise(self)
 
 

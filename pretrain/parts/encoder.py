@@ -62,10 +62,14 @@ class Encoder(nn.Module):
         return functional.normalize(self.head(self.backbone(images)).float(), dim=1)
 
 
+def _new_encoder(settings: Settings) -> Encoder:
+    s = settings.method
+    return Encoder(settings.arch, s.dim, s.mlp, s.head_norm)
+
+
 def build_encoder(settings: Settings) -> Encoder:
     """Return the encoder of the settings, its backbone's weights read from `init` where given."""
-    s = settings.method
-    return with_init(Encoder(settings.arch, s.dim, s.mlp, s.head_norm), settings)
+    return with_init(_new_encoder(settings), settings)
 
 
 def with_init(network: nn.Module, settings: Settings) -> nn.Module:
@@ -77,8 +81,7 @@ def with_init(network: nn.Module, settings: Settings) -> nn.Module:
 
 def check_encoder(settings: Settings, sizes: Sizes) -> None:
     """Refuse views too small for the encoder; see `check_network`."""
-    s = settings.method
-    check_network(settings, lambda: Encoder(settings.arch, s.dim, s.mlp, s.head_norm), sizes.group)
+    check_network(settings, lambda: _new_encoder(settings), sizes.group)
 
 
 def check_network(settings: Settings, build: Callable[[], nn.Module], images: int) -> None:

@@ -36,9 +36,8 @@ from pretrain.views.draws import (
     uniforms,
 )
 from pretrain.views.mask_rows import MISSING, MaskRows
-from pretrain.views.placement import Placement, random_frame
 from pretrain.views.recipes import PasteSettings, ViewRecipe
-from pretrain.views.swaps import Numbers, Swaps, own_background
+from pretrain.views.swaps import Numbers, Placement, Swaps, own_background, random_frame
 
 Batch = dict[str, torch.Tensor | list[str] | int]
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from data.keys import Keys
 from data.masks.format import Status
-from data.masks.poor import coverage as share_covered
 from data.masks.read import MaskShards
+from data.masks.summary import coverage as share_covered
 
 FLAT = -1  # the image has a mask, but nothing stands out in it
 POOR = -3  # its mask covers less or more of it than is to be pasted

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -11,7 +11,7 @@ import torch
 
 from data.errors import UserError
 from data.images.decode import UnreadableImage, decode
-from data.images.listing import key_path, list_images
+from data.images.listing import by_stem, key_path, list_images
 from data.loading import Request, as_tensor
 from saliency.basnet.preprocess import normalise, resize_image
 
@@ -46,16 +46,8 @@ def list_pairs(
 
 def _by_name(folder: str | os.PathLike) -> dict[str, str]:
     """The paths of a folder's pictures by key without the extension."""
-    paths: dict[str, str] = {}
-    for key in list_images(folder):
-        name = str(PurePosixPath(key).with_suffix(""))
-        if name in paths:
-            raise UserError(
-                f"{os.fspath(folder)!r} holds two files named {name!r} that differ in the "
-                "extension only; remove one of them."
-            )
-        paths[name] = key_path(folder, key)
-    return paths
+    names = by_stem(folder, list_images(folder))
+    return {name: key_path(folder, key) for name, key in names.items()}
 
 
 def _check_partners(
@@ -79,14 +71,6 @@ def _duts_folders(root: Path, argument: str) -> tuple[Path, Path]:
         f"{argument} {os.fspath(root)!r} has no folders <name>-Image and <name>-Mask as DUTS has; "
         f"name the folder of ground truth with {option}."
     )
-
-
-def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """Decode a photograph, uint8 (h, w, 3), and its ground truth, uint8 (h, w).
-
-    UserError: a file cannot be decoded.
-    """
-    return read_image(pair), read_truth(pair)
 
 
 def read_image(pair: Pair) -> np.ndarray:

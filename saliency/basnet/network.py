@@ -1,5 +1,7 @@
 """BASNet, the boundary-aware salient object detector of Qin et al. (CVPR 2019).
 
+The attribute names are those of the published checkpoint; a state_dict fits only with them.
+
 References
 ----------
 .. [1] X. Qin, Z. Zhang, C. Huang, C. Gao, M. Dehghan, M. Jagersand. "BASNet: Boundary-Aware
@@ -11,13 +13,86 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from saliency.basnet.blocks import (
-    ConvolutionStages,
-    Refinement,
-    downsample,
-    residual_stage,
-    resize,
-)
+
+def residual_stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+    """A stage of ResNet-34 (He et al. 2016), initialised as torchvision does."""
+    shortcut = None
+    if stride != 1 or inputs != outputs:
+        shortcut = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+        )
+    stage = nn.Sequential(
+        BasicBlock(inputs, outputs, stride, shortcut),
+        *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)),
+    )
+    for module in stage.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return stage
+
+
+def resize(x: Tensor, like: Tensor) -> Tensor:
+    """Bilinear resize of (N, C, h, w) to the height and width of `like`."""
+    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def downsample(x: Tensor) -> Tensor:
+    """2x2 max-pool of (N, C, h, w); an odd row or column at the end keeps a cell of its own."""
+    return F.max_pool2d(x, 2, ceil_mode=True)
+
+
+class ConvolutionStages(nn.Module):
+    """A module whose convolution-norm-ReLU layers lie flat in it as `conv<name>` and `bn<name>`.
+
+    The published checkpoint has no nesting below the network, so a layer is looked up by its name.
+    """
+
+    def add(self, name: str, inputs: int, outputs: int, dilation: int = 1) -> None:
+        """Register a 3x3 convolution with bias and its batch norm."""
+        convolution = nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation)
+        self.add_module(f"conv{name}", convolution)
+        self.add_module(f"bn{name}", nn.BatchNorm2d(outputs))
+
+    def layer(self, name: str, x: Tensor) -> Tensor:
+        """ReLU(batch norm(convolution)) by the name given to `add`."""
+        return F.relu(getattr(self, f"bn{name}")(getattr(self, f"conv{name}")(x)), inplace=True)
+
+    def stage(self, name: str, x: Tensor) -> Tensor:
+        """The three layers `<name>_1`, `<name>_m` and `<name>_2`, one after the other."""
+        for part in ("1", "m", "2"):
+            x = self.layer(f"{name}_{part}", x)
+        return x
+
+
+class Refinement(ConvolutionStages):
+    """The residual refinement module (section 3.3): a small U-Net that corrects the coarse logits.
+
+    channels : width of every layer; 64 as published.
+    """
+
+    def __init__(self, channels: int = 64) -> None:
+        super().__init__()
+        self.conv0 = nn.Conv2d(1, channels, 3, padding=1)
+        for level in range(1, 6):
+            self.add(str(level), channels, channels)
+        for level in range(4, 0, -1):
+            self.add(f"_d{level}", 2 * channels, channels)
+        self.conv_d0 = nn.Conv2d(channels, 1, 3, padding=1)
+
+    def forward(self, coarse: Tensor) -> Tensor:
+        """Coarse logits (N, 1, H, W) to refined logits (N, 1, H, W)."""
+        x = self.conv0(coarse)
+        skips = []
+        for level in range(1, 5):
+            x = self.layer(str(level), x)
+            skips.append(x)
+            x = downsample(x)
+        x = self.layer("5", x)
+        for level in range(4, 0, -1):
+            skip = skips.pop()
+            x = self.layer(f"_d{level}", torch.cat([resize(x, skip), skip], dim=1))
+        return coarse + self.conv_d0(x)
+
 
 OUTPUTS = ("refined", "d1", "d2", "d3", "d4", "d5", "d6", "bridge")
 
@@ -28,8 +103,8 @@ class BASNet(ConvolutionStages):
     With ``width=1`` it has 87,060,360 parameters and exactly the keys and shapes of the published
     ``basnet.pth``.
 
-    width : multiplies every number of channels; 1 is the published network. ``1 / 8`` trains on a
-        CPU.
+    width : multiplies every number of channels, 1/64 or more; 1 is the published network. ``1 / 8``
+        trains on a CPU.
 
     Any height and width from 32 up is accepted; the published network takes multiples of 32, for
     which the two agree.
@@ -37,7 +112,7 @@ class BASNet(ConvolutionStages):
 
     def __init__(self, width: float = 1.0) -> None:
         super().__init__()
-        c = base_channels(width)  # 64 as published
+        c = round(64 * width)  # channels of the first stage, 64 as published
         self.inconv = nn.Conv2d(3, c, 3, padding=1)
         self.inbn = nn.BatchNorm2d(c)
         self.encoder1 = residual_stage(c, c, blocks=3, stride=1)
@@ -101,11 +176,3 @@ class BASNet(ConvolutionStages):
         Only the first is the prediction.
         """
         return tuple(torch.sigmoid(logits) for logits in self.logits(x))
-
-
-def base_channels(width: float) -> int:
-    """The channels of the first stage for a width multiplier; 64 for 1."""
-    channels = round(64 * width)
-    if channels < 1:
-        raise ValueError(f"width {width} leaves no channels; use 1/64 or more.")
-    return channels

@@ -20,11 +20,10 @@ from data.schedule import learning_rate
 from saliency.basnet.dataset import Pair, TrainingPairs
 from saliency.basnet.loss import hybrid_loss, robust_loss
 from saliency.basnet.network import BASNet
-from saliency.basnet.pictures import plot_history, plot_predictions
 from saliency.basnet.predict import Predictor
 from saliency.basnet.selftaught import SETTLED, Labels, SelfTaught
 from saliency.basnet.settings import Settings
-from saliency.basnet.validation import validate
+from saliency.basnet.validation import plot_history, plot_predictions, validate
 
 _SHOWN = 8  # photographs in a sheet of predictions
 _VALIDATION_BATCH = 16

@@ -21,12 +21,12 @@ METHODS: dict[str, Method] = {
     "onnx": Method(
         "saliency.methods.onnx",
         "any network in an ONNX file: U2-Net, IS-Net, BiRefNet, yours",
-        "saliency.normalisation:ForeignSettings",
+        "saliency.methods.protocol:ForeignSettings",
     ),
     "exported": Method(
         "saliency.methods.exported",
         "any network in an archive of torch.export.save; options as of onnx",
-        "saliency.normalisation:ForeignSettings",
+        "saliency.methods.protocol:ForeignSettings",
     ),
     "cam": Method(
         "saliency.methods.cam",

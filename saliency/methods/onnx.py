@@ -19,7 +19,7 @@ import torch
 from data.errors import UserError
 from data.keys import Keys
 from saliency.foreign import ForeignNetwork, Opened
-from saliency.normalisation import ForeignSettings
+from saliency.methods.protocol import ForeignSettings
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,10 +12,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from data.cli import main
+from data.cli import GalleryOptions, choose, main
 from data.masks.format import shard_name
 from data.masks.read import MaskShards
-from data.pictures_cli import GalleryOptions, choose
 
 ODD = os.fsdecode(b"\xff \n'x.png")
 
@@ -219,7 +218,7 @@ def test_export_and_import(run, out):
     assert "already" in text
     for option in ("--max-side", "--shard-size"):
         arguments = ["--images", out / "images", option, "-1", "--overwrite"]
-        assert f"{option} -1" in run("import", out / "png", out / "new", *arguments, code=2)
+        assert f"{option} is -1" in run("import", out / "png", out / "new", *arguments, code=2)
 
 
 @pytest.mark.parametrize("command", ["info", "verify", "index", "export"])

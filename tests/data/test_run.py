@@ -15,27 +15,35 @@ from data import run as checkpoint
 from data.errors import UserError
 
 
+def save(folder, *arguments, **options):
+    return checkpoint.Run(folder, checkpoints=".").save(*arguments, **options)
+
+
+def newest(folder, holding=()):
+    return checkpoint.Run(folder, checkpoints=".").newest(holding, lambda sentence: None)
+
+
 def state(step: int) -> dict:
     return {"weights": torch.full((1000,), float(step)), "step": step, "names": ["a", "b"]}
 
 
 def test_round_trip_and_names(tmp_path):
-    path = checkpoint.save(tmp_path / "new", 12, state(12))
+    path = save(tmp_path / "new", 12, state(12))
     assert path.name == "checkpoint-00000012.pt"
-    found = checkpoint.load_newest(tmp_path / "new")
+    found = newest(tmp_path / "new")
     assert (found.step, found.path, found.damaged) == (12, path, [])
     assert torch.equal(found.state["weights"], state(12)["weights"])
     assert found.state["names"] == ["a", "b"]
 
 
 def test_nothing_there(tmp_path):
-    assert checkpoint.load_newest(tmp_path / "absent") is None
-    assert checkpoint.load_newest(tmp_path) is None
+    assert newest(tmp_path / "absent") is None
+    assert newest(tmp_path) is None
 
 
 def test_keeps_the_newest(tmp_path):
     for step in (1, 2, 30, 4_000_000_000):
-        checkpoint.save(tmp_path, step, state(step), keep=2)
+        save(tmp_path, step, state(step), keep=2)
     assert [step for step, _ in checkpoint.checkpoints(tmp_path)] == [30, 4_000_000_000]
 
 
@@ -75,22 +83,22 @@ def broken_pickle(path, position=40):
 
 def test_a_pickle_damaged_anywhere_falls_back(tmp_path):
     """With every CRC right; what PyTorch raises then is of a dozen kinds."""
-    checkpoint.save(tmp_path, 1, state(1))
-    last = checkpoint.save(tmp_path, 2, state(2))
+    save(tmp_path, 1, state(1))
+    last = save(tmp_path, 2, state(2))
     whole, fallen_back = last.read_bytes(), 0
     for position in range(2, 120, 2):
         last.write_bytes(whole)
         broken_pickle(last, position)
-        fallen_back += checkpoint.load_newest(tmp_path).step == 1
+        fallen_back += newest(tmp_path).step == 1
     assert fallen_back > 40  # where a name is changed it is another state, and nobody can tell
 
 
 @pytest.mark.parametrize("harm", [flip_a_bit, truncate, empty, garbage, a_folder])
 def test_damaged_last_falls_back(tmp_path, harm):
-    checkpoint.save(tmp_path, 1, state(1))
-    last = checkpoint.save(tmp_path, 2, state(2))
+    save(tmp_path, 1, state(1))
+    last = save(tmp_path, 2, state(2))
     harm(last)
-    found = checkpoint.load_newest(tmp_path)
+    found = newest(tmp_path)
     assert found.step == 1 and found.state["step"] == 1
     ((path, reason),) = found.damaged
     assert path == last and ("damaged" in reason or reason == "Is a directory")
@@ -102,22 +110,22 @@ def test_only_its_own_temporary_files_are_removed(tmp_path):
     (tmp_path / "notes.tmp").write_text("mine")
     forsaken = tmp_path / ".checkpoint-00000001.pt.0a1b2c3d.tmp"
     forsaken.write_bytes(b"half")
-    checkpoint.save(tmp_path, 2, state(2))
+    save(tmp_path, 2, state(2))
     assert (tmp_path / "notes.tmp").exists() and not forsaken.exists()
 
 
 def test_all_damaged(tmp_path):
     for step in (1, 2):
-        flip_a_bit(checkpoint.save(tmp_path, step, state(step), keep=5))
+        flip_a_bit(save(tmp_path, step, state(step), keep=5))
     with pytest.raises(UserError, match=r"none of the 2 checkpoints .* is sound"):
-        checkpoint.load_newest(tmp_path)
+        newest(tmp_path)
 
 
 def test_one_of_another_program_falls_back(tmp_path):
-    checkpoint.save(tmp_path, 1, state(1))
+    save(tmp_path, 1, state(1))
     for step, theirs in [(2, {"state_dict": {}}), (3, torch.zeros(3))]:
-        checkpoint.save(tmp_path, step, theirs, keep=5)
-    found = checkpoint.load_newest(tmp_path, holding=("step",))
+        save(tmp_path, step, theirs, keep=5)
+    found = newest(tmp_path, holding=("step",))
     assert found.step == 1
     assert [path.name for path, _ in found.damaged] == [
         "checkpoint-00000003.pt",
@@ -125,7 +133,7 @@ def test_one_of_another_program_falls_back(tmp_path):
     ]
     assert "holds no 'step'" in found.damaged[0][1]
     with pytest.raises(UserError, match=r"none of the 3 checkpoints .* is sound .*'nobody'"):
-        checkpoint.load_newest(tmp_path, holding=("nobody",))
+        newest(tmp_path, holding=("nobody",))
 
 
 class Evil:
@@ -153,11 +161,11 @@ def test_missing_file_is_named(tmp_path):
 def test_killed_while_writing_leaves_the_earlier_one(tmp_path):
     program = f"""
 import torch
-from data import run as checkpoint
-step = 0
+from data.run import Run
+run, step = Run({str(tmp_path)!r}, checkpoints="."), 0
 while True:
     step += 1
-    checkpoint.save({str(tmp_path)!r}, step, {{"step": step, "x": torch.full((2_000_000,), step)}})
+    run.save(step, {{"step": step, "x": torch.full((2_000_000,), step)}})
 """
     for wait in (0.0, 0.03, 0.07):
         process = subprocess.Popen([sys.executable, "-c", program])
@@ -166,8 +174,8 @@ while True:
         time.sleep(wait)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        found = checkpoint.load_newest(tmp_path)
+        found = newest(tmp_path)
         assert found.damaged == []
         assert found.step == found.state["step"] == int(found.state["x"][-1])
-    checkpoint.save(tmp_path, found.step + 1, state(1))
+    save(tmp_path, found.step + 1, state(1))
     assert not list(tmp_path.glob("*.tmp"))

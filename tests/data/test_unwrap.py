@@ -11,8 +11,7 @@ import torch
 import torchvision
 
 from data.errors import UserError
-from data.unwrap import network_in
-from data.weights import read_network, read_weights
+from data.weights import network_in, read_network, read_weights
 from evaluate.checkpoints import load_checkpoint
 
 

@@ -10,12 +10,12 @@ import torchvision
 from click.testing import CliRunner, Result
 from torch import nn
 
+from data.images.labels import Labelled
 from data.keys import Keys
 from data.masks.format import Status, shard_name
 from data.masks.write import ChunkEncoder, ShardWriter
 from evaluate.checkpoints import Checkpoint, Source
 from evaluate.cli import main
-from evaluate.labelled import Labelled
 from evaluate.models import Backbone, Features, Model
 from evaluate.options import NetworkOptions
 

@@ -7,9 +7,10 @@ import torch
 from torchvision.transforms import v2
 
 from data.images.decode import decode
+from data.images.labels import Labelled
 from data.keys import Keys
 from data.loading import Request
-from evaluate.labelled import Labelled, open_labelled
+from evaluate.labelled import open_labelled
 from evaluate.linear_training import TrainingImages, random_crop
 from evaluate.models import readable
 from evaluate.options import NetworkOptions

@@ -6,9 +6,9 @@ import torch
 import torchvision
 
 from data.errors import UserError
+from data.images.labels import Labelled
 from data.keys import Keys
 from evaluate.checkpoints import load_checkpoint
-from evaluate.labelled import Labelled
 from evaluate.models import Backbone
 
 

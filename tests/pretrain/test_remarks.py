@@ -3,7 +3,7 @@
 import torch
 
 from data.metrics import Metrics, read_metrics
-from pretrain.remarks import Remarks
+from pretrain.views.loader import Remarks
 
 
 def batch(unmoved=(0, 0), **lists):

@@ -15,11 +15,10 @@ from data.images.listing import list_images
 from data.masks.format import INDEX_NAME, Status, read_header, shard_name, shard_paths
 from data.masks.read import MaskShards
 from data.masks.write import ChunkEncoder
-from saliency import batch, rows
+from saliency import batch, workers
 from saliency.batch import Plan, make_shards
 from saliency.maps import choose, compute_maps
-from saliency.rows import Row, to_uint8
-from saliency.workers import Workers
+from saliency.workers import Row, Workers, to_uint8
 
 METHODS = ("rbd", "mc", "gs")
 
@@ -164,7 +163,7 @@ def decoded(monkeypatch) -> list[str]:
         names.append(os.path.basename(path))
         return open_image(path)
 
-    monkeypatch.setattr(rows, "open_image", count)
+    monkeypatch.setattr(workers, "open_image", count)
     return names
 
 
@@ -235,7 +234,7 @@ def stop_after(monkeypatch):
                 raise KeyboardInterrupt
             return open_image(path)
 
-        monkeypatch.setattr(rows, "open_image", count)
+        monkeypatch.setattr(workers, "open_image", count)
 
     return stop
 

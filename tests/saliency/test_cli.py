@@ -19,7 +19,7 @@ from data.masks.format import Status, read_header, shard_name
 from data.masks.read import MaskShards
 from data.masks.verify import verify
 from saliency.cli import main
-from saliency.rows import to_uint8
+from saliency.workers import to_uint8
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -153,7 +153,7 @@ def test_encoders_of_earlier_shards_are_let_go(tmp_path, monkeypatch):
     for number in range(9):
         side = 20 + number
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((side, side, 3), 99, np.uint8))
-    monkeypatch.setattr("saliency.device_stage.ChunkEncoder", Counted)
+    monkeypatch.setattr("saliency.workers.ChunkEncoder", Counted)
     make(tmp_path, tmp_path / "out", Brightness(4), shard_size=1, max_side=0)
     shards = MaskShards(tmp_path / "out")
     assert [shards.read(key).shape[0] for key in shards.keys] == list(range(20, 29))

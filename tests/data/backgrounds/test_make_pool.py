@@ -12,8 +12,14 @@ import skimage.data
 from click.testing import CliRunner
 from PIL import Image
 
-from data.backgrounds.make_pool import PoolSettings, build_pool, quiet_square
-from data.backgrounds.pool import POOL_FORMAT, POOL_VERSION, BackgroundPool
+from data.backgrounds.pool import (
+    POOL_FORMAT,
+    POOL_VERSION,
+    BackgroundPool,
+    PoolSettings,
+    build_pool,
+    quiet_square,
+)
 from data.cli import main
 from data.errors import UserError
 from tests.pretrain.mask_samples import write_masks

@@ -50,7 +50,7 @@ def test_textures_are_read_from_any_depth_and_cached_within_bounds(textures):
     levels = [int(source.read(i)[0, 0, 0]) for i in range(5)]
     assert sorted(levels) == [0, 10, 20, 30, 40]
     assert [int(source.read(i)[0, 0, 0]) for i in range(5)] == levels
-    assert len(source._cache) == 2
+    assert len(source.kept._pictures) == 2
     assert source.read(4) is source.read(4)
     assert (pickle.loads(pickle.dumps(source)).read(3) == source.read(3)).all()
 

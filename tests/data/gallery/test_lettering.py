@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.gallery.lettering import load_font, wrap
+from data.gallery.png import load_font, wrap
 
 FONT = load_font(10)
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from data.images.decode import open_image
-from data.images.remarks import remarks_caught
+from data.images.limits import remarks_caught
 
 EXIF = Image.Exif()
 EXIF[274] = 6

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from data.errors import UserError
-from data.masks.apart import done_apart
-from data.masks.format import Locked, shard_name
+from data.masks.format import shard_name
 from data.masks.index import build_index, load_index
+from data.masks.opening import Locked, done_apart
 from data.masks.read import MaskShards
 from data.masks.verify import verify
 
@@ -192,7 +192,7 @@ def test_a_process_that_fails_is_a_text(jobs):
 @pytest.fixture
 def without_end(tmp_path, write_shards, masks, monkeypatch):
     """Shards without a seal, one with zeros in the heap of its texts, on which HDF5 never ends."""
-    monkeypatch.setattr("data.masks.apart.done_apart.__defaults__", (1, 60, 1))
+    monkeypatch.setattr("data.masks.opening.done_apart.__defaults__", (1, 60, 1))
     write_shards(tmp_path, masks, size=4, index=False)
     path = tmp_path / shard_name(1)
     with h5py.File(path, "r+"):
@@ -239,7 +239,7 @@ def test_shards_without_a_seal_are_read_in_loading_processes(
     with MaskShards(tmp_path) as shards:
         assert [int(total) for total in loader] == [int(shards.read(i).sum()) for i in range(11)]
     looked = []
-    monkeypatch.setattr("data.masks.format.done_apart", lambda *_: looked.append(1))
+    monkeypatch.setattr("data.masks.opening.done_apart", lambda *_: looked.append(1))
     assert len(MaskShards(tmp_path)) == 11 and not looked  # once is enough
 
 

@@ -5,14 +5,8 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
-from data.masks.format import (
-    Status,
-    open_shard,
-    read_header,
-    shard_name,
-    software_versions,
-    status_of,
-)
+from data.masks.format import Status, read_header, shard_name, software_versions, status_of
+from data.masks.opening import open_shard
 
 
 def test_header(tmp_path, write_shards, masks):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data.masks.poor import RAGGED, coverage, raggedness, why_poor
+from data.masks.summary import RAGGED, coverage, raggedness, why_poor
 
 
 def squares(count: int) -> np.ndarray:

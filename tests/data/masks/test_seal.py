@@ -10,8 +10,8 @@ import pytest
 from data.errors import UserError
 from data.masks.format import shard_name
 from data.masks.index import load_index
+from data.masks.opening import broken_seal
 from data.masks.read import MaskShards
-from data.masks.seal import broken_seal
 from data.masks.verify import verify
 
 

@@ -7,9 +7,8 @@ import pytest
 
 from data.errors import UserError
 from data.masks.format import shard_name
-from data.masks.poor import why_poor
 from data.masks.read import MaskShards
-from data.masks.summary import as_table, summarise
+from data.masks.summary import as_table, summarise, why_poor
 
 
 def test_figures(tmp_path, write_shards, masks):

@@ -11,12 +11,14 @@ from PIL import Image
 
 from data.errors import UserError
 from data.keys import Keys
+from data.masks import transfer
 from data.masks.format import Status, shard_name
 from data.masks.index import load_index
 from data.masks.read import MaskShards
-from data.masks.transfer import export_masks, import_masks
+from data.masks.transfer import ImportSettings, export_masks
 from data.masks.verify import verify
 from data.masks.write import ChunkEncoder, ShardWriter
+from data.options import build, option_name
 
 
 @pytest.fixture
@@ -35,6 +37,11 @@ def save(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
         Image.fromarray(array).save(file, "PNG")
+
+
+def import_masks(folder, out, images, overwrite=False, **options):
+    settings = build(ImportSettings, {"images": images, **options}, label=option_name)
+    return transfer.import_masks(folder, out, settings, overwrite)
 
 
 def a_mask(seed=0, shape=(40, 60)):
@@ -232,7 +239,7 @@ def test_the_old_shards_stay_until_the_new_ones_are_complete(
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     arguments = (tmp_path / "masks", out, images)
     for name, value in (("max_side", 65536), ("max_side", -1), ("shard_size", 0)):
-        with pytest.raises(UserError, match=f"--{name.replace('_', '-')} {value} is"):
+        with pytest.raises(UserError, match=f"--{name.replace('_', '-')} is {value};"):
             import_masks(*arguments, overwrite=True, **{name: value})
 
     def interrupt(path):
@@ -269,7 +276,8 @@ if where == "read_mask":
     transfer.read_mask = killed(transfer.read_mask)
 else:
     os.replace = killed(os.replace)
-transfer.import_masks(*sys.argv[3:6], shard_size=1, overwrite=sys.argv[6] == "True")
+settings = transfer.ImportSettings(images=sys.argv[5], shard_size=1)
+transfer.import_masks(*sys.argv[3:5], settings, overwrite=sys.argv[6] == "True")
 """
 
 

@@ -11,8 +11,15 @@ from torchvision.ops.poolers import LevelMapper
 
 from data.errors import UserError
 from evaluate.checkpoints import Checkpoint, Source
-from evaluate.detection.detectors import build_c4, build_detector, build_fpn
-from evaluate.detection.parts import AlignedPool, Anchors, box_losses, mask_targets
+from evaluate.detection.detectors import (
+    AlignedPool,
+    Anchors,
+    box_losses,
+    build_c4,
+    build_detector,
+    build_fpn,
+    mask_targets,
+)
 from evaluate.detection.settings import build_settings, rule
 from pretrain.parts.backbones import build_backbone
 from pretrain.parts.pyramid import box_head, pyramid, state

@@ -10,9 +10,8 @@ import pytest
 
 from evaluate.detection.annotated import Detections
 from evaluate.detection.coco import draw_outline, encode_mask, read_coco
-from evaluate.detection.scores import detections_of, results_of, score_coco, score_voc
+from evaluate.detection.scores import detections_of, results_of, score_class, score_coco, score_voc
 from evaluate.detection.voc import read_voc
-from evaluate.detection.voc_ap import score_class
 
 
 def truth_as_detections(images, move=0.0):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evaluate.detection.annotated import Detections, Objects
-from evaluate.detection.voc_ap import THRESHOLDS, eleven_points, score_class, under_curve
+from evaluate.detection.scores import THRESHOLDS, eleven_points, score_class, under_curve
 
 
 def truth(*boxes, label=1, difficult=()):

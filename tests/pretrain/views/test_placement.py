@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from data.backgrounds.partner import object_free, salient_box, tight_box
-from pretrain.views.draws import draw_view, later_uniforms, uniforms
-from pretrain.views.object_crop import object_crop
-from pretrain.views.placement import Placement, in_place_of, random_frame, showing
+from pretrain.views.draws import draw_view, later_uniforms, object_crop, uniforms
 from pretrain.views.recipes import ViewRecipe
+from pretrain.views.swaps import Placement, in_place_of, random_frame, showing
 from tests.pretrain.mask_samples import soft_mask
 
 

@@ -18,8 +18,8 @@ from pretrain.views.augment import DeviceAugment
 from pretrain.views.copy_paste import CopyPaste
 from pretrain.views.draws import COLUMN, draw_view, later_uniforms, uniforms
 from pretrain.views.loader import build_loader
-from pretrain.views.placement import random_frame, showing
 from pretrain.views.recipes import PasteSettings, ViewRecipe
+from pretrain.views.swaps import random_frame, showing
 from tests.pretrain.mask_samples import write_masks
 
 SIZE, SEED = 120, 5  # large enough that no image is reduced while it is decoded

@@ -22,7 +22,7 @@ from data.masks.precision_recall import normalise
 from data.metrics import read_metrics
 from data.run import checkpoints
 from saliency.basnet import BASNet, Predictor, load_basnet
-from saliency.basnet.dataset import TrainingPairs, list_pairs, read_pair
+from saliency.basnet.dataset import TrainingPairs, list_pairs, read_image, read_truth
 from saliency.basnet.train import main
 from saliency.basnet.validation import validate
 from saliency.basnet.weights import load_encoder
@@ -64,7 +64,7 @@ def test_duts_layout_and_any_two_folders_pair_alike(duts):
     pairs = list_pairs(duts)
     assert [pair.name for pair in pairs] == [f"{i:02d}" for i in range(14)]
     assert pairs == list_pairs(duts / "DUTS-TR-Image", duts / "DUTS-TR-Mask")
-    image, mask = read_pair(pairs[3])
+    image, mask = read_image(pairs[3]), read_truth(pairs[3])
     assert image.shape[:2] == mask.shape and set(np.unique(mask)) == {0, 255}
 
 
@@ -114,7 +114,7 @@ def test_validation_equals_the_benchmarks_definition(duts):
 
     precision, recall, error = [], [], []
     for pair in pairs:
-        image, mask = read_pair(pair)
+        image, mask = read_image(pair), read_truth(pair)
         saliency = np.rint(255 * next(predict([image], predictor, 32))).astype(np.uint8)
         level, truth = normalise(saliency), mask > 128
         chosen = [level >= t for t in range(256)]

@@ -15,7 +15,7 @@ from torchvision.ops import deform_conv2d
 from data.errors import UserError
 from data.masks.read import MaskShards
 from saliency.cli import main
-from saliency.exported import Program
+from saliency.methods.exported import Program
 
 OPTIONS = ("--method", "exported", "--device", "cpu", "--jobs", 1, "--max-failures", 1)
 

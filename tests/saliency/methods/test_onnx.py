@@ -14,7 +14,7 @@ from torch import nn
 from data.images import decode
 from data.masks.read import MaskShards
 from saliency.cli import main
-from saliency.normalisation import NORMALISATIONS
+from saliency.methods.protocol import NORMALISATIONS
 
 FLOATS = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16}
 OPTIONS = ("--method", "onnx", "--device", "cpu", "--jobs", 1, "--max-failures", 1)
