@@ -98,8 +98,7 @@ def phases(images: Path, keys: Keys, max_side: int) -> Stopwatch:
         image = watch("decode", decode, key_path(images, key), max_side).image
         h, w = image.shape[:2]
         side = max(3, int(np.sqrt(h * w / max(1, int(h * w / 600 + 0.5))) + 0.5))
-        tiles = slic._empty_tiles(h, w, np.float32)
-        watch("colour", slic._tiled, image, SPLIT, tiles)
+        tiles = watch("colour", slic._tiled, image, SPLIT, np.float32)
         watch("one pass", one_pass, tiles, h, w, side)
         watch("superpixels (RBD, GS)", slic.slic_split, image)
         graph = watch("superpixels and graph", RegionGraph.of, image)

@@ -148,5 +148,5 @@ def compile_kernels(chosen: Mapping[str, Chosen], say: Callable[[str], None] = p
     if compiled:
         compute_maps(sample, chosen)
     else:  # mostly Python code: Ctrl-C may end it
-        say("Compiling the kernels, once after installation (about 15 s) ...")
+        say("Compiling the kernels, once after installation (about 25 s) ...")
         compute_maps.__wrapped__(sample, chosen)

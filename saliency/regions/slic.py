@@ -78,12 +78,8 @@ def _seeds_epfl(h: int, w: int, step: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _rough(image, conversion, dtype, *how):
     """Return `_k_means` of an image, its colours converted and stored as the authors do."""
-    exact = _tiled(image, conversion, _empty_tiles(*image.shape[:2], dtype))
+    exact = _tiled(image, conversion, dtype)
     return _k_means(exact, exact.astype(np.float32, copy=False), *image.shape[:2], *how)
-
-
-def _empty_tiles(h: int, w: int, dtype: type) -> np.ndarray:
-    return _aligned(-(-h // _ROWS) * -(-w // _COLUMNS) * 3 * _TILE, dtype)
 
 
 @njit(cache=True)
@@ -95,10 +91,11 @@ def _aligned(size, dtype):
 
 
 @njit(cache=True)
-def _tiled(image, conversion, tiles):
-    """Fill (tiles, 3, _TILE), flat, with L, a and b of each pixel, tile by tile; 0 beyond."""
+def _tiled(image, conversion, dtype):
+    """Return L, a and b of each pixel, tile by tile, 0 beyond: (tiles, 3, _TILE), flat."""
     h, w, _ = image.shape
     columns = -(-w // _COLUMNS)
+    tiles = _aligned(-(-h // _ROWS) * columns * 3 * _TILE, dtype)
     row = np.zeros((3, columns * _COLUMNS))
     for y in range(-(-h // _ROWS) * _ROWS):
         if y < h:
@@ -135,8 +132,7 @@ def _k_means(exact, tiles, h, w, seed_x, seed_y, reach, spatial_weight, iteratio
     seeds = np.full((n + 1, 3 + down * _ROWS + across * _COLUMNS), np.inf, np.float32)
     seeds[n, :3] = 0  # a seed that is infinitely far from everything
     origin = np.full((n + 1, 3), 3)  # of each seed, where `seeds` would have row 0 and column 0
-    origin[:, 2] = 1
-    origin[n, 2] = 0
+    origin[:, 2] = np.arange(n + 1) < n
     first = np.empty(strips * columns + 1, np.int32)
     near = np.empty(n * down * across + first.size, np.int32)
     state = _aligned(3 * _TILE, np.float32)
@@ -333,8 +329,7 @@ def _decide(
                     dl = exact[pixel] - c[0]
                     da = exact[pixel + uintp(_TILE)] - c[1]
                     db = exact[pixel + uintp(2 * _TILE)] - c[2]
-                    dx = x - c[3]
-                    dy = y - c[4]
+                    dx, dy = x - c[3], y - c[4]
                     d = dl * dl + da * da + db * db + (dx * dx + dy * dy) * weight
                     if d < best:
                         best = d
@@ -379,15 +374,14 @@ def _add_all(total, exact, labels, at, top, left, h, w):
         i, stop = uintp(y * _COLUMNS), uintp(y * _COLUMNS + min(_COLUMNS, w - left))
         x = left
         while i < stop:
-            k, start = labels[at + i], x
+            k, start = uintp(labels[at + i]), x
             light, a, b = 0.0, 0.0, 0.0
-            while i < stop and labels[at + i] == k:
+            while i < stop and uintp(labels[at + i]) == k:
                 light += exact[uintp(3) * at + i]
                 a += exact[uintp(3) * at + i + uintp(_TILE)]
                 b += exact[uintp(3) * at + i + uintp(2 * _TILE)]
                 i += uintp(1)
                 x += 1
-            k = uintp(k)
             total[k, 0] += light
             total[k, 1] += a
             total[k, 2] += b
