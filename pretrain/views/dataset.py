@@ -295,29 +295,11 @@ class ViewDataset:
         return draws, unmoved
 
     def _read(self, epoch: int, index: int, replaced: list[tuple[int, str]]) -> _Read:
-        """Read an image, or for an unreadable one another, by (epoch, index).
-
-        A JPEG much larger than its views is reduced while it is decoded; its boxes are then moved
-        by less than a pixel of the view, so that masks and backgrounds still follow the same ones.
-        """
+        """Read an image, or for an unreadable one another, by (epoch, index)."""
         others: np.random.Generator | None = None
         for _ in range(REPLACEMENTS):
             try:
-                image = open_image(key_path(self.images, self.keys[index]))
-                mask = _MaskOnce(self, index, image.size)
-                draws, unmoved = self._draw(epoch, index, mask)
-                read = partial(_Read, index, image.size, mask)
-                boxes = [draw.box for draw in draws] + [draw.cut for draw in draws if draw.cut]
-                factor = reduction_for(boxes, self.recipe.image_size)
-                jpeg = image.jpeg() if self.keep_jpegs and factor == 1 else None
-                if jpeg is not None:
-                    return read(draws, unmoved, jpeg=jpeg)
-                pixels, factor = image.decode(factor)
-                if factor > 1:
-                    draws = [
-                        replace(draw, box=snap_box(draw.box, factor, image.size)) for draw in draws
-                    ]
-                return read(draws, unmoved, pixels, factor, remark=image.remark)
+                return self._read_image(epoch, index)
             except UnreadableImage as error:
                 replaced.append((index, str(error)))
             if others is None:
@@ -332,6 +314,26 @@ class ViewDataset:
             f"{REPLACEMENTS} images in a row in {os.fspath(self.images)!r} cannot be read, the "
             f"last of them {key!r} ({reason}); make the folder readable again."
         )
+
+    def _read_image(self, epoch: int, index: int) -> _Read:
+        """Read this image; what an unreadable one has taken is free before the next is opened.
+
+        A JPEG much larger than its views is reduced while it is decoded; its boxes are then moved
+        by less than a pixel of the view, so that masks and backgrounds still follow the same ones.
+        """
+        image = open_image(key_path(self.images, self.keys[index]))
+        mask = _MaskOnce(self, index, image.size)
+        draws, unmoved = self._draw(epoch, index, mask)
+        read = partial(_Read, index, image.size, mask)
+        boxes = [draw.box for draw in draws] + [draw.cut for draw in draws if draw.cut]
+        factor = reduction_for(boxes, self.recipe.image_size)
+        jpeg = image.jpeg() if self.keep_jpegs and factor == 1 else None
+        if jpeg is not None:
+            return read(draws, unmoved, jpeg=jpeg)
+        pixels, factor = image.decode(factor)
+        if factor > 1:
+            draws = [replace(draw, box=snap_box(draw.box, factor, image.size)) for draw in draws]
+        return read(draws, unmoved, pixels, factor, remark=image.remark)
 
     def missing(self, indices: np.ndarray) -> np.ndarray:
         """Return those of the images that have no mask."""
