@@ -124,8 +124,14 @@ def _fill(network: nn.Module, tensors: Mapping[str, Tensor], choice: str) -> str
 
 
 def head_of(network: nn.Module) -> nn.Linear:
-    """Return the last linear layer: the head, in all of torchvision's."""
-    return network.get_submodule(last_linear(network))
+    """Return the last linear layer: the head, in all of torchvision's. UserError: there is none."""
+    name = last_linear(network)
+    if name is None:
+        raise UserError(
+            f"a {type(network).__name__} has no linear head, which class-specific saliency needs; "
+            "give another --weights and --arch."
+        )
+    return network.get_submodule(name)
 
 
 def check_size(network: nn.Module, size: int) -> None:
