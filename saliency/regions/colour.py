@@ -4,8 +4,8 @@ All of them read gamma-encoded 8-bit RGB; L comes out in [0, 100], a and b withi
 differ in the decoding exponent, the white point and the precision. The published maps come out of
 these differences, so they are kept apart:
 
-* `lab_split`: what the SLIC of RBD and GS sees (`Rgb2Lab.h`: exponent 2.2, results in float32);
-* `lab_epfl`: what the SLIC of MC sees (the EPFL code: true sRGB, results in float64);
+* `SPLIT`: what the SLIC of RBD and GS sees (`Rgb2Lab.h`: exponent 2.2, results in float32);
+* `EPFL`: what the SLIC of MC sees (the EPFL code: true sRGB, results in float64);
 * `lab_of_means`: what distances between superpixels use (`colorspace.m`: Rec. 709 decoding).
 """
 
@@ -14,9 +14,8 @@ from numba import int32, njit, uintp
 
 _LEVELS = np.arange(256) / 255.0
 _KNEE = 0.008856  # CIE: below it, f is a straight line instead of the cube root
-_MAGIC = int32(
-    0x54A21D2A
-)  # 4/3 of the bits of 1.0 in float32, less a little to be right on average
+# 4/3 of the bits of 1.0 in float32, less a little to be right on average
+_MAGIC = int32(0x54A21D2A)
 
 # Each matrix row is divided by the white point, so that its product is the argument of f.
 _SPLIT_DECODE = np.where(_LEVELS > 0.04045, ((_LEVELS + 0.055) / 1.055) ** 2.2, _LEVELS / 12.92)
@@ -50,19 +49,6 @@ SPLIT = _SPLIT_DECODE, _SPLIT_MATRIX, 7.787, 16.0 / 116.0
 EPFL = _EPFL_DECODE, _EPFL_MATRIX, 7.787069, 0.137931
 
 
-def lab_split(image: np.ndarray) -> np.ndarray:
-    """Convert uint8 (H, W, 3) as the SLIC of RBD and GS does.
-
-    Returns float32 (3, H, W): L, a and b, as the authors store them.
-    """
-    return _lab(image, SPLIT, np.empty((3, *image.shape[:2]), np.float32))
-
-
-def lab_epfl(image: np.ndarray) -> np.ndarray:
-    """Convert as the SLIC of MC does, without rounding: float64 (3, H, W)."""
-    return _lab(image, EPFL, np.empty((3, *image.shape[:2])))
-
-
 def lab_of_means(rgb: np.ndarray, exponent: float = 1 / 0.45, scale: float = 255.0) -> np.ndarray:
     """Convert the mean colours of superpixels, as the distances between them want it.
 
@@ -81,16 +67,6 @@ def lab_of_means(rgb: np.ndarray, exponent: float = 1 / 0.45, scale: float = 255
     return np.stack(
         [116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1
     )
-
-
-@njit(cache=True)
-def _lab(image, conversion, lab):
-    h, w, _ = image.shape
-    row = np.empty((3, w))
-    for y in range(h):
-        lab_row(image, y, conversion, row)
-        lab[:, y] = row
-    return lab
 
 
 @njit(cache=True)

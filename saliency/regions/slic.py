@@ -27,8 +27,8 @@ _COMPACTNESS = 20.0
 _ROWS, _COLUMNS = 8, 16  # of a tile
 _TILE = _ROWS * _COLUMNS
 # Of two distances that are nearer than this, float64 decides. With L in [0, 100], a and b within
-# +-128, no sum in `_claim` reaches 2^17: each of its five roundings errs by 2^-8 at most, and those
-# of what goes into it by less than .01 together. That is below .03 a distance.
+# +-128, no sum in `_compete` reaches 2^17: each of its five roundings errs by 2^-8 at most, and
+# those of what goes into it by less than .01 together. That is below .03 a distance.
 _TOLERANCE = np.float32(1 / 16)
 
 

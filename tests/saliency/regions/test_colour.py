@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from skimage.color import rgb2lab
 
-from saliency.regions.colour import lab_epfl, lab_of_means, lab_split
+from saliency.regions.colour import lab_of_means
+from tests.saliency.regions.whole_images import lab_epfl, lab_split
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import pytest
 from scipy import ndimage
 
 from saliency.regions import slic
-from saliency.regions.colour import EPFL, SPLIT, lab_epfl, lab_split
+from saliency.regions.colour import EPFL, SPLIT
+from tests.saliency.regions.whole_images import lab_epfl, lab_split
 
 
 def plain_k_means(lab, seed_x, seed_y, reach, weight):
