@@ -52,7 +52,7 @@ COMMON: dict[str, object] = {
     "method": "moco", "arch": "resnet18", "recipe": "moco-v2", "schedule": "cosine", "mlp": True,
     "head_norm": True, "temperature": 0.2, "negatives": 512, "key_momentum": 0.99, "bn_groups": 2,
     "scale": [0.4, 1.0], "blur": 0.0, "batch_size": 32, "lr": 0.03, "lr_batch": "fixed",
-    "precision": "bfloat16", "knn_every": 0, "allow_missing_masks": True,
+    "precision": "native", "knn_every": 0, "allow_missing_masks": True,
 }  # fmt: skip
 UNTRAINED = "untrained"
 FIGURES = ("linear", "knn", "finetune", "pointing", "IoU", "true pointing", "true IoU")

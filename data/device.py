@@ -56,6 +56,15 @@ def _try_out(device: torch.device) -> None:
         ) from None
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a device computes in bfloat16; others emulate it, CPUs many times slower."""
+    if device.type == "cuda":  # `is_bf16_supported` says yes to those, too, that only emulate it
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
     """Return the dtype to autocast to, or None for float32.
 
@@ -67,9 +76,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
     if name == "auto":
         if device.type != "cuda":
             return None
-        # `is_bf16_supported` says yes to older ones too, which only emulate it.
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-        return torch.bfloat16 if native else torch.float16
+        return torch.bfloat16 if has_bfloat16(device) else torch.float16
     if name == "fp16" and device.type != "cuda":
         raise UserError(f"--precision fp16 needs a GPU, not {device}; use bf16 or float32.")
     return PRECISIONS[name]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from data.device import has_bfloat16
 from data.errors import UserError
 from pretrain.contract import Method, Sizes
 from pretrain.methods import load_method
@@ -17,6 +18,8 @@ from pretrain.views.loader import Loader
 
 def in_bfloat16(settings: Settings, device: torch.device) -> bool:
     """Return whether the network computes in bfloat16 with these settings on this device."""
+    if settings.precision == "native":
+        return has_bfloat16(device)
     automatic = settings.precision == "auto" and device.type == "cuda"
     return settings.precision == "bfloat16" or automatic
 
@@ -83,6 +86,11 @@ def introduction(
         f"of {len(loader)} steps of {s.batch_size} on {here.size} x {here.device.type} "
         f"({precision}), {workers} loading processes."
     ]
+    if s.precision == "bfloat16" and not has_bfloat16(here.device):
+        lines.append(
+            f"This {here.device.type} only emulates bfloat16, which may be many times slower than "
+            "float32; precision = native takes bfloat16 where it is computed."
+        )
     if s.lr_batch != "fixed":
         lines.append(
             f"Learning rate {s.scaled_lr():g} = {s.lr:g} x {s.batch_size} / {s.lr_batch} "

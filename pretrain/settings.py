@@ -116,8 +116,10 @@ class Settings(Switches, PasteSettings):
     decode: Literal["workers", "device"] = setting(
         "workers", "who decodes JPEGs: the loading processes, or the device (CUDA: nvJPEG)"
     )
-    precision: Literal["auto", "float32", "bfloat16"] = setting(
-        "auto", "of the network's forward pass; auto: bfloat16 on CUDA, else float32"
+    precision: Literal["auto", "native", "float32", "bfloat16"] = setting(
+        "auto",
+        "of the network's forward pass; auto: bfloat16 on CUDA, else float32; native: also on CPUs "
+        "that compute in it",
     )
     channels_last: bool = setting(True, "memory layout of images and feature maps")
     compile: bool = setting(

@@ -9,7 +9,7 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.training.device import current_device
-from data.device import tune_cuda
+from data.device import has_bfloat16, tune_cuda
 from data.errors import UserError
 from data.files import replacing
 from data.images.labels import labels_from_folders
@@ -37,7 +37,7 @@ def train_supervised(
 ) -> None:
     """Train by cross-entropy on random crops and flips; write the backbone's state_dict.
 
-    SGD with momentum .9, weight decay 5e-4, a cosine from `lr`; bfloat16.
+    SGD with momentum .9, weight decay 5e-4, a cosine from `lr`; bfloat16 where the device has it.
 
     workers : loading processes; None: one a core for a GPU, and one beside a network on the CPU.
     """
@@ -80,7 +80,7 @@ def train_supervised(
                     if isinstance(value, torch.Tensor)
                 }
                 (views,) = augment(batch)
-                with torch.autocast(place.type, torch.bfloat16):
+                with torch.autocast(place.type, torch.bfloat16, enabled=has_bfloat16(place)):
                     loss = nn.functional.cross_entropy(model(views), batch["label"])
                 optimizer.zero_grad()
                 loss.backward()
