@@ -14,7 +14,9 @@ HERE = World(0, 1, 0, 1, CPU)
 
 
 def said(precision):
-    settings = build_settings({"precision": precision, "batch_size": 8, "method": "instdisc", "negatives": 4})
+    settings = build_settings(
+        {"precision": precision, "batch_size": 8, "method": "instdisc", "negatives": 4}
+    )
     sizes = check_sizes(settings, 16, 1)
     loader = type("Loader", (), {"masks": None, "__len__": lambda self: 2})()
     return "\n".join(introduction(settings, sizes, HERE, loader, 0, 0))
