@@ -151,6 +151,7 @@ class ViewDataset:
                 draw, names = self._write_negative(rows, epoch, read, parameters[row, 0])
                 skipped += names
                 parameters[row, views], crops[row, views] = draw.parameters, draw.box
+            del read  # a large image is free before the next one is opened
         batch["image"] = batch["image"][: count - len(kept)]
         arrays = {
             "index": shown,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from data.errors import UserError
+from data.images.decode import open_image
 from data.images.listing import list_images
 from data.masks import MaskedImages
 from data.masks.format import Status
@@ -55,6 +57,27 @@ def make(photographs, **changes):
         **changes,
     }
     return build_loader(photographs.images, photographs.masks, **settings)
+
+
+def test_an_image_is_free_before_the_next_is_opened(photographs, monkeypatch):
+    """Else a loading process holds two of the largest images that its limits allow."""
+    opened, decoded = open_image, []
+
+    def watched(path):
+        assert not any(pixels() is not None for pixels in decoded)
+        image = opened(path)
+        decode = image.decode
+
+        def kept(reduction):
+            pixels, factor = decode(reduction)
+            decoded.append(weakref.ref(pixels))
+            return pixels, factor
+
+        image.decode = kept
+        return image
+
+    monkeypatch.setattr("pretrain.views.dataset.open_image", watched)
+    assert len(batches(make(photographs))) == len(decoded) // 4 > 0
 
 
 def test_batch_has_the_documented_arrays(photographs):
