@@ -1,4 +1,4 @@
-"""Mutated images of every format and bombs through saliency-compute, and mutants through pretrain.
+"""Mutated images of every format, and bombs, through saliency-compute and pretrain.
 
     python -m benchmarks.reliability.images [--count 3600] [--pretrain 450] [--bombs]
 
@@ -232,7 +232,11 @@ def write_bombs(folder: Path) -> Path:
 
 
 def watched(line: list[str], seconds: float) -> tuple[int | None, str, int]:
-    """Run a command; return its exit code, None where it hangs, its words, and its workers' MB."""
+    """Run a command; return its exit code, None where it hangs, its words, and its workers' MB.
+
+    Without what is mapped of libraries' files, which all processes share: of a CUDA build of
+    PyTorch alone more than half a GB.
+    """
     process = subprocess.Popen(
         line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )
@@ -241,8 +245,8 @@ def watched(line: list[str], seconds: float) -> tuple[int | None, str, int]:
         for child in psutil.Process(process.pid).children(recursive=True):
             with contextlib.suppress(OSError):  # it has ended
                 facts = Path(f"/proc/{child.pid}/status").read_text()
-                highest = re.search(r"VmHWM:\s+(\d+)", facts)  # none of a zombie's
-                peak = max(peak, int(highest[1]) if highest else 0)
+                sizes = dict(re.findall(r"(VmHWM|RssFile):\s+(\d+)", facts))  # a zombie has none
+                peak = max(peak, int(sizes.get("VmHWM", 0)) - int(sizes.get("RssFile", 0)))
         time.sleep(0.05)
     hangs = process.poll() is None
     if hangs:
@@ -273,23 +277,23 @@ def through_saliency(what: str, images: Path, out: Path, options: dict, table: T
     table.note(f"{what}: time", f"{seconds:.0f} s with {jobs} workers")
 
 
-def through_pretrain(mutants: Path, folder: Path, options: dict, table: Table) -> None:
-    images = make_images(folder / "training/good", 150, 80, options["images"]).parent
-    rng = random.Random(options["seed"])
-    paths = sorted(path for path in mutants.rglob("*.*") if path.is_file())
-    for number, path in enumerate(rng.sample(paths, options["pretrain"])):
-        os.link(path, images / f"{number:04d}{path.suffix}")
-    line = command("pretrain", images, "--out", folder / "run", "--paste-probability", 0)
+def through_pretrain(what: str, paths: list[Path], out: Path, options: dict, table: Table) -> None:
+    """Train on odd images among 150 sound ones, by one loading process."""
+    images = make_images(out / "training/good", 150, 80, options["images"]).parent
+    for number, path in enumerate(paths):
+        (images / f"{number:04d}{path.suffix}").symlink_to(path.absolute())
+    line = command("pretrain", images, "--out", out / "run", "--paste-probability", 0)
     line += ["--arch", "resnet18", "--image-size", "32", "--batch-size", "32", "--epochs", "1"]
     line += ["--negatives", "64", "--workers", "1", "--device", "cpu", "--set", "knn_every=0"]
     code, said, peak = watched(line, options["seconds"])
     outcome = "HANG" if code is None else "TRACEBACK" if code or "Traceback" in said else ""
-    table.note("mutants through pretrain", outcome or "trained to its end", said[-600:])
+    table.note(f"{what} through pretrain", outcome or "trained to its end", said[-600:])
     if not outcome:
         told = [row for row in said.splitlines() if " images " in row and "  " in row[:2]]
-        steps = len(losses(folder / "run"))
-        table.note(f"mutants through pretrain: {steps} losses", "; ".join(r[:60] for r in told))
-        table.note("mutants through pretrain: memory", f"{peak} MB the largest worker")
+        steps = len(losses(out / "run"))
+        table.note(f"{what} through pretrain: {steps} losses", "; ".join(r[:60] for r in told))
+        told = f"{peak} MB the loading process"
+        table.note(f"{what} through pretrain: memory", "MEMORY" if peak > LIMIT_MB else told, told)
 
 
 @click.command()
@@ -307,11 +311,15 @@ def main(**options) -> None:
         if options["with_bombs"]:
             images = write_bombs(folder / "bombs")
             through_saliency("bombs", images, folder / "bombs-out", options, table)
+            paths = sorted(images.iterdir())
+            through_pretrain("bombs", paths, folder / "bombs-pretrain", options, table)
         if options["count"]:
             mutants = write_mutants(folder / "mutants", options["count"], options)
             through_saliency("mutants", mutants, folder / "mutants-out", options, table)
-            if options["pretrain"]:
-                through_pretrain(mutants, folder, options, table)
+            paths = sorted(path for path in mutants.rglob("*.*") if path.is_file())
+            paths = random.Random(options["seed"]).sample(paths, options["pretrain"])
+            if paths:
+                through_pretrain("mutants", paths, folder / "pretrain", options, table)
 
 
 if __name__ == "__main__":

@@ -113,13 +113,15 @@ class OpenImage:
     def _reduction(self, reduction: int, target: tuple[int, int]) -> int:
         """Return the reduction at which the image fits into memory; TooLarge where none does."""
         turned = orientation(self._image) != 1
+        plain = _is_plain(self._image, self._data)
+        reduction = reduction if plain else 1
         while True:
             scale = max(reduction, _draft_scale(self._image, target))
             try:
                 check_declared(self._image, self._data, scale, target, turned)
                 return reduction
             except TooLarge:
-                if scale >= 8 or not _is_plain(self._image, self._data):
+                if scale >= 8 or not plain:
                     raise
                 reduction *= 2
 

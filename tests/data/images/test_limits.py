@@ -113,6 +113,15 @@ def test_whole_images_count_as_what_they_become(tmp_path, monkeypatch):
     assert decode(tmp_path / "a.png", 400).image.shape == (400, 400, 3)
 
 
+@pytest.mark.parametrize("name, mode", [("a.png", "L"), ("a.jpg", "L"), ("a.tif", "1")])
+def test_an_image_that_cannot_be_reduced_counts_whole(tmp_path, monkeypatch, name, mode):
+    """Loaders ask for an eighth of a large image, and get all of most formats."""
+    monkeypatch.setattr(limits, "most_bytes", lambda: 30_000_000)
+    Image.new(mode, (3000, 3000)).save(tmp_path / name)
+    with pytest.raises(UnreadableImage, match=r"take 0.04 GB to decode, more than the limit"):
+        open_image(tmp_path / name).decode(8)
+
+
 def test_no_copy_of_a_whole_image_is_converted():
     image = Image.new("F", (2000, 2000))
     tracemalloc.start()
