@@ -33,13 +33,14 @@ from data.images.listing import key_path, list_images
 from data.masks.picture import read_mask
 from data.masks.read import MaskShards
 from demo.commands import run
-from pretrain.export import load_backbone
-from pretrain.parts.backbones import build_backbone
+from evaluate.checkpoints import load_checkpoint
 from pretrain.parts.pyramid import stage_maps
 from pretrain.settings import build_settings
 from pretrain.trainer import train
 
-ROWS: dict[str, dict[str, object]] = {
+UNTRAINED = "untrained"
+ROWS: dict[str, dict[str, object] | None] = {
+    UNTRAINED: None,
     "MoCo v2": {"paste_probability": 0.0},
     "+ grayscale paste": {"background": "grayscale"},
     "+ box swap": {"background": "box-swap", "paste_views": "first"},
@@ -54,7 +55,6 @@ COMMON: dict[str, object] = {
     "scale": [0.4, 1.0], "blur": 0.0, "batch_size": 32, "lr": 0.03, "lr_batch": "fixed",
     "precision": "native", "knn_every": 0, "allow_missing_masks": True,
 }  # fmt: skip
-UNTRAINED = "untrained"
 FIGURES = ("linear", "knn", "finetune", "pointing", "IoU", "true pointing", "true IoU")
 
 
@@ -133,9 +133,7 @@ def judge(
 def _located(
     checkpoint: str | Path, data: Path, masks: Path, size: int, limit: int, **true: Path | None
 ) -> dict[str, float]:
-    network = build_backbone("resnet18")
-    if Path(checkpoint).is_dir():
-        load_backbone(network, "resnet18", Path(checkpoint) / "backbone.pt")
+    network = load_checkpoint(checkpoint).model
     figures = located(network, data / "val", MaskShards(masks), None, 2 * size, limit)
     if true["photographs"] is not None:
         shards = MaskShards(true["rbd"])
@@ -168,11 +166,7 @@ def main(images, masks, out, true, size, epochs, seeds, finetuned, limit) -> Non
         data = split(images, out)
         options = dict(zip(("photographs", "rbd", "truth"), true, strict=True))
         options |= {"limit": limit, "finetuned": finetuned}
-        torch.manual_seed(0)
         figures = defaultdict(list)
-        figures[UNTRAINED].append(
-            judge("random:resnet18", data, masks, out / "probes" / UNTRAINED, size, **options)
-        )
         for seed in range(seeds):
             for name, row in ROWS.items():
                 folder = out / "runs" / f"{name.strip('+ ').replace(' ', '-')}-{seed}"
@@ -180,12 +174,13 @@ def main(images, masks, out, true, size, epochs, seeds, finetuned, limit) -> Non
                     "images": str(data / "train"), "masks": str(masks), "image_size": size,
                     "epochs": epochs, "seed": seed, "device": "cpu", "workers": 0,
                 }  # fmt: skip
-                if not (folder / "backbone.pt").exists():
+                if row is not None and not (folder / "backbone.pt").exists():
                     train(build_settings(COMMON, row, given), folder, resume=True)
-                if not (folder / "backbone.pt").exists():
-                    raise UserError("stopped; the same command goes on.")
+                    if not (folder / "backbone.pt").exists():
+                        raise UserError("stopped; the same command goes on.")
+                checkpoint = f"random:resnet18#{seed}" if row is None else folder
                 probes = out / "probes" / folder.name
-                figures[name].append(judge(folder, data, masks, probes, size, **options))
+                figures[name].append(judge(checkpoint, data, masks, probes, size, **options))
                 print(table(figures, epochs, size), flush=True)
 
 
