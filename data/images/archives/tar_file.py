@@ -39,3 +39,14 @@ def _members(file: IO[bytes], folder: str, start: int, depth: int) -> Iterator[M
                 yield from _members(inner, f"{name[:-4]}/", offset, depth + 1)
             else:
                 yield Member(name, offset, member.size)
+        _check_end(file, tar.offset)
+
+
+def _check_end(file: IO[bytes], offset: int) -> None:
+    """Tell a tar's end mark, zeros, from a damaged header, at which tarfile ends in silence."""
+    file.seek(offset)
+    block = file.read(tarfile.BLOCKSIZE)
+    if block.strip(b"\0"):
+        raise tarfile.ReadError(f"its header at byte {offset} is damaged")
+    if not block:
+        raise tarfile.ReadError(f"it is cut off at byte {offset}, where no end is marked")

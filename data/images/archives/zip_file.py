@@ -4,12 +4,13 @@ import contextlib
 import struct
 import zipfile
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from data.images.archives import Block, Member
 
 _PACKINGS = {zipfile.ZIP_STORED: "", zipfile.ZIP_DEFLATED: "deflate"}
 
-_HEADER = 30  # bytes of a local header before name and extra field, whose lengths end it
+_HEADER = struct.Struct("<4s22xHH")  # of a file: signature, and lengths of name and extra field
 
 
 def members(path: str) -> Iterator[Member]:
@@ -21,9 +22,7 @@ def members(path: str) -> Iterator[Member]:
         for member in archive.infolist():
             if member.is_dir():
                 continue
-            file.seek(member.header_offset + _HEADER - 4)
-            lengths = sum(struct.unpack("<HH", file.read(4)))
-            offset = member.header_offset + _HEADER + lengths
+            offset = _offset(member, file)
             name, stored, size = _name(member), member.compress_size, member.file_size
             packing = _PACKINGS.get(member.compress_type, "unknown")
             packing = "encrypted" if member.flag_bits & 1 else packing
@@ -32,6 +31,16 @@ def members(path: str) -> Iterator[Member]:
                 yield Member(name, 0, size, block, member.CRC)
             else:
                 yield Member(name, offset, size, crc=member.CRC)
+
+
+def _offset(member: zipfile.ZipInfo, file: BinaryIO) -> int:
+    """Return where a file's bytes begin, behind its own header, which must have the same name."""
+    file.seek(member.header_offset)
+    signature, name_length, extra_length = _HEADER.unpack(file.read(_HEADER.size))
+    name = member.orig_filename.encode("utf-8" if member.flag_bits & 0x800 else "cp437")
+    if signature != b"PK\3\4" or file.read(name_length) != name:
+        raise zipfile.BadZipFile(f"its directory and its file at {member.header_offset} differ")
+    return member.header_offset + _HEADER.size + name_length + extra_length
 
 
 def _name(member: zipfile.ZipInfo) -> str:

@@ -247,6 +247,34 @@ def test_damage_of_an_archive_is_a_sentence_or_an_unreadable_image(folder, tmp_p
             pass
 
 
+def listed(archive: Path, data: bytes) -> list[str] | str:
+    """Return the keys of an archive of these bytes, or the sentence that refuses it."""
+    archives._index.cache_clear()
+    archive.write_bytes(data)
+    try:
+        return list(list_images(archive))
+    except UserError as error:
+        return error.message
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar-of-tars", "zip", "zip-stored"])
+def test_damaged_names_and_ends_leave_no_image_out(folder, tmp_path, kind):
+    """tarfile ends at a header that is damaged, as if nothing followed."""
+    archive = MAKERS[kind](folder, tmp_path)
+    data, keys = archive.read_bytes(), list(list_images(archive))
+    assert len(keys) == 5
+    names = [at for at in range(len(data)) if data.startswith((b"1.png", b"4.jpg"), at)]
+    assert len(names) >= 2
+    for at in names:
+        told = listed(archive, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        assert "cannot be read" in told and "make it anew" in told
+    for end in range(512, len(data) - 1, 512):
+        told = listed(archive, data[:end])
+        whole = told == keys and not data[end:].strip(b"\0")  # of the zeros at a tar's end
+        assert whole or "cannot be read" in told, (end, told)
+    assert listed(archive, data) == keys
+
+
 @pytest.mark.parametrize("how", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_a_flipped_byte_in_a_zip_is_told(tmp_path, how):
     """Of an uncompressed format, no decoder would notice."""
