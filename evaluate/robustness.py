@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from data.errors import UserError
-from data.files import draft_folder
 from data.gallery import Cell, Gallery, Row
 from data.gallery.plots import add_legend, plot
 from data.images.labels import Labelled
@@ -21,7 +19,7 @@ from evaluate.intervals import Estimate, mean, spread, weights
 from evaluate.labelled import check_classes, open_labelled, open_split
 from evaluate.masks import MaskFinder, open_masks
 from evaluate.options import ComparisonOptions, MaskOptions
-from evaluate.results import Report, Results, cells, image_bar, left_out_notes, say
+from evaluate.results import Report, Results, cells, image_bar, left_out_notes
 from evaluate.variants import MIXED, VARIANTS, VariantImages, with_backgrounds
 
 if TYPE_CHECKING:
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     Right = dict[str, np.ndarray]  # variant -> bool (N, n): image by donor
 
 SHOWN = 6  # rows of variants.png
-SAVED_AT_ONCE = 16
 
 
 class Options(ComparisonOptions, MaskOptions):
@@ -56,10 +53,6 @@ class Options(ComparisonOptions, MaskOptions):
     classifier: Annotated[str, one_of(("linear", "knn"))] = setting("linear", "its kind")
     donors: Count = setting(10, "backgrounds that each image gets in each mixed variant")
     seed: NotNegative = setting(0, "of the choice of backgrounds")
-    save_variants: Path | None = setting(
-        None,
-        "also write the pictures, of the first donor, in ImageNet-9's layout into this new folder",
-    )
 
 
 @dataclass
@@ -102,10 +95,7 @@ def run(options: Options, results: Results) -> Report:
         rows.append({**model.describe(), "classifier": description, **figures})
     _plot(rows, results.path("accuracies.png"))
     if trial.made:
-        made = trial.made[models[0].size]
-        _examples(made).save_png(results.path("variants.png"))
-        if options.save_variants is not None:
-            _save(made, options.save_variants, models[0])
+        _examples(trial.made[models[0].size]).save_png(results.path("variants.png"))
     content = {
         **options.model_dump(include={"images", "masks", "train", "seed"}),
         "donors": None if given else options.donors,
@@ -133,18 +123,11 @@ def _check(options: Options, given: tuple[str, ...]) -> None:
             f"--masks is needed: {options.images} is not in ImageNet-9's layout, so variants must "
             "be made."
         )
-    save = options.save_variants
-    for option, value in (("--masks", options.masks), ("--save-variants", save)):
-        if given and value is not None:
-            raise UserError(
-                f"{option} {value}: {options.images} is in ImageNet-9's layout, whose variants are "
-                f"made already; leave {option} out."
-            )
-    if save is not None:
-        if save.exists():
-            raise UserError(f"--save-variants {save} exists; name a new folder.")
-        with draft_folder(save.parent, save.name):  # can it be written to?
-            pass
+    if given and options.masks is not None:
+        raise UserError(
+            f"--masks {options.masks}: {options.images} is in ImageNet-9's layout, whose variants "
+            "are made already; leave --masks out."
+        )
 
 
 def _made(options: Options, models: list[Model]) -> Trial:
@@ -202,14 +185,19 @@ def _given(options: Options, variants: tuple[str, ...]) -> Trial:
 def _score_made(model: Model, classify: Classify, images: VariantImages) -> Right:
     """Which images are right in each variant, all made in one pass over the images."""
     import torch
+    from torch.utils.data import default_collate
+
+    from data.loading import Loader, in_batches
 
     labels = torch.from_numpy(images.images.labels)
     answers: dict[str, list[Tensor]] = {name: [] for name in VARIANTS}
     counts = {name: images.donors[name].shape[1] if name in MIXED else 1 for name in VARIANTS}
-    batch_size = max(1, model.options.batch_size // sum(counts.values()))
+    batches = in_batches(len(images), max(1, model.options.batch_size // sum(counts.values())))
+    workers, pin = model.options.loading_workers, model.device.type == "cuda"
+    loader = Loader(images, batches, workers, collate=default_collate, pin_memory=pin)
 
     def pictures() -> Iterator[Tensor]:  # those of an image one after the other
-        for rows, variants in _batches(images, batch_size, model):
+        for rows, variants in loader:
             yield torch.cat([variants[name] for name in VARIANTS], dim=1).flatten(0, 1)
             bar.update(len(rows))
 
@@ -221,17 +209,6 @@ def _score_made(model: Model, classify: Classify, images: VariantImages) -> Righ
                 scores = classify(features.flatten(0, 1)).argmax(1).cpu()
                 answers[name].append(scores.unflatten(0, features.shape[:2]).T)
     return {name: (torch.cat(parts) == labels[:, None]).numpy() for name, parts in answers.items()}
-
-
-def _batches(images: VariantImages, batch_size: int, model: Model):
-    """Rows (B,) and {variant: uint8 (B, n, S, S, 3)} of all images, in order."""
-    from torch.utils.data import default_collate
-
-    from data.loading import Loader, in_batches
-
-    batches, pin = in_batches(len(images), batch_size), model.device.type == "cuda"
-    workers = model.options.loading_workers
-    return Loader(images, batches, workers, collate=default_collate, pin_memory=pin)
 
 
 def _figures(right: Right, paired: bool) -> dict:
@@ -288,19 +265,3 @@ def _plot(rows: list[dict], path: Path) -> None:
         axes.set_xticks(np.arange(len(names)), names, fontsize=9)
         axes.set(ylabel="top-1 %", ylim=(0, 105))
         add_legend(axes, 8, title="background gap = mixed_same - mixed_rand", title_fontsize=8)
-
-
-def _save(images: VariantImages, folder: Path, model: Model) -> None:
-    """Write `<variant>/val/<class>/<image>.png`, under a temporary name until all are there."""
-    from PIL import Image
-
-    with draft_folder(folder.parent, folder.name) as draft, image_bar(len(images), "save") as bar:
-        for rows, variants in _batches(images, SAVED_AT_ONCE, model):
-            for name, pictures in variants.items():
-                for row, pixels in zip(rows.tolist(), pictures[:, 0].numpy(), strict=True):
-                    path = draft / name / "val" / (stem(images.images.keys[row]) + ".png")
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(pixels).save(path)
-            bar.update(len(rows))
-        os.replace(draft, folder)
-    say(f"the variants' pictures are in {folder}")
