@@ -179,7 +179,7 @@ class Comparison:
                 continue
             if PROTOCOLS[self.options.protocol].data == "voc":
                 detections = detections_of(self.test, answers)
-                scores = score_voc(self.test, detections, settings.average == "area")
+                scores = score_voc(self.test, detections)
             else:
                 scores = score_coco(self.test, answers, settings.detector == "fpn")
             averages = (f"{name} {percent(value)}" for name, value in scores.averages.items())

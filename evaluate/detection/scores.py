@@ -65,10 +65,10 @@ def detections_of(images: Annotated, results: Sequence[dict[str, Any]]) -> list[
     return detections
 
 
-def score_voc(images: Annotated, detections: Sequence[Detections], area: bool = False) -> Scores:
+def score_voc(images: Annotated, detections: Sequence[Detections]) -> Scores:
     """Score by VOC's average precision (`score_class`); a class without an object has no part."""
     scored = {
-        name: score_class(detections, images.objects, label, area)
+        name: score_class(detections, images.objects, label)
         for label, name in enumerate(images.classes, start=1)
     }
     scored = {name: score for name, score in scored.items() if score is not None}
@@ -128,16 +128,13 @@ class ClassScore:
 
 
 def score_class(
-    detections: Sequence[Detections], truth: Sequence[Objects], label: int, area: bool = False
+    detections: Sequence[Detections], truth: Sequence[Objects], label: int
 ) -> ClassScore | None:
     """Score the detections of one class in all images; None: the class has no object to be found.
 
     As detectron2 does (its `pascal_voc_evaluation.py`). What sets it apart from COCO's: coordinates
     rounded to one decimal and scores to three, boxes that include their last pixel, an IoU that
     must exceed the threshold, 11 points of recall.
-
-    label : of the class
-    area : under the curve, as VOC counts from 2010 on; else over 11 points, as in 2007
     """
     wanted, found = [t.labels == label for t in truth], [d.labels == label for d in detections]
     count = sum(int((own & ~t.ignored).sum()) for own, t in zip(wanted, truth, strict=True))
@@ -155,8 +152,7 @@ def score_class(
     order = np.argsort(-np.concatenate(scores), kind="stable")
     overlap, box, ignored = (np.concatenate(part)[order] for part in (overlap, box, ignored))
     curves = [_curve(overlap > threshold, box, ignored, count) for threshold in THRESHOLDS]
-    average = under_curve if area else eleven_points
-    return ClassScore(np.array([average(*curve) for curve in curves]), *curves[0])
+    return ClassScore(np.array([eleven_points(*curve) for curve in curves]), *curves[0])
 
 
 def _rounded(values: np.ndarray, decimals: int) -> np.ndarray:
@@ -198,10 +194,3 @@ def eleven_points(recall: np.ndarray, precision: np.ndarray) -> float:
     """Mean over r = 0, .1 .. 1 of the largest precision at a recall of r or more (VOC 2007)."""
     points = np.arange(0.0, 1.1, 0.1)
     return float(np.mean([precision[recall >= r].max(initial=0.0) for r in points]))
-
-
-def under_curve(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Area under the curve, made falling from the right (VOC 2010 and later)."""
-    recall = np.concatenate([[0.0], recall])
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(np.sum(np.diff(recall) * envelope))

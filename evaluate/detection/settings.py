@@ -47,9 +47,6 @@ class Settings(Record):
     precise_bn: NotNegative = setting(
         200, "batches that batch norms' statistics are measured over before testing; 0: none"
     )
-    average: Annotated[str, one_of(("11 points", "area"))] = setting(
-        "11 points", "VOC's average precision, as in 2007 or as from 2010 on"
-    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evaluate.detection.annotated import Detections, Objects
-from evaluate.detection.scores import THRESHOLDS, eleven_points, score_class, under_curve
+from evaluate.detection.scores import THRESHOLDS, eleven_points, score_class
 
 
 def truth(*boxes, label=1, difficult=()):
@@ -22,29 +22,26 @@ def found(*rows, label=1):
 A, B = (0, 0, 40, 40), (60, 60, 90, 90)
 
 
-def ap50(detections, objects, **options):
-    return score_class(detections, objects, 1, **options).ap[0]
+def ap50(detections, objects):
+    return score_class(detections, objects, 1).ap[0]
 
 
 def test_a_perfect_detector_scores_one():
-    for area in (False, True):
-        score = score_class([found((*A, 0.9), (*B, 0.8))], [truth(A, B)], 1, area)
-        assert score.ap.tolist() == [1.0] * 10
+    score = score_class([found((*A, 0.9), (*B, 0.8))], [truth(A, B)], 1)
+    assert score.ap.tolist() == [1.0] * 10
     assert score.recall.tolist() == [0.5, 1] and score.precision.tolist() == [1, 1]
 
 
 def test_half_of_the_objects():
-    """Recall .5 at precision 1: six of eleven points, or half of the area."""
+    """Recall .5 at precision 1: six of eleven points."""
     detections, objects = [found((*A, 0.9))], [truth(A, B)]
     assert ap50(detections, objects) == pytest.approx(6 / 11)
-    assert ap50(detections, objects, area=True) == pytest.approx(0.5)
 
 
 def test_a_false_positive_between():
-    """Precisions 1, 1/2, 2/3 at recalls 1/2, 1/2, 1: (6 + 5 * 2/3) / 11, or 1/2 + 1/2 * 2/3."""
+    """Precisions 1, 1/2, 2/3 at recalls 1/2, 1/2, 1: (6 + 5 * 2/3) / 11."""
     detections = [found((*A, 0.9), (200, 200, 240, 240, 0.8), (*B, 0.7))]
     assert ap50(detections, [truth(A, B)]) == pytest.approx((6 + 5 * 2 / 3) / 11)
-    assert ap50(detections, [truth(A, B)], area=True) == pytest.approx(0.5 + 0.5 * 2 / 3)
 
 
 def test_a_second_detection_of_an_object_is_false():
@@ -126,9 +123,7 @@ def plain_loop(detections, objects, threshold):
     recall, precision = tp / count, tp / np.maximum(tp + fp, 1e-12)
     points = [max([p for r, p in zip(recall, precision, strict=True) if r >= t], default=0)
               for t in np.arange(0, 1.1, 0.1)]  # fmt: skip
-    steps = np.diff([0, *recall])
-    area = sum(s * max(precision[i:]) for i, s in enumerate(steps))
-    return np.mean(points), area
+    return np.mean(points)
 
 
 def test_against_a_plain_loop():
@@ -144,14 +139,12 @@ def test_against_a_plain_loop():
         objects.append(Objects(own, np.ones(4, int), rng.random(4) < 0.2))
         near = np.vstack([own + rng.normal(0, 3, (4, 4)) for _ in range(3)] + [boxes(4)])
         detections.append(Detections(near, rng.random(16).round(2), np.ones(16, int)))
-    for area in (False, True):
-        scores = score_class(detections, objects, 1, area).ap
-        plain = [plain_loop(detections, objects, t)[area] for t in THRESHOLDS]
-        np.testing.assert_allclose(scores, plain, atol=1e-12)
-        assert 0.1 < scores[0] < 0.9 and len(set(scores)) > 5
+    scores = score_class(detections, objects, 1).ap
+    plain = [plain_loop(detections, objects, t) for t in THRESHOLDS]
+    np.testing.assert_allclose(scores, plain, atol=1e-12)
+    assert 0.1 < scores[0] < 0.9 and len(set(scores)) > 5
 
 
 def test_averages_of_a_curve():
     recall, precision = np.array([0.25, 0.5, 0.75]), np.array([1.0, 0.4, 0.6])
     assert eleven_points(recall, precision) == pytest.approx((3 * 1 + 5 * 0.6) / 11)
-    assert under_curve(recall, precision) == pytest.approx(0.25 + 0.5 * 0.6)
