@@ -14,11 +14,10 @@ from pydantic import Field
 from data.errors import UserError
 from data.gallery import Cell, Figure, Gallery, Row
 from data.gallery.plots import add_legend, plot
-from data.images.labels import Labelled
 from data.options import Count, NotNegative, setting
 from evaluate.intervals import Estimate
 from evaluate.labelled import open_any
-from evaluate.masks import MaskFinder, open_masks
+from evaluate.masks import open_masks
 from evaluate.options import ComparisonOptions, MaskOptions
 from evaluate.results import (
     Report,
@@ -30,7 +29,7 @@ from evaluate.results import (
     unreadable_notes,
 )
 from evaluate.two_way import TERMS, Grid, measure
-from evaluate.variants import mixed, tile_box, usable
+from evaluate.variants import Crops, mixed, usable
 
 if TYPE_CHECKING:
     from evaluate.models import Model
@@ -90,12 +89,12 @@ def run(options: Options, results: Results) -> Report:
     if options.masks is None:
         raise UserError("--masks is needed: objects are cut out by them.")
     given, folder = open_any(options.images)
-    finder = MaskFinder(open_masks(options.masks, "--masks"), folder)
+    masks = open_masks(options.masks, "--masks", folder)
     models = with_untrained(load_models(options.checkpoints, options))
     size = common_size(models)
     there, unreadable = readable(given, options)
-    kept, left_out = usable(there, finder, size, options.mask_threshold)
-    composites = _composites(kept, finder, size, options)
+    crops, left_out = usable(there, masks, size, options.mask_threshold)
+    composites = _composites(crops, options)
     features = [_features(model, composites) for model in models]
     grids = [measure(each, options.seed) for each in features]
     rows = [_row(model, grid) for model, grid in zip(models, grids, strict=True)]
@@ -122,27 +121,19 @@ def run(options: Options, results: Results) -> Report:
     return Report(content, table, sentences, notes, gallery, options.rows, recipes)
 
 
-def _composites(images: Labelled, finder: MaskFinder, size: int, options: Options) -> Composites:
+def _composites(crops: Crops, options: Options) -> Composites:
     """Draw objects and, from other images, backgrounds."""
-    from data.images.crop import centre_crop
-
-    count = min(options.grid, len(images) // 2)
+    count = min(options.grid, len(crops) // 2)
     if count < FEWEST:
         raise UserError(
-            f"--masks {options.masks}: {len(images)} images have a usable mask, and {2 * FEWEST} "
+            f"--masks {options.masks}: {len(crops)} images have a usable mask, and {2 * FEWEST} "
             "are needed, for objects and for backgrounds."
         )
-    order = np.random.default_rng(options.seed).permutation(len(images))[: 2 * count]
-    crops, masks = [], []
-    for row in order.tolist():
-        image = images.image(row)
-        mask = finder.read(images.keys[row], image.shape[:2], size)
-        crops.append(centre_crop(image, size))
-        masks.append(mask >= options.mask_threshold)
-    behind = [tile_box(*pair) for pair in zip(crops[count:], masks[count:], strict=True)]
-    keys = [images.keys[row] for row in order.tolist()]
-    objects = np.stack(crops[:count]), np.stack(masks[:count])
-    return Composites(*objects, np.stack(behind), keys[:count], keys[count:])
+    order = np.random.default_rng(options.seed).permutation(len(crops))[: 2 * count].tolist()
+    objects = zip(*map(crops.crop, order[:count]), strict=True)
+    behind = np.stack([crops.background(row) for row in order[count:]])
+    keys = [crops.images.keys[row] for row in order]
+    return Composites(*map(np.stack, objects), behind, keys[:count], keys[count:])
 
 
 def _features(model: Model, composites: Composites) -> np.ndarray:

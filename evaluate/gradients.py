@@ -24,7 +24,7 @@ from evaluate.gradient_maps import (
 )
 from evaluate.intervals import accuracy, mean
 from evaluate.labelled import open_split, stratified_subset
-from evaluate.masks import MaskFinder, open_masks
+from evaluate.masks import Masks, open_masks
 from evaluate.options import ComparisonOptions, MaskOptions
 from evaluate.results import (
     Report,
@@ -108,8 +108,8 @@ def run(options: Options, results: Results) -> Report:
     from evaluate.models import common_size, load_models, readable, with_untrained
 
     split = open_split(options.images)
-    finders = {
-        key: MaskFinder(open_masks(folder, option_name(key)), split.folder)
+    given = {
+        key: open_masks(folder, option_name(key), split.folder)
         for key in ("masks", "ground_truth")
         if (folder := getattr(options, key)) is not None
     }
@@ -117,8 +117,8 @@ def run(options: Options, results: Results) -> Report:
     size = common_size(models)
     subset, unreadable = readable(stratified_subset(split.val, options.limit), options)
     sets = [
-        _foregrounds(key, finder, subset, size, options.mask_threshold)
-        for key, finder in finders.items()
+        _foregrounds(key, masks, subset, size, options.mask_threshold)
+        for key, masks in given.items()
     ]
     measured = [_measure(model, split.train, subset, sets, options.seed) for model in models]
     entries = [_entry(each, subset, options.seed) for each in measured]
@@ -151,20 +151,18 @@ def run(options: Options, results: Results) -> Report:
     return Report(content, table, [], notes, gallery, options.rows, recipes)
 
 
-def _foregrounds(
-    key: str, finder: MaskFinder, images: Labelled, size: int, threshold: int
-) -> MaskSet:
+def _foregrounds(key: str, masks: Masks, images: Labelled, size: int, threshold: int) -> MaskSet:
     """The foregrounds in the images' centre crops; empty and missing ones are left out."""
-    masks = MaskSet(key)
-    for row, mask in finder.foregrounds(images, size, threshold, masks.title):
+    kind = MaskSet(key)
+    for row, mask in masks.foregrounds(images, size, threshold, kind.title):
         if isinstance(mask, str):
-            masks.left_out[images.keys[row]] = mask
+            kind.left_out[images.keys[row]] = mask
         else:
-            masks.foregrounds[row] = mask
-    if not masks.foregrounds:
-        image, reason = next(iter(masks.left_out.items()))
+            kind.foregrounds[row] = mask
+    if not kind.foregrounds:
+        image, reason = next(iter(kind.left_out.items()))
         raise UserError(f"{option_name(key)}: no image has a usable mask; {image} {reason}.")
-    return masks
+    return kind
 
 
 def _gradients(

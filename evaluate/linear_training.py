@@ -28,7 +28,7 @@ from evaluate.checkpoints import digest
 from evaluate.classifiers import top_k
 from evaluate.intervals import accuracy
 from evaluate.labelled import Split
-from evaluate.masks import MaskFinder
+from evaluate.masks import Masks
 from evaluate.models import Model
 from evaluate.options import NetworkOptions
 from evaluate.pooling import LabelledImages, View
@@ -65,13 +65,11 @@ class TrainingImages(LabelledImages):
     A crop is drawn from (seed, epoch, index) alone, so that it depends neither on the number of
     workers nor on where a run was resumed.
 
-    finder : of the masks of the images; None: batches hold no masks.
+    masks : of the images; None: batches hold no masks.
     """
 
-    def __init__(
-        self, images: Labelled, size: int, settings: Protocol, finder: MaskFinder | None = None
-    ):
-        super().__init__(images, size, finder)
+    def __init__(self, images: Labelled, size: int, settings: Protocol, masks: Masks | None = None):
+        super().__init__(images, size, masks)
         self.settings = settings
 
     def __getitem__(self, request: Request) -> Batch:
@@ -129,8 +127,8 @@ class Training:
         self.world, self.amp = world, amp
         self.backbone = model.backbone.to(world.device, memory_format=torch.channels_last)
         self.before = digest(self.backbone)
-        finder = model.pool and model.pool.finder(split.train)
-        images = TrainingImages(split.train, model.size, settings, finder)
+        masks = model.pool and model.pool.of(split.train)
+        images = TrainingImages(split.train, model.size, settings, masks)
         share, count = settings.batch_size // world.size, len(split.train)
         self.batches = EpochBatches(
             seeded_order(settings.seed, count),

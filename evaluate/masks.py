@@ -21,17 +21,27 @@ Mask = tuple[np.ndarray, tuple[int, int] | None]
 """uint8 (h, w), and (height, width) of its image; None for a picture: its own size."""
 
 
+_EMPTY = "has an empty mask: nothing from"
+
+
 class NoMask(Exception):
     """This image has no mask that can be used; the message says why."""
 
 
 @dataclass
 class Masks:
-    """A folder of masks; `names` maps stems to keys. Without `shards` they are pictures."""
+    """A folder of masks.
+
+    names : stems -> keys
+    shards : None: they are pictures
+    below : the folder below IMAGES, such as `val`, that holds the images whose masks are cut; they
+        may have been computed for IMAGES or for that folder
+    """
 
     folder: Path
     names: dict[str, str]
     shards: MaskShards | None = None
+    below: str = ""
 
     @property
     def method(self) -> str | None:
@@ -52,56 +62,30 @@ class Masks:
             raise NoMask(f"has no mask in {self.folder}: {reason}")
         return self.shards.read(row), self.shards.image_size(row)
 
-
-def open_masks(folder: str | Path, argument: str = "MASKS") -> Masks:
-    """Open a folder of shards, as `saliency-compute` writes them, or of pictures of any kind.
-
-    argument : names it in errors.
-    """
-    folder = Path(folder)
-    if next(folder.glob("shard-*.h5"), None) is not None:
-        shards = MaskShards(folder)
-        return Masks(folder, by_stem(folder, shards.keys), shards)
-    try:
-        names = list_images(folder)
-    except UserError as error:
-        raise UserError(
-            f"{argument} {folder} holds no mask shards (shard-*.h5) and no pictures; name a "
-            f"folder that does ({error.message.rstrip('.')})."
-        ) from None
-    return Masks(folder, by_stem(folder, names))
-
-
-class MaskFinder:
-    """Masks by image key, whether they were computed for IMAGES or for a folder below it.
-
-    folder : the name of the images' folder below IMAGES, such as `val`; "" where there is none
-    """
-
-    def __init__(self, masks: Masks, folder: str = ""):
-        self.masks = masks
-        self.prefix = f"{folder}/" if folder else ""
-
-    def name(self, key: str) -> str | None:
-        """The mask's name for an image, or None."""
+    def find(self, key: str) -> str | None:
+        """The name of an image's mask, or None."""
         plain = stem(key)
-        return next((n for n in (self.prefix + plain, plain) if n in self.masks.names), None)
+        return next((n for n in (stem(self.key_of(key)), plain) if n in self.names), None)
 
-    def read(
+    def key_of(self, key: str) -> str:
+        """The key of an image in IMAGES."""
+        return f"{self.below}/{key}" if self.below else key
+
+    def cut(
         self,
         key: str,
         image_size: tuple[int, int],
         size: int,
         box: tuple[float, float, float, float] | None = None,
     ) -> np.ndarray:
-        """The mask in a box of the image, by default its centre crop; `NoMask` says why not.
+        """An image's mask in a box of it, by default its centre crop; `NoMask` says why not.
 
         box : (top, left, height, width) in pixels of the image. Returns uint8 (size, size).
         """
-        name = self.name(key)
+        name = self.find(key)
         if name is None:
             raise NoMask("has no mask")
-        values, of_size = self.masks.read(name)
+        values, of_size = self.read(name)
         if of_size is not None and of_size != tuple(image_size):
             theirs = f"{of_size[1]}x{of_size[0]}"
             raise NoMask(f"is {image_size[1]}x{image_size[0]}, its mask is of {theirs}")
@@ -115,14 +99,30 @@ class MaskFinder:
             for row, key in enumerate(images.keys):
                 try:
                     image_size = read_size(key_path(images.root, key))
-                    mask = self.read(key, image_size, size) >= threshold
-                    yield row, mask if mask.any() else _EMPTY.format(threshold)
+                    mask = self.cut(key, image_size, size) >= threshold
+                    yield row, mask if mask.any() else f"{_EMPTY} {threshold} up"
                 except (NoMask, UnreadableImage) as reason:
                     yield row, str(reason)
                 bar.update()
 
 
-_EMPTY = "has an empty mask: nothing from {} up"
+def open_masks(folder: str | Path, argument: str = "MASKS", below: str = "") -> Masks:
+    """Open a folder of shards, as `saliency-compute` writes them, or of pictures of any kind.
+
+    argument : names it in errors; below : of `Masks`
+    """
+    folder = Path(folder)
+    if next(folder.glob("shard-*.h5"), None) is not None:
+        shards = MaskShards(folder)
+        return Masks(folder, by_stem(folder, shards.keys), shards, below)
+    try:
+        names = list_images(folder)
+    except UserError as error:
+        raise UserError(
+            f"{argument} {folder} holds no mask shards (shard-*.h5) and no pictures; name a "
+            f"folder that does ({error.message.rstrip('.')})."
+        ) from None
+    return Masks(folder, by_stem(folder, names), None, below)
 
 
 def crop_mask(

@@ -175,7 +175,7 @@ class Model:
     ) -> Loader:
         """Load the images with their labels, in batches as the options say, of `most` at most."""
         size = min(self.options.batch_size, most or self.options.batch_size)
-        dataset = LabelledImages(images, self.size, self.pool and self.pool.finder(images), crop)
+        dataset = LabelledImages(images, self.size, self.pool and self.pool.of(images), crop)
         workers, pin = self.options.loading_workers, self.device.type == "cuda"
         return Loader(dataset, in_batches(len(images), size), workers, pin_memory=pin)
 

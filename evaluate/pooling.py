@@ -7,7 +7,7 @@ everywhere, or there is no mask, the plain mean.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from data.images.crop import centre_crop
 from data.images.decode import decode
 from data.images.labels import Labelled
 from data.loading import Batch, Crop, PlainDataset, as_tensor
-from evaluate.masks import MaskFinder, Masks, NoMask, open_masks
+from evaluate.masks import Masks, NoMask, open_masks
 from evaluate.options import PoolOptions
 from evaluate.results import left_out_notes
 
@@ -50,9 +50,9 @@ class MaskPool:
     root: Path
     without: dict[str, str] = field(default_factory=dict)
 
-    def finder(self, images: Labelled) -> MaskFinder:
+    def of(self, images: Labelled) -> Masks:
         """The masks of IMAGES or of its part, such as `train`."""
-        return MaskFinder(self.masks, "" if images.root == self.root else images.root.name)
+        return replace(self.masks, below="" if images.root == self.root else images.root.name)
 
     def masks_of(self, batch: Batch, device: torch.device) -> Tensor:
         """The masks of a batch as floats (B, S, S) in [0, 1]; notes which images have none."""
@@ -84,7 +84,7 @@ def open_pool(options: PoolOptions, root: Path) -> MaskPool | None:
 
 
 class LabelledImages(PlainDataset):
-    """Crops of labelled images: batches as `PlainDataset` makes them, and with a `finder`
+    """Crops of labelled images: batches as `PlainDataset` makes them, and with `masks`
 
     mask          uint8 (B, S, S), 0 where there is none
     without_mask  list of (key, reason)
@@ -94,11 +94,11 @@ class LabelledImages(PlainDataset):
         self,
         images: Labelled,
         size: int,
-        finder: MaskFinder | None = None,
+        masks: Masks | None = None,
         crop: Crop = centre_crop,
     ) -> None:
         super().__init__(images.root, images.keys, size, images.labels, crop)
-        self.finder = finder
+        self.masks = masks
 
     def __getitem__(self, indices: np.ndarray) -> Batch:
         return self.load_views(indices, self._whole)
@@ -109,7 +109,7 @@ class LabelledImages(PlainDataset):
 
     def load_views(self, indices: np.ndarray, view: Callable[[int, str], View]) -> Batch:
         """Return the batch of these images, each with its mask cut and mirrored alike."""
-        if self.finder is None:
+        if self.masks is None:
             return self.load(indices, lambda index, path: view(index, path)[0])
         masks: list[np.ndarray] = []
         without: list[tuple[str, str]] = []
@@ -117,9 +117,9 @@ class LabelledImages(PlainDataset):
         def read(index: int, path: str) -> np.ndarray:
             crop, image_size, box, mirrored = view(index, path)
             try:
-                mask = self.finder.read(self.keys[index], image_size, self.image_size, box)
+                mask = self.masks.cut(self.keys[index], image_size, self.image_size, box)
             except NoMask as reason:
-                without.append((self.finder.prefix + self.keys[index], str(reason)))
+                without.append((self.masks.key_of(self.keys[index]), str(reason)))
                 mask = np.zeros((self.image_size, self.image_size), np.uint8)
             masks.append(mask[:, ::-1] if mirrored else mask)
             return crop

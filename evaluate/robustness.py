@@ -17,10 +17,10 @@ from data.images.listing import stem
 from data.options import Count, NotNegative, one_of, setting
 from evaluate.intervals import Estimate, mean, spread, weights
 from evaluate.labelled import check_classes, open_labelled, open_split
-from evaluate.masks import MaskFinder, open_masks
+from evaluate.masks import open_masks
 from evaluate.options import ComparisonOptions, MaskOptions
 from evaluate.results import Report, Results, cells, image_bar, left_out_notes
-from evaluate.variants import MIXED, VARIANTS, VariantImages, with_backgrounds
+from evaluate.variants import MIXED, VARIANTS, VariantImages, check_classes_left, usable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -135,14 +135,13 @@ def _made(options: Options, models: list[Model]) -> Trial:
     from evaluate.models import readable
 
     split = open_split(options.images)
-    finder = MaskFinder(open_masks(options.masks, "--masks"), split.folder)
+    masks = open_masks(options.masks, "--masks", split.folder)
     val, unreadable = readable(split.val, options)
     made, left_out = {}, {}
     for size in sorted({model.size for model in models}):
-        images, left_out[size] = with_backgrounds(val, finder, size, options.mask_threshold)
-        made[size] = VariantImages(
-            images, finder, size, options.mask_threshold, options.seed, options.donors
-        )
+        crops, left_out[size] = usable(val, masks, size, options.mask_threshold)
+        check_classes_left(crops, left_out[size])
+        made[size] = VariantImages(crops, options.seed, options.donors)
     train, how = split.train, split.how
     if options.train is not None:
         train, how = open_labelled(options.train, "--train"), f"{options.train}"
@@ -189,7 +188,7 @@ def _score_made(model: Model, classify: Classify, images: VariantImages) -> Righ
 
     from data.loading import Loader, in_batches
 
-    labels = torch.from_numpy(images.images.labels)
+    labels = torch.from_numpy(images.crops.images.labels)
     answers: dict[str, list[Tensor]] = {name: [] for name in VARIANTS}
     counts = {name: images.donors[name].shape[1] if name in MIXED else 1 for name in VARIANTS}
     batches = in_batches(len(images), max(1, model.options.batch_size // sum(counts.values())))
@@ -244,7 +243,7 @@ def _examples(images: VariantImages) -> Gallery:
     """A few images as rows and variants as columns, for looking at."""
     numbers = np.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().astype(int)
     rows = [
-        Row(images.images.keys[row], [Cell(variants[name][0]) for name in VARIANTS])
+        Row(images.crops.images.keys[row], [Cell(variants[name][0]) for name in VARIANTS])
         for row, variants in (images[number] for number in numbers.tolist())
     ]
     return Gallery("Swapped backgrounds", [], list(VARIANTS), rows)

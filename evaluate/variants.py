@@ -7,13 +7,15 @@ ICLR 2021 (ImageNet-9). Its masks come from GrabCut in annotated boxes; here the
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from data.backgrounds import Kept
 from data.backgrounds.partner import object_free, tight_box
 from data.errors import UserError
 from data.images.labels import Labelled
-from evaluate.masks import MaskFinder
+from evaluate.masks import Masks
 from evaluate.options import MASK_THRESHOLD
 
 ALONE = ("original", "only_fg", "no_fg", "only_bg_b", "only_bg_t")
@@ -57,15 +59,40 @@ def mixed(image: np.ndarray, mask: np.ndarray, background: np.ndarray) -> np.nda
     return np.where(mask[..., None], image, background)
 
 
+@dataclass
+class Crops:
+    """Centre crops of readable images, S pixels a side, and of their masks."""
+
+    images: Labelled
+    masks: Masks
+    size: int
+    threshold: int = MASK_THRESHOLD
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def crop(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """An image's crop, uint8 (S, S, 3), and its foreground, bool (S, S)."""
+        from data.images.crop import centre_crop  # needs torch
+
+        image = self.images.image(row)
+        mask = self.masks.cut(self.images.keys[row], image.shape[:2], self.size)
+        return centre_crop(image, self.size), mask >= self.threshold
+
+    def background(self, row: int) -> np.ndarray:
+        """A crop without its object, uint8 (S, S, 3)."""
+        return tile_box(*self.crop(row))
+
+
 def usable(
-    images: Labelled, finder: MaskFinder, size: int, threshold: int = MASK_THRESHOLD
-) -> tuple[Labelled, dict[str, str]]:
+    images: Labelled, masks: Masks, size: int, threshold: int = MASK_THRESHOLD
+) -> tuple[Crops, dict[str, str]]:
     """The images that have a foreground and a background in their centre crop.
 
     Of the others key -> reason.
     """
     kept, left_out = [], {}
-    for row, mask in finder.foregrounds(images, size, threshold, "masks"):
+    for row, mask in masks.foregrounds(images, size, threshold, "masks"):
         if isinstance(mask, str):
             left_out[images.keys[row]] = mask
         elif np.prod(tight_box(mask, 0)[2:]) > LARGEST_BOX * mask.size:
@@ -73,23 +100,20 @@ def usable(
             left_out[images.keys[row]] = reason
         else:
             kept.append(row)
-    return images.take(np.array(kept, np.int64)), left_out
+    return Crops(images.take(np.array(kept, np.int64)), masks, size, threshold), left_out
 
 
-def with_backgrounds(
-    images: Labelled, finder: MaskFinder, size: int, threshold: int = MASK_THRESHOLD
-) -> tuple[Labelled, dict[str, str]]:
-    """What `usable` gives; UserError where a class is left without two images."""
-    kept, left_out = usable(images, finder, size, threshold)
-    counts = np.bincount(kept.labels, minlength=len(images.classes))
+def check_classes_left(crops: Crops, left_out: dict[str, str], option: str = "--masks") -> None:
+    """Refuse what `usable` gives where a class is left without two images."""
+    images = crops.images
+    counts = np.bincount(images.labels, minlength=len(images.classes))
     if counts.min() < 2:
         name = images.classes[int(counts.argmin())]
         reason = next((f"; {k} {r}" for k, r in left_out.items() if k.startswith(name + "/")), "")
         raise UserError(
-            f"--masks: the class '{name}' has {counts.min()} images with a usable mask, and two "
+            f"{option}: the class '{name}' has {counts.min()} images with a usable mask, and two "
             f"are needed to swap backgrounds{reason}."
         )
-    return kept, left_out
 
 
 def donors(
@@ -120,40 +144,22 @@ class VariantImages:
 
     n is `count`, one picture for each donor, in the mixed variants, and 1 in the others.
 
-    images : readable ones, of `with_backgrounds`
+    crops : of which each class has two or more
     """
 
-    def __init__(
-        self,
-        images: Labelled,
-        finder: MaskFinder,
-        size: int,
-        threshold: int = MASK_THRESHOLD,
-        seed: int = 0,
-        count: int = 1,
-    ):
-        self.images, self.finder, self.size, self.threshold = images, finder, size, threshold
-        self.donors = donors(images.labels, len(images.classes), seed, count)
+    def __init__(self, crops: Crops, seed: int = 0, count: int = 1):
+        self.crops = crops
+        self.donors = donors(crops.images.labels, len(crops.images.classes), seed, count)
         self.kept = Kept(BACKGROUND_BYTES)  # an image is a donor many times
 
     def __len__(self) -> int:
-        return len(self.images)
-
-    def crop(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """An image's centre crop, uint8 (S, S, 3), and its foreground, bool (S, S)."""
-        from data.images.crop import centre_crop  # needs torch
-
-        image = self.images.image(row)
-        mask = self.finder.read(self.images.keys[row], image.shape[:2], self.size)
-        return centre_crop(image, self.size), mask >= self.threshold
-
-    def _behind(self, row: int) -> np.ndarray:
-        return tile_box(*self.crop(row))
+        return len(self.crops)
 
     def __getitem__(self, row: int) -> tuple[int, dict[str, np.ndarray]]:
-        image, mask = self.crop(row)
+        image, mask = self.crops.crop(row)
         variants = {name: picture[None] for name, picture in alone(image, mask).items()}
         for name in MIXED:
-            behind = (self.kept.get(int(donor), self._behind) for donor in self.donors[name][row])
+            rows = (int(donor) for donor in self.donors[name][row])
+            behind = (self.kept.get(donor, self.crops.background) for donor in rows)
             variants[name] = np.stack([mixed(image, mask, background) for background in behind])
         return row, variants

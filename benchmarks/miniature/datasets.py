@@ -16,11 +16,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data.errors import UserError
 from demo.scenes import write_scenes
 from evaluate.labelled import Labelled, open_labelled
-from evaluate.masks import MaskFinder, open_masks
-from evaluate.variants import VariantImages, mixed, tile_box, usable
+from evaluate.masks import open_masks
+from evaluate.variants import check_classes_left, mixed, usable
 
 SIDE = 128  # pixels of a composite
 SEED = 11
@@ -73,22 +72,16 @@ def make_composites(source: Path, masks: Path, data: DataSet, part: str) -> None
     if (data.images / part).is_dir():
         return
     listed = open_labelled(source, "--images")
-    finder = MaskFinder(open_masks(masks, "--composite"), part)
-    kept, left_out = usable(listed, finder, SIDE)
-    counts = np.bincount(kept.labels, minlength=len(kept.classes))
-    if counts.min() < 2:
-        raise UserError(
-            f"--composite {masks}: the class '{kept.classes[int(counts.argmin())]}' has "
-            f"{counts.min()} images in {part}/ with a usable mask, and two are needed."
-        )
+    crops, left_out = usable(listed, open_masks(masks, "--composite", part), SIDE)
+    check_classes_left(crops, left_out, f"--composite {masks}, {part}")
+    kept = crops.images
     print(f"{part}: {len(kept)} composites; {len(left_out)} images have no usable mask", flush=True)
-    crops = VariantImages(kept, finder, SIDE)
     data.images.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(data.truth / part, ignore_errors=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{part}-", dir=data.images))
     for row in tqdm(range(len(kept)), desc=f"compose {part}", unit="image", disable=None):
         image, mask = crops.crop(row)
-        background = tile_box(*crops.crop(donor(kept, part, row)))
+        background = crops.background(donor(kept, part, row))
         _save(draft, data.truth / part, kept.keys[row], mixed(image, mask, background), mask)
     draft.chmod(0o755)
     os.replace(draft, data.images / part)

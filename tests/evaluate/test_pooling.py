@@ -1,6 +1,7 @@
 """Pooling by masks: the formula, the masks of random crops, and the probes that offer it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from data.loading import Request, normalise
 from evaluate.checkpoints import load_checkpoint
 from evaluate.labelled import open_split
 from evaluate.linear_training import TrainingImages
-from evaluate.masks import MaskFinder, open_masks
+from evaluate.masks import open_masks
 from evaluate.models import Backbone
 from evaluate.pooling import MaskPool, masked_mean
 from evaluate.protocols import Protocol
@@ -71,8 +72,7 @@ def test_masks_of_training_crops_are_cut_and_mirrored_alike(tmp_path, write_pict
     write_pictures(tmp_path / "images", {f"{c}/0.png": np.stack([ramp] * 3, 2) for c in "ab"})
     write_pictures(tmp_path / "masks", {f"{c}/0.png": ramp for c in "ab"})
     split = open_split(tmp_path / "images", leave_one_out="all")
-    finder = MaskFinder(open_masks(tmp_path / "masks"))
-    images = TrainingImages(split.train, 32, Protocol(), finder)
+    images = TrainingImages(split.train, 32, Protocol(), open_masks(tmp_path / "masks"))
     mirrored = 0
     for epoch in range(8):
         batch = images[Request(epoch, np.array([0, 1]))]
@@ -95,7 +95,7 @@ def test_features_of_a_split_go_with_their_masks(split_folder, masks, model_of, 
     assert pool.without == {"train/red/000.png": "has no mask"}
     row = list(split.val.keys).index("green/003.png")
     batch = next(iter(model_of(backbone, 32).batches(split.val.take(np.array([row])))))
-    mask = MaskFinder(pool.masks, "val").read("green/003.png", (40, 40), 32)
+    mask = replace(pool.masks, below="val").cut("green/003.png", (40, 40), 32)
     expected = backbone(normalise(batch["image"]), torch.from_numpy(mask.copy())[None] / 255)
     torch.testing.assert_close(val.features[row], expected[0], rtol=1e-4, atol=1e-5)
     plain = model_of(Backbone(load_checkpoint(resnet18_file), "layer2"), 32).features(split.val, "")

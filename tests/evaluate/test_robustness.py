@@ -9,16 +9,17 @@ import pytest
 from data.errors import UserError
 from data.images.crop import centre_crop
 from evaluate.labelled import open_labelled
-from evaluate.masks import MaskFinder, crop_mask, open_masks
+from evaluate.masks import crop_mask, open_masks
 from evaluate.robustness import _figures, imagenet9_variants
 from evaluate.variants import (
     VARIANTS,
     VariantImages,
     alone,
+    check_classes_left,
     donors,
     mixed,
     tile_box,
-    with_backgrounds,
+    usable,
 )
 
 
@@ -66,25 +67,24 @@ def with_masks(tmp_path, split_folder, write_pictures):
 
 def test_variants_are_made_of_crops_and_donors(split_folder, with_masks):
     images = open_labelled(split_folder / "val")
-    finder = MaskFinder(open_masks(with_masks), "val")
-    images, left_out = with_backgrounds(images, finder, 32)
+    crops, left_out = usable(images, open_masks(with_masks, below="val"), 32)
     assert not left_out
-    made = VariantImages(images, finder, 32, count=2)
+    made = VariantImages(crops, count=2)
     row, variants = made[4]
     assert row == 4 and tuple(variants) == VARIANTS
-    image, mask = made.crop(4)
+    image, mask = crops.crop(4)
     assert mask.sum() == pytest.approx((20 * 37 / 40) ** 2, rel=0.1)
     for name, picture in alone(image, mask).items():
         assert (variants[name] == picture[None]).all()
     for donor, picture in zip(made.donors["mixed_next"][4], variants["mixed_next"], strict=True):
-        assert (picture == mixed(image, mask, tile_box(*made.crop(donor)))).all()
+        assert (picture == mixed(image, mask, tile_box(*crops.crop(donor)))).all()
 
 
 def test_masks_are_found_for_either_root(split_folder, with_masks):
     key = "red/000.png"
-    assert MaskFinder(open_masks(with_masks), "val").name(key) == "val/red/000"
-    assert MaskFinder(open_masks(with_masks / "val"), "val").name(key) == "red/000"
-    assert MaskFinder(open_masks(with_masks), "").name(key) is None
+    assert open_masks(with_masks, below="val").find(key) == "val/red/000"
+    assert open_masks(with_masks / "val", below="val").find(key) == "red/000"
+    assert open_masks(with_masks).find(key) is None
 
 
 def test_images_without_foreground_or_background_are_left_out(
@@ -96,8 +96,7 @@ def test_images_without_foreground_or_background_are_left_out(
     )
     (with_masks / "val" / "blue" / "002.png").unlink()
     images = open_labelled(split_folder / "val")
-    finder = MaskFinder(open_masks(with_masks), "val")
-    _, left_out = with_backgrounds(images, finder, 32)
+    _, left_out = usable(images, open_masks(with_masks, below="val"), 32)
     assert left_out.keys() == {"blue/002.png", "red/000.png", "red/001.png"}
     assert "empty mask" in left_out["red/000.png"]
     assert "covers over 90%" in left_out["red/001.png"]
@@ -106,9 +105,9 @@ def test_images_without_foreground_or_background_are_left_out(
         write_pictures(
             with_masks / "val" / "red", {f"{number:03d}.png": np.zeros((40, 40), np.uint8)}
         )
-    finder = MaskFinder(open_masks(with_masks), "val")
+    crops, left_out = usable(images, open_masks(with_masks, below="val"), 32)
     with pytest.raises(UserError, match="'red' has 0 images with a usable mask"):
-        with_backgrounds(images, finder, 32)
+        check_classes_left(crops, left_out)
 
 
 ARGUMENTS = ("--image-size", 32, "--workers", 0, "--device", "cpu", "--batch-size", 16)
@@ -118,7 +117,7 @@ def save_variants(images, folder):
     """Write the pictures of the first donors in ImageNet-9's layout."""
     for row, variants in (images[number] for number in range(len(images))):
         for name, pictures in variants.items():
-            path = folder / name / "val" / images.images.keys[row]
+            path = folder / name / "val" / images.crops.images.keys[row]
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), pictures[0][..., ::-1])
 
@@ -144,9 +143,9 @@ def test_command_then_its_own_pictures_give_the_same(
     for name in ("accuracies.png", "variants.png"):
         assert cv2.imread(str(out / name)).size
 
-    finder = MaskFinder(open_masks(with_masks), "val")
-    kept, _ = with_backgrounds(open_labelled(split_folder / "val"), finder, 32)
-    save_variants(VariantImages(kept, finder, 32), saved)
+    images = open_labelled(split_folder / "val")
+    crops, _ = usable(images, open_masks(with_masks, below="val"), 32)
+    save_variants(VariantImages(crops), saved)
     assert imagenet9_variants(saved) == VARIANTS
     assert "--train" in probe("robustness", resnet18_file, saved, *ARGUMENTS, code=2).stderr
     again = probe(
