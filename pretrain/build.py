@@ -14,6 +14,7 @@ from pretrain.parts.batch_norm import group_batch_norm
 from pretrain.parts.distributed import World
 from pretrain.settings import Settings
 from pretrain.views.loader import Loader
+from pretrain.views.mask_rows import FLAT, MISSING, POOR
 
 
 def in_bfloat16(settings: Settings, device: torch.device) -> bool:
@@ -100,12 +101,13 @@ def introduction(
     lines += method.notes(s, sizes)
     masks = loader.masks
     if masks is not None:
-        flat = f"; {masks.flat} masks are empty" if masks.flat else ""
-        if masks.poor:
+        flat, poor = masks.count(FLAT), masks.count(POOR)
+        unused = f"; {flat} masks are empty" if flat else ""
+        if poor:
             low, high = s.paste_coverage
-            flat += f"; {masks.poor} images stay unpasted, their masks' means not in {low}..{high}"
-        lines.append(f"Pasting with probability {s.paste_probability:g} on {s.background}{flat}.")
-        if masks.missing:
+            unused += f"; {poor} images stay unpasted, their masks' means not in {low}..{high}"
+        lines.append(f"Pasting with probability {s.paste_probability:g} on {s.background}{unused}.")
+        if masks.count(MISSING):
             lines.append(f"Used unpasted: {masks.complaint(s.images, s.masks)}.")
     chance = method.chance_loss(s, sizes.images)
     if chance is not None:

@@ -42,11 +42,7 @@ def views_gallery(
     batch : from the loader, on `augment`'s device.
     images, keys : the image folder and its images; those that cannot be read again stay blank.
     """
-    part = {
-        name: value[:count]
-        for name, value in batch.items()
-        if isinstance(value, torch.Tensor) and name not in ("missing", "replaced")
-    }
+    part = {name: value[:count] for name, value in batch.items() if isinstance(value, torch.Tensor)}
     stages = {name: value.cpu() for name, value in augment.preview(part).items()}
     shown = [name for name in ("image", "mask", "pasted", "saliency", "view") if name in stages]
     if "mask" not in stages:

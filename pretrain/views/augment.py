@@ -167,22 +167,19 @@ class DeviceAugment(nn.Module):
         batch = {
             name: value[:, :count] if name in _VIEWS else value for name, value in batch.items()
         }
-        flip = batch["parameters"][..., COLUMN["flip"], None, None] > 0
 
-        def planes(pixels: torch.Tensor) -> list[torch.Tensor]:
-            """uint8 (B, V, S, S) -> V x (B, 1, S, S) in [0, 1], flipped with the views."""
-            pixels = torch.where(flip, pixels.flip(-1), pixels) / 255
-            return [plane.unsqueeze(1) for plane in pixels.unbind(1)]
+        def planes(name: str) -> list[torch.Tensor]:
+            """V x (B, 1, S, S) in [0, 1], flipped with the views."""
+            return list(_flipped(batch[name], batch["parameters"]).split(1, 1))
 
         saliency = alpha = boxes = None
         if "saliency" in wants or "boxes" in wants:
-            saliency = planes(batch["saliency"])
+            saliency = planes("saliency")
         if "boxes" in wants:
             boxes = torch.stack([tight_boxes(mask[:, 0] > 0.5) for mask in saliency], 1)
         if "alpha" in wants:
-            pasted = "mask" in batch
             ones = [torch.ones_like(image[:, :1]) for image in images[:count]]
-            alpha = planes(batch["mask"]) if pasted else ones
+            alpha = planes("mask") if "mask" in batch else ones
         return Views(
             images=images[:count],
             negative=images[count] if "negative" in wants else None,
@@ -265,7 +262,7 @@ class DeviceAugment(nn.Module):
     def preview(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return what happens to a batch, for pictures: float32 (B, V, C, S, S) in [0, 1].
 
-        image : the crops; mask (one channel) and background, only when the batch has masks;
+        image : the crops; mask (one channel) : only when the batch has masks;
         pasted : the crops on their backgrounds; view : augmented, before normalisation;
         saliency (one channel) : flipped like the view, only when the batch has it.
         """
@@ -279,17 +276,19 @@ class DeviceAugment(nn.Module):
             ),
         }
         if "saliency" in batch:
-            flip = batch["parameters"][..., COLUMN["flip"], None, None] > 0
-            saliency = torch.where(flip, batch["saliency"].flip(-1), batch["saliency"])
-            stages["saliency"] = saliency.unsqueeze(2) / 255
+            saliency = _flipped(batch["saliency"], batch["parameters"])
+            stages["saliency"] = saliency.unsqueeze(2)
         if "mask" in batch:
             stages["mask"] = batch["mask"].unsqueeze(2) / 255
-            stages["background"] = torch.stack(
-                [self._background(batch, v).expand_as(pasted[:, v]) for v in numbers], 1
-            )
         return stages
 
 
 def _to_float(pixels: torch.Tensor) -> torch.Tensor:
     """Turn uint8 (..., H, W, 3) into float32 (..., 3, H, W) in [0, 1], each channel a plane."""
     return pixels.movedim(-1, -3).contiguous() / 255
+
+
+def _flipped(masks: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+    """Turn uint8 (B, V, S, S) into float32 in [0, 1], flipped as the views of (B, V, P) are."""
+    flip = parameters[..., COLUMN["flip"], None, None] > 0
+    return torch.where(flip, masks.flip(-1), masks) / 255

@@ -35,7 +35,7 @@ from pretrain.views.draws import (
     needs_later,
     uniforms,
 )
-from pretrain.views.mask_rows import MISSING, MaskRows
+from pretrain.views.mask_rows import MaskRows
 from pretrain.views.recipes import PasteSettings, ViewRecipe
 from pretrain.views.swaps import Numbers, Placement, Swaps, own_background, random_frame
 
@@ -157,8 +157,6 @@ class ViewDataset:
             "index": shown,
             "parameters": parameters,
             "crops": crops,
-            "replaced": np.array([index for index, _ in replaced], np.int64),
-            "missing": self.missing(shown),
             "unmoved": unmoved,
         }
         if self.keep_jpegs:
@@ -170,7 +168,7 @@ class ViewDataset:
         if self.labels is not None:
             arrays["label"] = self.labels[shown]
         batch |= {name: as_tensor(array) for name, array in arrays.items()}
-        for name, told in (("replaced_reasons", replaced), ("damaged", damaged)):
+        for name, told in (("replaced", replaced), ("damaged", damaged)):
             batch[name] = [f"{printable(self.keys[index])}: {reason}" for index, reason in told]
         batch["backgrounds_skipped"] = [f"background {name}" for name in skipped]
         return batch
@@ -335,12 +333,6 @@ class ViewDataset:
         if factor > 1:
             draws = [replace(draw, box=snap_box(draw.box, factor, image.size)) for draw in draws]
         return read(draws, unmoved, pixels, factor, remark=image.remark)
-
-    def missing(self, indices: np.ndarray) -> np.ndarray:
-        """Return those of the images that have no mask."""
-        if self.rows is None:
-            return np.empty(0, np.int64)
-        return indices[self.rows.rows[indices] == MISSING]
 
 
 class _MaskOnce:

@@ -20,16 +20,14 @@ from data.loading import Request
 from pretrain.views.dataset import Batch, ViewDataset
 from pretrain.views.draws import COLUMN
 
-# all else has a row an image
-_OF_BATCH = ("missing", "replaced", "replaced_reasons", "damaged", "backgrounds_skipped")
 _SIZE = slice(COLUMN["image_height"], COLUMN["image_width"] + 1)
 
 
 class DeviceDecoder:
     """Completes the batches of a `ViewDataset` with `keep_jpegs`, by torchvision's `decode_jpeg`.
 
-    A JPEG that the device cannot decode is loaded as a worker would have: decoded on the CPU, or
-    else replaced and reported.
+    A batch with a JPEG that the device cannot decode is loaded as a worker would have: decoded on
+    the CPU, or else replaced and reported.
 
     dataset : that made the batches.
     device : CUDA (nvJPEG), or the CPU (libjpeg-turbo, in this process).
@@ -61,25 +59,22 @@ class DeviceDecoder:
         files = batch.pop("jpeg").split(batch.pop("jpeg_bytes").tolist())
         rows = batch.pop("jpeg_row")
         requested, epoch = batch.pop("requested"), batch.pop("epoch")
+        decoded = self._decode(files)
+        sizes = batch["parameters"][rows, 0, _SIZE].long().tolist()
+        if decoded is None or [list(whole.shape[1:]) for whole in decoded] != sizes:
+            batch = self._dataset[Request(epoch, requested.numpy())]
+            return batch | {"image": batch["image"].to(self._device)}
         cut = batch["image"]  # by the workers: the other rows
         image = torch.empty(len(requested), *cut.shape[1:], dtype=cut.dtype, device=self._device)
         others = torch.ones(len(image), dtype=torch.bool)
         others[rows] = False
         image[others.nonzero()[:, 0].to(self._device)] = cut.to(self._device, non_blocking=True)
-        sizes, boxes = (
-            batch["parameters"][..., _SIZE].long().tolist(),
-            batch["crops"].long().tolist(),
-        )
-        failed = []
-        for row, whole in zip(rows.tolist(), self._decode(files), strict=True):
-            if whole is None or list(whole.shape[1:]) != sizes[row][0]:
-                failed.append(row)
-            else:
-                image[row] = cut_views(whole, boxes[row], image.shape[2])
-        batch["image"] = image
-        return self._load_again(batch, failed, epoch, requested) if failed else batch
+        boxes = batch["crops"].long().tolist()
+        for row, whole in zip(rows.tolist(), decoded, strict=True):
+            image[row] = cut_views(whole, boxes[row], image.shape[2])
+        return batch | {"image": image}
 
-    def _decode(self, files: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+    def _decode(self, files: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
         """Decode files, uint8 (bytes,), to uint8 (3, H, W) on the device; None: it cannot."""
         if not files:
             return []
@@ -94,26 +89,7 @@ class DeviceDecoder:
                 torch.cuda.synchronize(self._device)  # raises if the device itself is at fault
             if "out of memory" in str(error):
                 raise
-        if len(files) == 1:
-            return [None]
-        return [self._decode([file])[0] for file in files]  # one bad file failed the whole list
-
-    def _load_again(
-        self, batch: Batch, rows: list[int], epoch: int, requested: torch.Tensor
-    ) -> Batch:
-        """Load these rows of the batch as the workers do."""
-        again = self._dataset[Request(epoch, requested[rows].numpy())]
-        for name in batch.keys() - set(_OF_BATCH):
-            batch[name][rows] = again[name].to(batch[name].device)
-        batch["missing"] = torch.from_numpy(self._dataset.missing(batch["index"].numpy()))
-        # a worker may have begun to replace one of these, and named it already
-        reasons = again["replaced_reasons"]
-        new = [n for n, reason in enumerate(reasons) if reason not in batch["replaced_reasons"]]
-        batch["replaced"] = torch.cat([batch["replaced"], again["replaced"][new]])
-        batch["replaced_reasons"] = batch["replaced_reasons"] + [reasons[n] for n in new]
-        for name in ("damaged", "backgrounds_skipped"):
-            batch[name] += again[name]
-        return batch
+            return None
 
 
 def decode_jpeg(files: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:

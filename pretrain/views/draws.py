@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 from scipy.special import betaincinv
@@ -37,16 +38,7 @@ PARAMETERS = (
 COLUMN = {name: number for number, name in enumerate(PARAMETERS)}
 
 # All orders of (0 brightness, 1 contrast, 2 saturation, 3 hue); ColorJitter draws one of them.
-JITTER_ORDERS = np.array(
-    [
-        (a, b, c, 6 - a - b - c)
-        for a in range(4)
-        for b in range(4)
-        for c in range(4)
-        if len({a, b, c}) == 3
-    ],
-    dtype=np.int64,
-)
+JITTER_ORDERS = np.array(list(permutations(range(4))))
 
 # One view takes exactly this many uniform numbers, each with an index of its own. So turning a
 # switch of the recipe changes no other draw: a view's crop stays put whatever else is set.

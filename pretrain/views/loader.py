@@ -19,7 +19,7 @@ from data.masks.read import MaskShards
 from data.metrics import Metrics
 from pretrain.views.dataset import Batch, ViewDataset
 from pretrain.views.device_decode import DeviceDecoder
-from pretrain.views.mask_rows import MaskRows, match_masks
+from pretrain.views.mask_rows import match_masks
 from pretrain.views.recipes import PasteSettings, ViewRecipe
 from pretrain.views.swaps import Swaps
 
@@ -45,11 +45,10 @@ class Loader(BatchLoader):
     saliency     uint8 (B, V, S, S)     each view's own mask; only with `saliency`
     parameters   float32 (B, V, P)      of the augmentation; columns: draws.PARAMETERS
     crops        float32 (B, V, 4)      what was cut: top, left, height, width, image's pixels
-    missing      int64 (M,)             images of this batch that have no mask and are used unpasted
     unmoved      int64 (B,)             views that stay as they are, since the object's box, theirs
                                         or their partner's, is empty, below 2 % or above 90 %
-    replaced     int64 (R,)             images that could not be read, and were replaced by others
-    replaced_reasons                    list of R str, "key: reason"
+    replaced                            list of str, "key: reason", of images that could not be
+                                        read, and were replaced by others
     damaged                             list of str, "key: remark", of images damaged inside
     backgrounds_skipped                 list of str, unreadable backgrounds and why
 
@@ -99,8 +98,6 @@ def build_loader(
     negative: bool = False,
     batch_size: int,
     seed: int = 0,
-    epoch: int = 0,
-    start_step: int = 0,
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
@@ -124,7 +121,6 @@ def build_loader(
     negative : add a view of another image's object on the first view's background.
     batch_size : images a step in this process.
     seed : >= 0.
-    epoch, start_step : where to begin; `Loader.set_epoch` goes on from there.
     workers : processes that load batches; 0 loads in this process.
     labels : a class number per image, in the order of the keys.
     allow_missing_masks : use images without a mask unpasted, instead of refusing.
@@ -148,7 +144,14 @@ def build_loader(
     if why := _why_masks(pasting, saliency or negative, recipe.crop):
         if masks is None:
             raise UserError(why)
-        shards, rows = _open_masks(images, masks, keys, pasting, allow_missing_masks)
+        shards = MaskShards(masks)
+        coverage = (0.0, 1.0) if pasting is None else pasting.paste_coverage
+        rows = match_masks(keys, shards, images, coverage)
+        if rows.examples and not allow_missing_masks:
+            raise UserError(
+                f"{rows.complaint(images, masks)}; compute them, or allow missing masks to use "
+                "these images unpasted."
+            )
     partner = paste is not None and BACKGROUNDS[paste.background].partner
     if decode_on is not None and (
         negative or partner == "over" or (paste and paste.placement == "frame")
@@ -183,9 +186,7 @@ def build_loader(
         world_size=world_size,
     )
     decoder = None if decode_on is None else DeviceDecoder(dataset, decode_on)
-    loader = Loader(dataset, requests, workers, pin_memory, decoder)
-    loader.set_epoch(epoch, start_step)
-    return loader
+    return Loader(dataset, requests, workers, pin_memory, decoder)
 
 
 def _why_masks(paste: PasteSettings | None, looks: bool, crop: str) -> str:
@@ -201,25 +202,6 @@ def _why_masks(paste: PasteSettings | None, looks: bool, crop: str) -> str:
     return ""
 
 
-def _open_masks(
-    images: str | os.PathLike,
-    masks: str | os.PathLike,
-    keys: Keys,
-    paste: PasteSettings | None,
-    allow_missing: bool,
-) -> tuple[MaskShards, MaskRows]:
-    """Open the mask shards and find every image's row in them."""
-    shards = MaskShards(masks)
-    coverage = (0.0, 1.0) if paste is None else paste.paste_coverage
-    rows = match_masks(keys, shards, images, coverage)
-    if rows.missing and not allow_missing:
-        raise UserError(
-            f"{rows.complaint(images, masks)}; compute them, or allow missing masks to use "
-            "these images unpasted."
-        )
-    return shards, rows
-
-
 # ---- what became of images and views that could not be shown as they were to be ------------------
 
 
@@ -228,7 +210,7 @@ _NAMED = 3  # so many on the terminal
 
 _KINDS = {  # name in metrics.jsonl: the lists of a batch, and what is said of them
     "replaced": (
-        ("replaced_reasons", "backgrounds_skipped"),
+        ("replaced", "backgrounds_skipped"),
         "unreadable images were replaced",
     ),
     "damaged": (

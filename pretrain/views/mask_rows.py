@@ -24,24 +24,25 @@ class MaskRows:
     """Rows of the masks of a folder's images.
 
     rows : int64 (N,), for image i the row of its mask, or FLAT, POOR or MISSING.
-    flat, poor, missing : how many.
     examples : keys of the first few missing ones.
     note : more about them; empty where there is nothing to say.
     """
 
     rows: np.ndarray
-    flat: int
-    poor: int
-    missing: int
     examples: list[str]
     note: str = ""
+
+    def count(self, kind: int) -> int:
+        """Return how many images are FLAT, POOR or MISSING."""
+        return int((self.rows == kind).sum())
 
     def complaint(self, images: str | os.PathLike, masks: str | os.PathLike) -> str:
         """Return what is to be said about missing masks, without a remedy."""
         names = ", ".join(repr(key) for key in self.examples)
-        more = ", ..." if self.missing > len(self.examples) else ""
+        missing = self.count(MISSING)
+        more = ", ..." if missing > len(self.examples) else ""
         return (
-            f"{self.missing} of the {len(self.rows)} images in {os.fspath(images)!r} "
+            f"{missing} of the {len(self.rows)} images in {os.fspath(images)!r} "
             f"have no mask in {os.fspath(masks)!r} ({names}{more}{self.note})"
         )
 
@@ -70,11 +71,5 @@ def match_masks(
         shares = ((i, share_covered(masks.read(int(rows[i])))) for i in np.flatnonzero(rows >= 0))
         rows[[i for i, share in shares if not low <= share <= high]] = POOR
     absent = np.flatnonzero(rows == MISSING)
-    return MaskRows(
-        rows=rows,
-        flat=int((rows == FLAT).sum()),
-        poor=int((rows == POOR).sum()),
-        missing=len(absent),
-        examples=[keys[int(row)] for row in absent[:_NAMED]],
-        note=masks.keys.composed_otherwise(keys[absent]),
-    )
+    examples = [keys[int(row)] for row in absent[:_NAMED]]
+    return MaskRows(rows, examples, masks.keys.composed_otherwise(keys[absent]))

@@ -7,14 +7,14 @@ from pretrain.views.loader import Remarks
 
 
 def batch(unmoved=(0, 0), **lists):
-    empty = {"replaced_reasons": [], "backgrounds_skipped": [], "damaged": []}
+    empty = {"replaced": [], "backgrounds_skipped": [], "damaged": []}
     return empty | {"unmoved": torch.tensor(unmoved)} | lists
 
 
 def test_each_image_is_told_once_and_views_are_counted(tmp_path):
     remarks, log = Remarks(), Metrics(tmp_path / "metrics.jsonl")
-    remarks.add(batch(replaced_reasons=["a.jpg: not an image"], unmoved=(2, 0)))
-    remarks.add(batch(replaced_reasons=["a.jpg: not an image"], unmoved=(0, 1)))
+    remarks.add(batch(replaced=["a.jpg: not an image"], unmoved=(2, 0)))
+    remarks.add(batch(replaced=["a.jpg: not an image"], unmoved=(0, 1)))
     remarks.add(batch(damaged=[f"{n}.jpg: cut short" for n in range(12)]))
 
     def gather(values):

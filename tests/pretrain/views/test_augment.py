@@ -178,12 +178,13 @@ def test_preview_shows_the_stages(images):
     batch["mask"] = torch.randint(0, 256, (len(images), 1, SIZE, SIZE), dtype=torch.uint8)
     module = DeviceAugment(instdisc(SIZE))
     stages = module.preview(batch)
-    assert set(stages) == {"image", "mask", "background", "pasted", "view"}
+    assert set(stages) == {"image", "mask", "pasted", "view"}
     torch.testing.assert_close(stages["image"][:, 0], images)
     (view,) = module(batch)
     torch.testing.assert_close((stages["view"][:, 0] - module.mean) / module.std, view)
     assert stages["mask"].shape == (len(images), 1, 1, SIZE, SIZE)
-    blended = stages["mask"] * stages["image"] + (1 - stages["mask"]) * stages["background"]
+    level = parameters[:, COLUMN["level"]].view(-1, 1, 1, 1, 1) / 255
+    blended = stages["mask"] * stages["image"] + (1 - stages["mask"]) * level
     torch.testing.assert_close(stages["pasted"], blended)
 
 

@@ -20,7 +20,7 @@ from data.masks.read import MaskShards
 from evaluate.masks import open_masks
 from pretrain.views.draws import COLUMN
 from pretrain.views.loader import build_loader, epoch_order
-from pretrain.views.mask_rows import match_masks
+from pretrain.views.mask_rows import FLAT, MISSING, POOR, match_masks
 from pretrain.views.recipes import PasteSettings, ViewRecipe
 from tests.pretrain.mask_samples import soft_mask, write_masks
 
@@ -48,7 +48,7 @@ def assert_same(ours, theirs):
                 assert a[name] == b[name]
 
 
-def make(photographs, **changes):
+def make(photographs, epoch=0, start_step=0, **changes):
     settings = {
         "recipe": RECIPE,
         "paste": PasteSettings(paste_probability=0.7, blend="mix"),
@@ -56,7 +56,9 @@ def make(photographs, **changes):
         "seed": 5,
         **changes,
     }
-    return build_loader(photographs.images, photographs.masks, **settings)
+    loader = build_loader(photographs.images, photographs.masks, **settings)
+    loader.set_epoch(epoch, start_step)
+    return loader
 
 
 def test_an_image_is_free_before_the_next_is_opened(photographs, monkeypatch):
@@ -90,7 +92,7 @@ def test_batch_has_the_documented_arrays(photographs):
     assert batch["mask"].dtype == torch.uint8 and batch["mask"].shape == (4, 2, 32, 32)
     assert batch["parameters"].dtype == torch.float32
     assert batch["parameters"].shape == (4, 2, len(COLUMN))
-    assert len(batch["missing"]) == len(batch["replaced"]) == 0 and batch["replaced_reasons"] == []
+    assert batch["replaced"] == batch["damaged"] == []
     assert batch["backgrounds_skipped"] == []
     pasted = batch["parameters"][..., COLUMN["paste"]] > 0
     assert 0 < pasted.sum() < 8
@@ -138,8 +140,8 @@ def test_skipped_images_are_not_read(photographs, tmp_path):
         paste=PasteSettings(paste_probability=0.7, blend="mix"),
         batch_size=4,
         seed=5,
-        start_step=2,
     )
+    loader.set_epoch(0, 2)
     assert_same(whole[2:], batches(loader))
 
 
@@ -239,7 +241,9 @@ def test_names_in_another_composition_are_explained(tmp_path):
     more = {"Zu\u0308rich.png": (soft_mask((9, 9)), (9, 9)), "a.png": (soft_mask((9, 9)), (9, 9))}
     write_masks(tmp_path / "both", more)
     rows = match_masks(list_images(tmp_path), MaskShards(tmp_path / "both"), tmp_path)
-    assert rows.missing == 1 and "in Unicode's composition" in rows.complaint(tmp_path, "both")
+    assert rows.count(MISSING) == 1 and "in Unicode's composition" in rows.complaint(
+        tmp_path, "both"
+    )
     assert open_masks(tmp_path / "both").names.keys() == {"Z\u00fcrich", "a"}
 
 
@@ -268,11 +272,9 @@ def test_missing_masks_stop_unless_allowed(photographs, tmp_path):
         build_loader(photographs.images, tmp_path, **arguments)
     assert repr(absent) in caught.value.message
     loader = build_loader(photographs.images, tmp_path, allow_missing_masks=True, **arguments)
-    assert (loader.masks.missing, loader.masks.flat) == (3, 1)
+    assert (loader.masks.count(MISSING), loader.masks.count(FLAT)) == (3, 1)
     assert loader.masks.examples == sorted([absent, failed, unreadable])
     (batch,) = batches(loader)
-    named = {loader.keys[int(index)] for index in batch["missing"]}
-    assert named == {absent, failed, unreadable}
     for place, index in enumerate(batch["index"].tolist()):
         unpasted = loader.keys[index] in {absent, failed, unreadable, flat}
         assert ((batch["mask"][place] == 255).all()) == unpasted
@@ -306,7 +308,7 @@ def test_images_damaged_inside_are_shown_and_named(tmp_path, workers, capfd):
     (tmp_path / "1.jpg").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
     loader = build_loader(tmp_path, recipe=RECIPE, batch_size=3, workers=workers)
     (batch,) = batches(loader)
-    assert sorted(batch["index"].tolist()) == [0, 1, 2] and batch["replaced_reasons"] == []
+    assert sorted(batch["index"].tolist()) == [0, 1, 2] and batch["replaced"] == []
     (remark,) = batch["damaged"]
     assert remark.startswith("1.jpg: Corrupt JPEG data")
     assert "JPEG" not in capfd.readouterr().err
@@ -331,9 +333,8 @@ def test_unreadable_images_are_replaced_counted_and_named(photographs, tmp_path)
         )
         runs.append(batches(loader))
     assert_same(*runs)
-    replaced = torch.cat([batch["replaced"] for batch in runs[0]]).tolist()
-    assert set(replaced) == {2, 7}
-    reasons = [reason for batch in runs[0] for reason in batch["replaced_reasons"]]
+    reasons = [reason for batch in runs[0] for reason in batch["replaced"]]
+    assert {reason.partition(":")[0] for reason in reasons} == {keys[2], keys[7]}
     assert any(reason.startswith(f"{keys[7]}: no such file") for reason in reasons)
     shown = torch.cat([batch["index"] for batch in runs[0]]).tolist()
     assert len(shown) == 12 and not {2, 7} & set(shown)
@@ -363,7 +364,6 @@ def test_an_unreadable_background_is_skipped_and_named(photographs, tmp_path, de
     )  # fmt: skip
     (batch,) = batches(loader)
     assert set(batch["backgrounds_skipped"]) == {"background a.png: empty file"}
-    assert len(batch["replaced"]) == len(batch["replaced_reasons"])
 
 
 def test_a_folder_that_vanished_ends_the_run_with_a_sentence(photographs, tmp_path):
@@ -447,7 +447,7 @@ def test_images_of_poor_masks_stay_unpasted(photographs):
     low, high = np.quantile(shares, [0.3, 0.8])
     kept = make(photographs, paste=PasteSettings(paste_probability=1, paste_coverage=(low, high)))
     poor = (shares < low) | (shares > high)
-    assert kept.masks.poor == poor.sum() > 3 and everything.masks.poor == 0
+    assert kept.masks.count(POOR) == poor.sum() > 3 and everything.masks.count(POOR) == 0
     for ours, theirs in zip(batches(kept), batches(everything), strict=True):
         pasted = ours["parameters"][:, 0, COLUMN["paste"]].bool()
         assert torch.equal(pasted, torch.from_numpy(~poor)[ours["index"]])
