@@ -18,7 +18,7 @@ from evaluate.protocols import FINE_TUNING, UNFINISHED
 from evaluate.results import Report, Results, percent
 
 if TYPE_CHECKING:
-    from evaluate.linear_training import FineTuning
+    from evaluate.linear_training import Training
     from evaluate.protocols import Protocol
 
 MAY_HOLD = (UNFINISHED,)
@@ -71,7 +71,7 @@ def run(options: Options, results: Results) -> Report:
     """Fine-tune each network, and say which classes are told apart."""
     from data.device import pick_device
     from data.errors import UserError
-    from evaluate.linear_training import FineTuning, train_to_end
+    from evaluate.linear_training import Training, train_to_end
     from evaluate.models import load_models
     from pretrain.parts.distributed import World
 
@@ -83,7 +83,7 @@ def run(options: Options, results: Results) -> Report:
     weights, pictures = (numbered(results, n, models) for n in ("finetuned.pt", "confusion.png"))
     rows = []
     for model, path, picture in zip(models, weights, pictures, strict=True):
-        training = FineTuning(model, split, protocol, here, options.amp)
+        training = Training(model, split, protocol, here, options.amp, whole=True)
         train_to_end(training, results, options)
         _save(training, names, path)
         matrix = confusion(*training.predicted, len(names))
@@ -132,7 +132,7 @@ def _of_classes(matrix: np.ndarray, names: list[str]) -> dict:
     }
 
 
-def _save(training: FineTuning, classes: list[str], path: Path) -> None:
+def _save(training: Training, classes: list[str], path: Path) -> None:
     """Write the network under torchvision's names, its classifier included."""
     import torch
 

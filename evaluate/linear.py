@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from data.gallery.plots import add_legend, plot
 from data.options import Count, NotNegative, one_of, setting
@@ -43,13 +43,6 @@ COLUMNS = {
 }
 
 
-def _epochs(text: str) -> tuple[int, ...]:
-    epochs = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdecimal() and int(part) for part in epochs):
-        raise ValueError("give epochs, from 1 on, as 60,80")
-    return tuple(sorted(map(int, epochs)))
-
-
 class Options(ComparisonOptions, PoolOptions):
     """Train a linear classifier on frozen features.
 
@@ -77,9 +70,6 @@ class Options(ComparisonOptions, PoolOptions):
     epochs: Count | None = setting(
         None, "in place of the preset's; its milestones move along in proportion"
     )
-    milestones: Annotated[str, AfterValidator(_epochs)] | None = setting(
-        None, "epochs at which the rate is cut to a tenth, as 60,80"
-    )
     seed: NotNegative = setting(0, "of crops, order and initial weights")
     amp: bool = setting(False, "run the backbone in bfloat16: faster on a GPU")
     fast: bool = setting(
@@ -90,12 +80,12 @@ class Options(ComparisonOptions, PoolOptions):
     def protocol(self) -> Protocol:
         """The preset with what the command line puts in its place."""
         preset = PRESETS[self.preset]
-        given = {name: getattr(self, name) for name in ("lr", "weight_decay", "epochs")}
-        given |= {"milestones": self.milestones, "seed": self.seed, "batch_size": self.batch_size}
-        if self.epochs is not None and self.milestones is None:
+        named = {"lr", "weight_decay", "epochs", "seed", "batch_size"}
+        given = self.model_dump(include=named, exclude_none=True)
+        if self.epochs is not None:
             moved = (round(m * self.epochs / preset.epochs) for m in preset.milestones)
             given["milestones"] = tuple(sorted({max(1, m) for m in moved}))
-        return replace(preset, **{key: value for key, value in given.items() if value is not None})
+        return replace(preset, **given)
 
 
 def run(options: Options, results: Results) -> Report | None:
@@ -141,10 +131,10 @@ def _train(
     model: Model, split: Split, options: Options, results: Results, here: World
 ) -> tuple[dict, dict]:
     """Train by SGD; returns what the JSON says, and the classifier."""
-    from evaluate.linear_training import LinearProbe, train_to_end
+    from evaluate.linear_training import Training, train_to_end
 
     protocol = options.protocol()
-    probe = LinearProbe(model, split, protocol, here, options.amp)
+    probe = Training(model, split, protocol, here, options.amp)
     train_to_end(probe, results, options)
     how = {
         "name": f"{options.preset}, {protocol.epochs} epochs, lr {protocol.lr:g}",

@@ -109,6 +109,8 @@ class Training:
     """Trains and validates; `state` and `restore` make it resumable after any epoch.
 
     settings : its batch size is over all processes
+    whole : train the backbone, too, batch norm's statistics included; else the classifier alone, on
+        a backbone in eval mode, which `run` proves unchanged
     before : the backbone's digest
     trained : modules that learn, by their names in a state
     history : the epochs that are done; unreadable : images that were left out, key -> reason
@@ -116,7 +118,13 @@ class Training:
     """
 
     def __init__(
-        self, model: Model, split: Split, settings: Protocol, world: World, amp: bool = False
+        self,
+        model: Model,
+        split: Split,
+        settings: Protocol,
+        world: World,
+        amp: bool = False,
+        whole: bool = False,
     ):
         if settings.batch_size % world.size:
             raise UserError(
@@ -124,7 +132,7 @@ class Training:
                 f"of their number, {world.size}."
             )
         self.model, self.split, self.settings = model, split, settings
-        self.world, self.amp = world, amp
+        self.world, self.amp, self.whole = world, amp, whole
         self.backbone = model.backbone.to(world.device, memory_format=torch.channels_last)
         self.before = digest(self.backbone)
         masks = model.pool and model.pool.of(split.train)
@@ -144,7 +152,8 @@ class Training:
         self.head = new_head(self.backbone.dim(model.size), len(split.train.classes), settings).to(
             world.device
         )
-        self.trained = self._to_train()
+        backbone = {"backbone": self.backbone.requires_grad_(True)} if whole else {}
+        self.trained: dict[str, nn.Module] = {**backbone, "head": self.head}
         self.optimizer = torch.optim.SGD(
             [weight for module in self.trained.values() for weight in module.parameters()],
             settings.lr,
@@ -156,12 +165,10 @@ class Training:
         self.unreadable: dict[str, str] = {}
         self.predicted: tuple[Tensor, Tensor] | None = None
 
-    def _to_train(self) -> dict[str, nn.Module]:
-        return {"head": self.head}
-
     def features(self, batch: Batch) -> Tensor:
-        """A batch through the backbone: float32 (B, D)."""
-        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.amp):
+        """A batch through the backbone: float32 (B, D), with gradients where it is trained."""
+        autocast = torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.amp)
+        with torch.set_grad_enabled(self.whole and torch.is_grad_enabled()), autocast:
             return self.model.features_of(batch).float()
 
     def run(self, after_epoch: Callable[[Training], None] | None = None) -> None:
@@ -182,6 +189,8 @@ class Training:
                 after_epoch(self)
         if self.predicted is None:  # stopped after the last epoch, before its results were written
             self._validate()
+        if not self.whole and digest(self.backbone) != self.before:
+            raise RuntimeError("the backbone changed while the classifier was trained")
 
     def _set_training(self, training: bool) -> None:
         for module in self.trained.values():
@@ -190,7 +199,7 @@ class Training:
     def _train(self, model: nn.Module, epoch: int) -> tuple[float, float]:
         self._set_training(True)
         self.batches.epoch = epoch
-        batch_norm = self.settings.batch_norm or len(self.trained) > 1
+        batch_norm = self.settings.batch_norm or self.whole
         device, count = self.world.device, 0
         exact = torch.float32 if device.type == "mps" else torch.float64  # which MPS has not
         sums = torch.zeros(2, device=device, dtype=exact)  # read at the epoch's end only
@@ -276,28 +285,6 @@ class Training:
             "history": [asdict(epoch) for epoch in self.history],
             "unreadable": self.unreadable,
         }
-
-
-class LinearProbe(Training):
-    """Trains the classifier alone; the backbone stays in eval mode, as `run` proves."""
-
-    @torch.no_grad()
-    def features(self, batch: Batch) -> Tensor:
-        """A batch through the backbone, without gradient: float32 (B, D)."""
-        return super().features(batch)
-
-    def run(self, after_epoch: Callable[[Training], None] | None = None) -> None:
-        """Train the epochs that are not in the history yet."""
-        super().run(after_epoch)
-        if digest(self.backbone) != self.before:
-            raise RuntimeError("the backbone changed while the classifier was trained")
-
-
-class FineTuning(Training):
-    """Trains the backbone and the classifier on it, batch norm's statistics included."""
-
-    def _to_train(self) -> dict[str, nn.Module]:
-        return {"backbone": self.backbone.requires_grad_(True), "head": self.head}
 
 
 # ---- a run that can be stopped -------------------------------------------------------------------

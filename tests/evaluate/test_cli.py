@@ -63,8 +63,6 @@ def test_two_models_of_one_name(probe, split_folder, resnet18_file):
         ("linear", "--seed", "-1"),
         ("gradients", "--seed", "-1"),
         ("robustness", "--seed", "-1"),
-        ("linear", "--milestones", "0,5"),
-        ("linear", "--milestones", "5,x"),
         ("saliency", "--rows", "0"),
         ("saliency", "--jobs", "0"),
     ],

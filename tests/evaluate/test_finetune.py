@@ -19,7 +19,7 @@ from evaluate import linear_training
 from evaluate.checkpoints import load_checkpoint
 from evaluate.finetune import Options, confusion
 from evaluate.labelled import open_split
-from evaluate.linear_training import FineTuning, new_head, resume
+from evaluate.linear_training import Training, new_head, resume
 from evaluate.models import Backbone
 from evaluate.protocols import FINE_TUNING
 from pretrain.parts.distributed import World
@@ -47,7 +47,7 @@ def test_training_is_a_plain_loop(monkeypatch, split_folder, model_of, resnet18_
     split = open_split(split_folder)
     settings = replace(QUICK, lr=0.002, batch_size=18)  # else rounding is magnified
     backbone = Backbone(load_checkpoint(resnet18_file))
-    training = FineTuning(model_of(backbone, 64), split, settings, ONE)
+    training = Training(model_of(backbone, 64), split, settings, ONE, whole=True)
     training.run()
 
     network = torchvision.models.resnet18()
@@ -82,7 +82,7 @@ def test_stopped_and_resumed_is_exact(tmp_path, split_folder, model_of, resnet18
 
     def start(**options):
         backbone = Backbone(load_checkpoint(resnet18_file))
-        return FineTuning(model_of(backbone, 32, **options), split, QUICK, ONE)
+        return Training(model_of(backbone, 32, **options), split, QUICK, ONE, whole=True)
 
     whole = start()
     whole.run()

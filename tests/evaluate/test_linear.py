@@ -20,7 +20,7 @@ from data.images.decode import decode
 from data.run import Run
 from evaluate import linear_training
 from evaluate.labelled import open_split
-from evaluate.linear_training import LinearProbe, new_head, remove_checkpoints, resume
+from evaluate.linear_training import Training, new_head, remove_checkpoints, resume
 from evaluate.protocols import PRESETS, Protocol
 from pretrain.parts.distributed import World
 
@@ -55,7 +55,7 @@ def test_full_batch_training_reaches_scikit_learns_optimum(monkeypatch, split_fo
     split = open_split(split_folder)
     decay = 0.05
     settings = Protocol(lr=1.0, weight_decay=decay, epochs=90, milestones=(70,), batch_size=36)
-    probe = LinearProbe(model_of(), split, settings, ONE)
+    probe = Training(model_of(), split, settings, ONE)
     probe.run()
 
     def features(part):
@@ -74,9 +74,9 @@ def test_full_batch_training_reaches_scikit_learns_optimum(monkeypatch, split_fo
 
 def test_backbone_is_proved_unchanged(split_folder, model_of):
     split = open_split(split_folder)
-    probe = LinearProbe(model_of(), split, QUICK, ONE)
+    probe = Training(model_of(), split, QUICK, ONE)
     probe.run()
-    probe = LinearProbe(model_of(), split, QUICK, ONE)
+    probe = Training(model_of(), split, QUICK, ONE)
     probe.backbone.model.norm.running_mean += 1  # as a forgotten eval() would
     with pytest.raises(RuntimeError, match="backbone changed"):
         probe.run()
@@ -88,7 +88,7 @@ def test_resumed_run_equals_an_uninterrupted_one(
 ):
     split = open_split(split_folder)
     settings = replace(QUICK, batch_norm=batch_norm)
-    whole = LinearProbe(model_of(), split, settings, ONE)
+    whole = Training(model_of(), split, settings, ONE)
     whole.run()
 
     class Killed(Exception):
@@ -102,8 +102,8 @@ def test_resumed_run_equals_an_uninterrupted_one(
             raise Killed
 
     with pytest.raises(Killed):
-        LinearProbe(model_of(), split, settings, ONE).run(die_after_two)
-    probe = LinearProbe(model_of(workers=2), split, settings, ONE)  # and other workers
+        Training(model_of(), split, settings, ONE).run(die_after_two)
+    probe = Training(model_of(workers=2), split, settings, ONE)  # and other workers
     resume(run, probe, identity, overwrite=False)
     assert "after epoch 2 of 4" in capsys.readouterr().err
     probe.run()
@@ -121,7 +121,7 @@ def test_what_else_lies_beside_the_states_stays(tmp_path, split_folder, model_of
     (tmp_path / "resume").mkdir()
     (tmp_path / "resume" / "precious.txt").write_text("mine")
     run = Run(tmp_path, checkpoints="resume")
-    probe = LinearProbe(model_of(), open_split(split_folder), QUICK, ONE)
+    probe = Training(model_of(), open_split(split_folder), QUICK, ONE)
     probe.run(lambda probe: run.save(len(probe.history), probe.state()))
     assert len(list((tmp_path / "resume").iterdir())) == 3
     remove_checkpoints(run)
@@ -131,7 +131,7 @@ def test_what_else_lies_beside_the_states_stays(tmp_path, split_folder, model_of
 def test_unreadable_images_are_left_out_and_named(split_folder, model_of):
     (split_folder / "train" / "red" / "000.png").write_bytes(b"")
     (split_folder / "val" / "red" / "001.png").write_bytes(b"")
-    probe = LinearProbe(model_of(), open_split(split_folder), QUICK, ONE)
+    probe = Training(model_of(), open_split(split_folder), QUICK, ONE)
     probe.run()
     assert probe.unreadable.keys() == {"red/000.png", "red/001.png"}
 
@@ -139,7 +139,7 @@ def test_unreadable_images_are_left_out_and_named(split_folder, model_of):
 def test_diverging_training_says_so(split_folder, model_of):
     settings = replace(QUICK, lr=1e38)
     with pytest.raises(UserError, match="not finite"):
-        LinearProbe(model_of(), open_split(split_folder), settings, ONE).run()
+        Training(model_of(), open_split(split_folder), settings, ONE).run()
 
 
 ARGUMENTS = (
@@ -286,7 +286,7 @@ def test_what_other_processes_could_not_read_is_named_too(split_folder, model_of
             return [*values, ("class0/of_the_other.png", "empty file")]
 
     settings = replace(QUICK, epochs=1)
-    probe = LinearProbe(model_of(), open_split(split_folder), settings, Two(0, 1, 0, 1, ONE.device))
+    probe = Training(model_of(), open_split(split_folder), settings, Two(0, 1, 0, 1, ONE.device))
     probe.run()
     assert probe.unreadable == {"class0/of_the_other.png": "empty file"}
 
@@ -295,7 +295,7 @@ def test_command_says_before_training_that_out_cannot_be_written(
     tmp_path, probe, split_folder, resnet18_file, monkeypatch
 ):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(LinearProbe, "run", lambda *_: pytest.fail("it trained"))
+    monkeypatch.setattr(Training, "run", lambda *_: pytest.fail("it trained"))
     result = probe(
         "linear", resnet18_file, split_folder, *ARGUMENTS, "--out", tmp_path / "file/out", code=2
     )

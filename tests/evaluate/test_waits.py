@@ -6,7 +6,7 @@ import torch
 from data.device import to_host
 from data.loading import IMAGENET_MEAN, of_channels
 from evaluate.labelled import open_split
-from evaluate.linear_training import LinearProbe
+from evaluate.linear_training import Training
 from evaluate.models import Model
 from evaluate.protocols import Protocol
 from pretrain.parts.distributed import World
@@ -19,10 +19,10 @@ def linear_probe(split_folder, model_of):
     """Make a linear probe whose batches are there already: loading them counts for nothing."""
     split = open_split(split_folder)
 
-    def make(batch_size: int, device: str = "cpu") -> LinearProbe:
+    def make(batch_size: int, device: str = "cpu") -> Training:
         settings = Protocol(lr=0.1, epochs=1, milestones=(), batch_size=batch_size)
         world = World(0, 1, 0, 1, torch.device(device))
-        probe = LinearProbe(model_of(device=device), split, settings, world)
+        probe = Training(model_of(device=device), split, settings, world)
         probe.train_loader = list(probe.train_loader)
         return probe
 
