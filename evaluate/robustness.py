@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,7 +63,7 @@ class Trial:
     how : where the images come from, in words
     score : which images a model has right, of each variant
     paired : whether the variants are of the same images in the same order
-    made : the variants of each crop size; none of a folder in ImageNet-9's layout
+    made : the variants; None of a folder in ImageNet-9's layout
     left_out : test images without variants, key -> reason
     """
 
@@ -70,7 +71,7 @@ class Trial:
     how: str
     score: Callable[[Model, Classify], Right]
     paired: bool
-    made: dict[int, VariantImages] = field(default_factory=dict)
+    made: VariantImages | None = None
     left_out: dict[str, str] = field(default_factory=dict)
 
 
@@ -94,8 +95,8 @@ def run(options: Options, results: Results) -> Report:
         figures = _figures(right, trial.paired)
         rows.append({**model.describe(), "classifier": description, **figures})
     _plot(rows, results.path("accuracies.png"))
-    if trial.made:
-        _examples(trial.made[models[0].size]).save_png(results.path("variants.png"))
+    if trial.made is not None:
+        _examples(trial.made).save_png(results.path("variants.png"))
     content = {
         **options.model_dump(include={"images", "masks", "train", "seed"}),
         "donors": None if given else options.donors,
@@ -131,28 +132,21 @@ def _check(options: Options, given: tuple[str, ...]) -> None:
 
 
 def _made(options: Options, models: list[Model]) -> Trial:
-    """Open IMAGES and its masks; the variants depend on a model's crop size."""
-    from evaluate.models import readable
+    """Open IMAGES and its masks, and make the variants of them."""
+    from evaluate.models import common_size, readable
 
     split = open_split(options.images)
     masks = open_masks(options.masks, "--masks", split.folder)
     val, unreadable = readable(split.val, options)
-    made, left_out = {}, {}
-    for size in sorted({model.size for model in models}):
-        crops, left_out[size] = usable(val, masks, size, options.mask_threshold)
-        check_classes_left(crops, left_out[size])
-        made[size] = VariantImages(crops, options.seed, options.donors)
+    crops, left_out = usable(val, masks, common_size(models), options.mask_threshold)
+    check_classes_left(crops, left_out)
+    made = VariantImages(crops, options.seed, options.donors)
     train, how = split.train, split.how
     if options.train is not None:
         train, how = open_labelled(options.train, "--train"), f"{options.train}"
         check_classes(train, split.val)
-    first = {key: f"cannot be read: {reason}" for key, reason in unreadable.items()}
-    first |= left_out[models[0].size]
-
-    def score(model: Model, classify: Classify) -> Right:
-        return _score_made(model, classify, made[model.size])
-
-    return Trial(train, how, score, True, made, first)
+    left_out |= {key: f"cannot be read: {reason}" for key, reason in unreadable.items()}
+    return Trial(train, how, partial(_score_made, images=made), True, made, left_out)
 
 
 def _given(options: Options, variants: tuple[str, ...]) -> Trial:
