@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,8 +58,7 @@ def run(options: Options) -> None:
     loaded = load_checkpoint(options.checkpoint, options.arch)
     say(loaded.source.describe())
     data, count = _content(options, loaded)
-    same = out.exists() and _parts(out.read_bytes()) == _parts(data)
-    if out.exists() and not options.overwrite and not same:  # what is there stays
+    if out.exists() and not options.overwrite and out.read_bytes() != data:  # what is there stays
         raise UserError(f"OUT {out} exists; name another file or add --overwrite.")
     write_whole(out, data)
     name = loaded.source.arch
@@ -101,12 +99,3 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         key: (value.float() if value.is_floating_point() else value).detach().cpu().contiguous()
         for key, value in tensors.items()
     }
-
-
-def _parts(data: bytes) -> tuple[object, bytes]:
-    """Header and tensors of a .safetensors file, whose metadata have no order; or all the bytes."""
-    end = 8 + int.from_bytes(data[:8], "little")
-    try:
-        return json.loads(data[8:end]), data[end:]
-    except ValueError:
-        return None, data
