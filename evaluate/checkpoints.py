@@ -187,16 +187,17 @@ def _config(content: Mapping, path: Path) -> dict | None:
 
 def _torchvision_file(name: str) -> Path:
     """The file of torchvision's supervised weights in torch.hub's folder; never downloads."""
-    if name not in networks.names():
-        raise UserError(f"CHECKPOINT torchvision:{name}: torchvision has no such network.")
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    known = list(torchvision.models.get_model_weights(name))
+    there = torchvision.models.list_models(module=torchvision.models)
+    known = list(torchvision.models.get_model_weights(name)) if name in there else []
     for weights in known:
         path = folder / weights.url.rsplit("/", 1)[-1]
         if path.is_file():
             return path
     if not known:
-        raise UserError(f"CHECKPOINT torchvision:{name}: torchvision has no weights for it.")
+        raise UserError(
+            f"CHECKPOINT torchvision:{name}: torchvision has no such network, or no weights of it."
+        )
     url = known[0].url
     raise UserError(
         f"CHECKPOINT torchvision:{name}: there is no {url.rsplit('/', 1)[-1]} in {folder}; put it "

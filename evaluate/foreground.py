@@ -58,6 +58,7 @@ class Options(ComparisonOptions, MaskOptions):
     """
 
     images: Path = setting(..., "images of any kind", argument=True)
+    masks: Path = setting(..., "mask shards or pictures, by which objects are cut out")
     grid: Annotated[int, Field(ge=FEWEST, le=128)] = setting(64, "objects, and backgrounds")
     seed: NotNegative = setting(0, "of the choice of objects and backgrounds")
     pages: Count = setting(40, "rows of the page")
@@ -86,8 +87,6 @@ def run(options: Options, results: Results) -> Report:
     """Measure every model on the same composites."""
     from evaluate.models import common_size, load_models, readable, with_untrained
 
-    if options.masks is None:
-        raise UserError("--masks is needed: objects are cut out by them.")
     given, folder = open_any(options.images)
     masks = open_masks(options.masks, "--masks", folder)
     models = with_untrained(load_models(options.checkpoints, options))

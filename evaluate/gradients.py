@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from evaluate.classifiers import LogisticRegression
     from evaluate.models import Features, Model
 
-SETTINGS = {"images", "masks", "ground_truth", "limit", "mask_threshold"}  # in the JSON
+KINDS = ("masks", "ground_truth")  # of masks, as options and in results.json
 BACKWARD_BATCH = 32  # images of one backward pass, however many fit a forward one
 
 
@@ -73,7 +73,7 @@ class Options(ComparisonOptions, MaskOptions):
 class MaskSet:
     """Foregrounds of the images by row, bool (S, S), of one kind; and why others have none."""
 
-    key: str  # "masks" or "ground_truth", as in results.json
+    key: str  # of `KINDS`
     foregrounds: dict[int, np.ndarray] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -84,23 +84,21 @@ class MaskSet:
 
 
 @dataclass
-class Inside:
-    """How an image's gradient falls on one kind of masks, (N,); NaN without a mask or gradient."""
-
-    masks: MaskSet
-    shares: np.ndarray  # of the energy, inside
-    pointing: np.ndarray  # 1 or 0
-
-
-@dataclass
 class Measured:
-    """One model's figures for each image."""
+    """One model's figures for each of N images.
+
+    right : bool (N,), by the classifier
+    shares : (N,) by the key of each `MaskSet`, of the gradient's energy inside; NaN without a mask
+        or gradient
+    pointing : likewise, 1 or 0
+    """
 
     model: Model
     regression: LogisticRegression
     train: Features
-    right: np.ndarray  # (N,) bool
-    inside: list[Inside]  # one for each kind of masks
+    right: np.ndarray
+    shares: dict[str, np.ndarray]
+    pointing: dict[str, np.ndarray]
 
 
 def run(options: Options, results: Results) -> Report:
@@ -110,7 +108,7 @@ def run(options: Options, results: Results) -> Report:
     split = open_split(options.images)
     given = {
         key: open_masks(folder, option_name(key), split.folder)
-        for key in ("masks", "ground_truth")
+        for key in KINDS
         if (folder := getattr(options, key)) is not None
     }
     models = with_untrained(load_models(options.checkpoints, options))
@@ -121,7 +119,7 @@ def run(options: Options, results: Results) -> Report:
         for key, masks in given.items()
     ]
     measured = [_measure(model, split.train, subset, sets, options.seed) for model in models]
-    entries = [_entry(each, subset, options.seed) for each in measured]
+    entries = [_entry(each, subset, sets, options.seed) for each in measured]
     rows = _rows(measured, subset, sets, options)
     shown = f"Images: {split.how}; {len(subset)} measured, {len(rows)} shown."
     gallery = Gallery(
@@ -135,7 +133,7 @@ def run(options: Options, results: Results) -> Report:
         _plot_shares(measured, entries[0], sets, shares)
         gallery.figures.append(Figure("How much of it falls on the object", shares.read_bytes()))
     content = {
-        **options.model_dump(include=SETTINGS),
+        **options.model_dump(include={"images", *KINDS, "limit", "mask_threshold"}),
         "split": split.how,
         "test_images": len(subset),
         "energy": "sum over channels of the squared gradient by pixels in [0, 1]",
@@ -190,31 +188,31 @@ def _measure(
         train.features, train.labels, len(images.classes), seed=seed, device=model.device
     )
     right, nothing = np.zeros(len(images), bool), np.full(len(images), np.nan)
-    inside = [Inside(masks, nothing.copy(), nothing.copy()) for masks in sets]
+    shares = {each.key: nothing.copy() for each in sets}
+    pointing = {each.key: nothing.copy() for each in sets}
     for rows, features, gradient in _gradients(model, regression, images, "gradients"):
         right[rows] = regression(features).argmax(1).numpy() == images.labels[rows]
         energies, magnitudes = energy(gradient).cpu().numpy(), magnitude(gradient).cpu().numpy()
-        for each in inside:
-            for row, squares, values in zip(rows, energies, magnitudes, strict=True):
-                mask = each.masks.foregrounds.get(row)
+        for row, squares, values in zip(rows, energies, magnitudes, strict=True):
+            for each in sets:
+                mask = each.foregrounds.get(row)
                 if mask is not None and squares.any():
-                    each.shares[row] = share_inside(squares, mask)
-                    each.pointing[row] = points_inside(values, mask)
-    if any(np.isnan(each.shares).all() for each in inside):
+                    shares[each.key][row] = share_inside(squares, mask)
+                    pointing[each.key][row] = points_inside(values, mask)
+    if any(np.isnan(values).all() for values in shares.values()):
         raise UserError(
             f"CHECKPOINT {model.label}: no image's score has a gradient: its features do not "
             "depend on the images; name a checkpoint of a trained network."
         )
-    return Measured(model, regression, train, right, inside)
+    return Measured(model, regression, train, right, shares, pointing)
 
 
-def _choose_images(measured: list[Measured], count: int) -> list[int]:
+def _choose_images(measured: list[Measured], sets: list[MaskSet], count: int) -> list[int]:
     """Images in which the models' shares differ most; without masks, in even steps."""
-    if not measured[0].inside:
-        images = len(measured[0].right)
-        return np.linspace(0, images - 1, min(count, images)).astype(int).tolist()
-    shares = np.stack([each.inside[0].shares for each in measured])
-    return by_difference(shares)[:count].tolist()
+    if sets:
+        return by_difference(np.stack([m.shares[sets[0].key] for m in measured]))[:count].tolist()
+    images = len(measured[0].right)
+    return np.linspace(0, images - 1, min(count, images)).astype(int).tolist()
 
 
 def _maps(
@@ -255,7 +253,7 @@ def _rows(
     """The page's rows: an image, its masks, and each model's map and neighbours."""
     from data.images.crop import centre_crop
 
-    chosen = _choose_images(measured, options.pages)
+    chosen = _choose_images(measured, sets, options.pages)
     maps = [_maps(each, images, chosen, options.neighbors) for each in measured]
     rows = []
     for row in chosen:
@@ -267,7 +265,7 @@ def _rows(
             shown = np.zeros(crop.shape[:2], bool) if mask is None else mask
             cells.append(Cell(shown.astype(np.uint8) * 255, area))
         for each, pictures in zip(measured, maps, strict=True):
-            inside = ", ".join(f"{100 * kind.shares[row]:.0f} %" for kind in each.inside)
+            inside = ", ".join(f"{100 * shares[row]:.0f} %" for shares in each.shares.values())
             pictures[row][0].caption = f"{inside} inside" if sets else ""
             cells += pictures[row]
         rows.append(Row(images.keys[row], cells))
@@ -292,7 +290,7 @@ def _explanation(models: list[Model], sets: list[MaskSet]) -> Iterator[str]:
         )
 
 
-def _entry(each: Measured, images: Labelled, seed: int) -> dict:
+def _entry(each: Measured, images: Labelled, sets: list[MaskSet], seed: int) -> dict:
     """A model's figures, as results.json has them; the table is made of it."""
     c = each.regression.c
     entry = {
@@ -301,15 +299,15 @@ def _entry(each: Measured, images: Labelled, seed: int) -> dict:
         **accuracy(float(each.right.mean()), len(images)).named("top1"),
         "test_images": len(images),
     }
-    for kind in each.inside:
-        rows = np.flatnonzero(~np.isnan(kind.shares)).tolist()
-        foregrounds = kind.masks.foregrounds
-        entry[kind.masks.key] = {
+    for masks in sets:
+        shares = each.shares[masks.key]
+        rows = np.flatnonzero(~np.isnan(shares)).tolist()
+        entry[masks.key] = {
             "images": len(rows),
-            **mean(kind.shares[rows]).named("share_inside"),
-            "share_of_area": float(np.mean([foregrounds[row].mean() for row in rows])),
-            **accuracy(float(kind.pointing[rows].mean()), len(rows)).named("pointing"),
-            "shares": {images.keys[row]: float(kind.shares[row]) for row in rows},
+            **mean(shares[rows]).named("share_inside"),
+            "share_of_area": float(np.mean([masks.foregrounds[row].mean() for row in rows])),
+            **accuracy(float(each.pointing[masks.key][rows].mean()), len(rows)).named("pointing"),
+            "shares": {images.keys[row]: float(shares[row]) for row in rows},
         }
     return entry
 
@@ -331,9 +329,9 @@ def _plot_shares(measured: list[Measured], entry: dict, sets: list[MaskSet], pat
     """Draw the distribution of the shares over the images; `entry` is of any of the models."""
     bins = np.linspace(0, 1, 26)
     with plot(path, 5.5 * len(sets), 4, len(sets)) as columns:
-        for kind, (axes, masks) in enumerate(zip(columns, sets, strict=True)):
+        for axes, masks in zip(columns, sets, strict=True):
             for number, each in enumerate(measured):
-                shares, colour = each.inside[kind].shares, f"C{number}"
+                shares, colour = each.shares[masks.key], f"C{number}"
                 axes.hist(shares, bins, histtype="stepfilled", alpha=0.25, color=colour)
                 axes.hist(shares, bins, histtype="step", color=colour, linewidth=1.5)
                 mean = np.nanmean(shares)

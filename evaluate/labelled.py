@@ -121,9 +121,9 @@ def hold_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, n
     return np.setdiff1d(np.arange(len(labels)), val), val
 
 
-def stratified_subset(images: Labelled, limit: int | None) -> Labelled:
-    """At most `limit` images, spread evenly over the classes; None takes all."""
-    if limit is None or limit >= len(images):
+def stratified_subset(images: Labelled, limit: int) -> Labelled:
+    """At most `limit` images, spread evenly over the classes."""
+    if limit >= len(images):
         return images
     order = np.random.default_rng(0).permutation(len(images))
     rank = np.empty(len(images), np.int64)  # of an image within its class, in random order

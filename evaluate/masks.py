@@ -21,9 +21,6 @@ Mask = tuple[np.ndarray, tuple[int, int] | None]
 """uint8 (h, w), and (height, width) of its image; None for a picture: its own size."""
 
 
-_EMPTY = "has an empty mask: nothing from"
-
-
 class NoMask(Exception):
     """This image has no mask that can be used; the message says why."""
 
@@ -100,7 +97,8 @@ class Masks:
                 try:
                     image_size = read_size(key_path(images.root, key))
                     mask = self.cut(key, image_size, size) >= threshold
-                    yield row, mask if mask.any() else f"{_EMPTY} {threshold} up"
+                    empty = f"has an empty mask: nothing from {threshold} up"
+                    yield row, mask if mask.any() else empty
                 except (NoMask, UnreadableImage) as reason:
                     yield row, str(reason)
                 bar.update()

@@ -11,9 +11,9 @@ from data.errors import UserError
 from data.gallery import Cell, Gallery, Row
 from data.options import Count, setting
 from evaluate.intervals import accuracy, mean
-from evaluate.labelled import Split, open_split, stratified_subset
+from evaluate.labelled import Split, open_split
 from evaluate.options import ComparisonOptions, PoolOptions
-from evaluate.results import Report, Results, by_difference, cells, say, unreadable_notes
+from evaluate.results import Report, Results, by_difference, cells, unreadable_notes
 
 if TYPE_CHECKING:
     from evaluate.models import Model
@@ -44,7 +44,6 @@ class Options(ComparisonOptions, PoolOptions):
     neighbors: Count = setting(5, "a query's")
     queries: Count = setting(40, "rows of the page")
     rows: Count = setting(10, "rows of the PNG")
-    limit: Count | None = setting(None, "use this many queries, evenly over the classes")
 
 
 @dataclass
@@ -84,11 +83,6 @@ def run(options: Options, results: Results) -> Report:
 
     pool = open_pool(options, options.images)
     split = open_split(options.images, leave_one_out="all images but the query itself")
-    if not split.leave_one_out:
-        queries = stratified_subset(split.val, options.limit)
-        split = Split(split.train, queries, split.how)
-    elif options.limit is not None:
-        say("--limit is for folders with train/ and val/; all images are queries here.")
     _check_count(options.neighbors, split)
     neighbourhoods = []
     for model in load_models(options.checkpoints, options, pool=pool):
@@ -98,7 +92,7 @@ def run(options: Options, results: Results) -> Report:
     order = by_difference(np.stack([each.shares for each in neighbourhoods]))[: options.queries]
     table, recipes = [cells(m, COLUMNS) for m in models], [m["recipe"] for m in models]
     content = {
-        **options.model_dump(include={"images", "neighbors", "limit"}),
+        **options.model_dump(include={"images", "neighbors"}),
         "split": split.how,
         "queries": len(read.val),
         "candidates": len(read.train),

@@ -124,6 +124,6 @@ def test_any_folder_will_do(tmp_path, split_folder):
 def test_mistakes(tmp_path, probe, split_folder, write_pictures, resnet18_file):
     few = write_pictures(tmp_path / "few", {"red/000.png": np.eye(40, dtype=np.uint8) * 255})
     arguments = ("foreground", resnet18_file, split_folder, *ARGUMENTS, "--out", tmp_path / "out")
-    assert "--masks is needed" in probe(*arguments, code=2).stderr
+    assert "--masks is missing" in probe(*arguments, code=2).stderr
     assert "are needed" in probe(*arguments, "--masks", few, code=2).stderr
     assert Options.model_fields["grid"].default == 64

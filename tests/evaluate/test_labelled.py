@@ -35,7 +35,7 @@ def test_stratified_subset(split_folder):
     subset = stratified_subset(images, 8)
     assert sorted(np.bincount(subset.labels)) == [2, 3, 3]
     assert list(subset.keys) == sorted(subset.keys)
-    assert stratified_subset(images, None) is images
+    assert stratified_subset(images, len(images)) is images
 
 
 def test_mistakes_are_named(split_folder, write_pictures):
