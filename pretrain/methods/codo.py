@@ -33,7 +33,6 @@ from pretrain.parts.boxes import (
     tight_boxes,
     uniform_numbers,
 )
-from pretrain.parts.encoder import with_init
 from pretrain.parts.pyramid import HIDDEN, SIDE, box_head, pyramid, stage_maps, state
 from pretrain.settings import Settings
 
@@ -61,15 +60,15 @@ class PyramidEncoder(nn.Module):
     level (RoIAlign, 7 x 7), and the levels share the head.
     """
 
-    def __init__(self, arch: str, dim: int, lowest_level: int) -> None:
+    def __init__(self, arch: str, s: CoDoSettings) -> None:
         super().__init__()
         self.backbone = build_backbone(arch)
-        self.stages = [str(level - 2) for level in range(lowest_level, 6)]
+        self.stages = [str(level - 2) for level in range(s.lowest_level, 6)]
         self.fpn = pyramid(self.backbone).fpn
         for blocks in (self.fpn.inner_blocks, self.fpn.layer_blocks):
             blocks[: -len(self.stages)].requires_grad_(False)  # of levels that are not contrasted
         self.box_head = box_head()
-        self.head = nn.Linear(HIDDEN, dim)
+        self.head = nn.Linear(HIDDEN, s.dim)
 
     def forward(self, images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, S, S), boxes (B, 4) in pixels -> (B, L, dim) float32 of unit length."""
@@ -102,6 +101,7 @@ class CoDo(MoCo):
     """
 
     Settings = CoDoSettings
+    network = PyramidEncoder
     wants = frozenset({"alpha"})
     defaults: ClassVar[dict[str, Any]] = {
         "recipe": "moco-v2", "paste_probability": 1.0, "placement": "frame",
@@ -132,12 +132,6 @@ class CoDo(MoCo):
                 f"image_size is {settings.image_size}, too small for codo's pyramid with batch "
                 f"norms over {sizes.group} images; give {least} or more."
             )
-
-    @classmethod
-    def build(cls, settings: Settings, sizes: Sizes) -> CoDo:
-        s = settings.method
-        encoder = PyramidEncoder(settings.arch, s.dim, s.lowest_level)
-        return cls(with_init(encoder, settings), s, settings.seed)
 
     @classmethod
     def chance_loss(cls, settings: Settings, images: int) -> float | None:

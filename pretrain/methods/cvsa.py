@@ -21,9 +21,9 @@ from torch.nn import functional
 from data.errors import UserError
 from data.options import setting
 from pretrain.contract import Sizes, Views
-from pretrain.methods.moco import MoCo, MoCoSettings, check_queue
+from pretrain.methods.moco import MoCo, MoCoSettings
 from pretrain.parts.backbones import feature_dim
-from pretrain.parts.encoder import Encoder, check_network, with_init
+from pretrain.parts.encoder import Encoder
 from pretrain.parts.pyramid import stage_maps
 from pretrain.settings import Settings
 
@@ -49,7 +49,7 @@ class MapEncoder(Encoder):
     """
 
     def __init__(self, arch: str, s: CVSASettings) -> None:
-        super().__init__(arch, s.dim, s.mlp, s.head_norm)
+        super().__init__(arch, s)
         width = feature_dim(arch)
         self.projector = nn.Sequential(
             nn.Conv2d(width, width, 1, bias=False),
@@ -80,6 +80,7 @@ class CVSA(MoCo):
     """
 
     Settings = CVSASettings
+    network = MapEncoder
     wants = frozenset({"saliency"})
     defaults: ClassVar[dict[str, Any]] = {
         "recipe": "moco-v2",
@@ -95,18 +96,12 @@ class CVSA(MoCo):
     @classmethod
     def check(cls, settings: Settings, sizes: Sizes) -> None:
         """Refuse networks without a map of 1/32, views too small, queues that do not fit."""
-        check_queue(settings, sizes)
         if settings.arch not in _ARCHITECTURES:
             raise UserError(
                 f"arch is {settings.arch!r}, which has no map of features to be aligned; choose "
                 f"one of {', '.join(_ARCHITECTURES)}."
             )
-        check_network(settings, lambda: MapEncoder(settings.arch, settings.method), sizes.group)
-
-    @classmethod
-    def build(cls, settings: Settings, sizes: Sizes) -> CVSA:
-        encoder = with_init(MapEncoder(settings.arch, settings.method), settings)
-        return cls(encoder, settings.method, settings.seed)
+        super().check(settings, sizes)
 
     def forward(self, views: Views, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the batch's mean loss; logs the alignment loss, its share of the batch, pointing.

@@ -14,10 +14,11 @@ from pretrain.contract import Method, Sizes, Views
 from pretrain.parts import losses
 from pretrain.parts.distributed import mean_over_processes
 from pretrain.parts.encoder import (
+    Encoder,
     EncoderSettings,
-    build_encoder,
-    check_encoder,
     check_negatives,
+    check_network,
+    with_init,
 )
 from pretrain.parts.memory_bank import MemoryBank
 from pretrain.parts.negatives import OwnDraws, SharedDraws, WholeMemory, stream_key
@@ -75,11 +76,12 @@ class InstDisc(Method, nn.Module):
         """Refuse more negatives than images, and views too small for the encoder."""
         if settings.method.negatives != "all":
             check_negatives(settings, sizes, remedy=", or all")
-        check_encoder(settings, sizes)
+        check_network(settings, lambda: Encoder(settings.arch, settings.method), sizes.group)
 
     @classmethod
     def build(cls, settings: Settings, sizes: Sizes) -> InstDisc:
-        return cls(build_encoder(settings), sizes.images, settings.method, settings.seed)
+        encoder = with_init(Encoder(settings.arch, settings.method), settings)
+        return cls(encoder, sizes.images, settings.method, settings.seed)
 
     @classmethod
     def chance_loss(cls, settings: Settings, images: int) -> float | None:

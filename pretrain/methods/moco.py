@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import field_validator
@@ -17,10 +17,11 @@ from data.options import Count, Share, setting
 from pretrain.contract import Method, MethodSettings, Sizes, Views
 from pretrain.parts.distributed import all_gather, own_share
 from pretrain.parts.encoder import (
+    Encoder,
     EncoderSettings,
-    build_encoder,
-    check_encoder,
     check_negatives,
+    check_network,
+    with_init,
 )
 from pretrain.parts.negatives import stream_key
 from pretrain.settings import Settings
@@ -55,9 +56,11 @@ class MoCo(Method, nn.Module):
     encoder : images -> unit vectors (B, dim), of queries; that of the keys starts as its copy.
     seed : of the queue's first keys and of the shuffles.
     queues : axes before (dim, K), where an image has several vectors and each a queue of its own.
+    network : what an encoder is built by, of the backbone's name and the method's settings.
     """
 
     Settings = MoCoSettings
+    network: ClassVar[type[nn.Module]] = Encoder
     views = 2
     groups = 8  # the authors' GPUs
 
@@ -83,11 +86,12 @@ class MoCo(Method, nn.Module):
     def check(cls, settings: Settings, sizes: Sizes) -> None:
         """Refuse a queue that is no multiple of the batch, and views too small for the encoder."""
         check_queue(settings, sizes)
-        check_encoder(settings, sizes)
+        check_network(settings, lambda: cls.network(settings.arch, settings.method), sizes.group)
 
     @classmethod
     def build(cls, settings: Settings, sizes: Sizes) -> MoCo:
-        return cls(build_encoder(settings), settings.method, settings.seed)
+        encoder = with_init(cls.network(settings.arch, settings.method), settings)
+        return cls(encoder, settings.method, settings.seed)
 
     @classmethod
     def chance_loss(cls, settings: Settings, images: int) -> float | None:

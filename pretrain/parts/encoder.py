@@ -38,38 +38,26 @@ class Encoder(nn.Module):
     """Images to points on the unit sphere.
 
     arch : a name of `pretrain.parts.backbones.ARCHITECTURES`.
-    dim : dimensions of the embedding.
-    mlp : a hidden layer of the backbone's width and a ReLU before the last layer (MoCo v2).
-    head_norm : a batch norm before that ReLU (SimCLR, Chen et al. 2020; MoCo v3). Against a new
-        queue's random vectors an untrained network's outputs move to a single point, and on small
-        data they are long in leaving it. The batch norm holds them apart from the first step.
+    s : dim: dimensions of the embedding. mlp: a hidden layer of the backbone's width and a ReLU
+        before the last layer (MoCo v2). head_norm: a batch norm before that ReLU (SimCLR, Chen et
+        al. 2020; MoCo v3). Against a new queue's random vectors an untrained network's outputs move
+        to a single point, and on small data they are long in leaving it. The batch norm holds them
+        apart from the first step.
     """
 
-    def __init__(
-        self, arch: str, dim: int = 128, mlp: bool = False, head_norm: bool = False
-    ) -> None:
+    def __init__(self, arch: str, s: EncoderSettings) -> None:
         super().__init__()
         width = feature_dim(arch)
         self.backbone = build_backbone(arch)
         hidden: list[nn.Module] = []
-        if mlp:
-            norm = [nn.BatchNorm1d(width)] if head_norm else []
+        if s.mlp:
+            norm = [nn.BatchNorm1d(width)] if s.head_norm else []
             hidden = [nn.Linear(width, width), *norm, nn.ReLU(inplace=True)]
-        self.head = nn.Sequential(*hidden, nn.Linear(width, dim))
+        self.head = nn.Sequential(*hidden, nn.Linear(width, s.dim))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, dim) float32 of unit length."""
         return functional.normalize(self.head(self.backbone(images)).float(), dim=1)
-
-
-def _new_encoder(settings: Settings) -> Encoder:
-    s = settings.method
-    return Encoder(settings.arch, s.dim, s.mlp, s.head_norm)
-
-
-def build_encoder(settings: Settings) -> Encoder:
-    """Return the encoder of the settings, its backbone's weights read from `init` where given."""
-    return with_init(_new_encoder(settings), settings)
 
 
 def with_init(network: nn.Module, settings: Settings) -> nn.Module:
@@ -77,11 +65,6 @@ def with_init(network: nn.Module, settings: Settings) -> nn.Module:
     if settings.init is not None:
         load_backbone(network.backbone, settings.arch, settings.init)
     return network
-
-
-def check_encoder(settings: Settings, sizes: Sizes) -> None:
-    """Refuse views too small for the encoder; see `check_network`."""
-    check_network(settings, lambda: _new_encoder(settings), sizes.group)
 
 
 def check_network(settings: Settings, build: Callable[[], nn.Module], images: int) -> None:

@@ -105,7 +105,7 @@ def test_a_view_without_a_paste_is_its_own_box():
 def test_pyramid_is_the_equation():
     """Against a plain construction: 1 x 1 and 3 x 3 convolutions, nearest doubling, sums."""
     torch.manual_seed(0)
-    encoder = PyramidEncoder("resnet18", 8, 4).eval()
+    encoder = PyramidEncoder("resnet18", CoDoSettings(dim=8, lowest_level=4)).eval()
     body, fpn = encoder.backbone, encoder.fpn
     assert isinstance(fpn, FeaturePyramidNetwork)
     images, boxes = torch.randn(2, 3, 64, 64), torch.tensor([[0.0, 0, 64, 64], [16, 8, 32, 40]])
@@ -141,7 +141,7 @@ def _cells(level):
 
 
 def test_levels_that_are_not_contrasted_do_not_learn():
-    encoder = PyramidEncoder("resnet18", 8, 5)
+    encoder = PyramidEncoder("resnet18", CoDoSettings(dim=8, lowest_level=5))
     encoder(torch.randn(2, 3, 64, 64), torch.tensor([[0.0, 0, 64, 64]] * 2)).sum().backward()
     for name, parameter in encoder.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pretrain.parts.encoder import Encoder
+from pretrain.parts.encoder import Encoder, EncoderSettings
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from pretrain.parts.encoder import Encoder
     ],
 )
 def test_head_has_the_layers_asked_for(mlp, head_norm, layers):
-    encoder = Encoder("resnet18", 16, mlp, head_norm)
+    encoder = Encoder("resnet18", EncoderSettings(dim=16, mlp=mlp, head_norm=head_norm))
     assert [type(layer) for layer in encoder.head] == layers
     outputs = encoder(torch.randn(4, 3, 64, 64))
     assert outputs.shape == (4, 16)
@@ -29,7 +29,7 @@ def test_norm_keeps_images_apart_from_random_negatives():
     cosines = {}
     for head_norm in (False, True):
         torch.manual_seed(0)
-        encoder = Encoder("resnet18", 32, mlp=True, head_norm=head_norm)
+        encoder = Encoder("resnet18", EncoderSettings(dim=32, mlp=True, head_norm=head_norm))
         optimizer = torch.optim.SGD(encoder.parameters(), 0.06, momentum=0.9)
         queue = functional.normalize(torch.randn(32, 256), dim=0)
         images = torch.randn(16, 3, 64, 64)
