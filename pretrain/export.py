@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from data.run import write_torch
-from data.weights import differences, fill, network_in, read_weights, split_choice, state_dict_of
+from data.weights import differences, fill, read_network
 from pretrain.parts.backbones import CLASSIFIER
 from pretrain.settings import Settings
 
@@ -52,14 +52,10 @@ def load_backbone(backbone: nn.Module, arch: str, path: str | Path) -> None:
 
     UserError: No such file, damaged, another architecture, names that do not fit.
     """
-    file, choice = split_choice(path)
-    contents, name = read_weights(file, "init"), f"init {str(file)!r}"
-    if contents.get("format") == FORMAT and contents["arch"] != arch:
-        raise UserError(
-            f"{name} holds a {contents['arch']}, and arch is {arch!r}; set arch={contents['arch']}."
-        )
     wanted = backbone.state_dict()
-    state, _ = network_in(state_dict_of(contents, name), [next(iter(wanted))], choice, name)
+    state, _ = read_network(path, "init", [next(iter(wanted))])
     if difference := differences(state, wanted, ignored=CLASSIFIER[arch] + "."):
-        raise UserError(f"{name} does not fit {arch}: {difference}; set another arch or init.")
+        raise UserError(
+            f"init {str(path)!r} does not fit {arch}: {difference}; set another arch or init."
+        )
     fill(backbone, state)

@@ -157,10 +157,8 @@ class Settings(Switches, PasteSettings):
         views = load_method(self.method.name).count_views(self.method)
         return ViewRecipe(views=views, image_size=self.image_size, **switches)
 
-    def paste_settings(self) -> PasteSettings | None:
-        """Return the copy-paste settings, or None where nothing is pasted."""
-        if self.paste_probability == 0:
-            return None
+    def paste_settings(self) -> PasteSettings:
+        """Return the copy-paste settings."""
         return PasteSettings(**self.model_dump(include=PasteSettings.model_fields.keys()))
 
     def scaled_lr(self) -> float:

@@ -138,19 +138,17 @@ class DeviceAugment(nn.Module):
     def forward(self, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         """Return the views, and then a batch's negative: float32 (B, 3, S, S), channels_last."""
         count, views, size = batch["image"].shape[:3]
+        parts = [slice(count)]
+        if self._one_by_one(batch["image"]):  # all of an image's steps while it is in the cache
+            parts = [slice(row, row + 1) for row in range(count)]
         result = []
         for view in range(views):
-            if not self._one_by_one(batch["image"]):
-                images = self.photometric(self.pasted(batch, view), batch["parameters"][:, view])
-                images = (images - self.mean) / self.std
-                result.append(images.contiguous(memory_format=torch.channels_last))
-                continue
             images = torch.empty((count, size, size, 3), device=batch["image"].device)
             images = images.permute(0, 3, 1, 2)
-            for row in range(count):  # all of an image's steps while it is in the cache
-                part = {name: batch[name][row : row + 1] for name in _PIXELS if name in batch}
-                image = self.photometric(self.pasted(part, view), part["parameters"][:, view])
-                images[row] = ((image - self.mean) / self.std)[0]
+            for rows in parts:
+                part = {name: batch[name][rows] for name in _PIXELS if name in batch}
+                own = self.photometric(self.pasted(part, view), part["parameters"][:, view])
+                images[rows] = (own - self.mean) / self.std
             result.append(images)
         return result
 

@@ -160,7 +160,8 @@ class PasteSettings(Record):
     @property
     def needs_masks(self) -> bool:
         """Whether it looks at masks."""
-        return self.cutout == "mask" or BACKGROUNDS[self.background].partner is not None
+        looks = self.cutout == "mask" or BACKGROUNDS[self.background].partner is not None
+        return self.paste_probability > 0 and looks
 
 
 def blurs(blend: str, uniform: float) -> bool:

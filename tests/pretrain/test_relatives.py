@@ -22,7 +22,7 @@ def test_a_row_is_what_it_says(row, tmp_path):
     )
     paste = settings.paste_settings()
     wants = bool({"saliency", "boxes"} & set(load_method(settings.method.name).wants))
-    needs = wants or settings.crop == "object" or (paste is not None and paste.needs_masks)
+    needs = wants or settings.crop == "object" or paste.needs_masks
     assert ("--masks" in words) == needs
     # no setting is repeated that is the method's default anyway
     default = flat(build_settings({"method": settings.method.name}))
