@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from data.errors import UserError
 from data.options import Count, setting
 from evaluate.intervals import accuracy
 from evaluate.labelled import Split, open_split
@@ -78,32 +77,23 @@ def run(options: Options, results: Results) -> Report:
 
 def _score(model: Model, split: Split, options: Options) -> list[dict]:
     """Accuracies for each k; a k larger than the training set is cut to it, and so reported."""
-    from data.knn import Neighbours, nearest, votes
+    from data.knn import Neighbours, votes
     from evaluate.classifiers import top_k
 
-    train, test = model.split_features(split)
-    alone = split.leave_one_out
-    available = len(train.features) - int(alone)
-    if available < 1:
-        raise UserError(
-            f"IMAGES {options.images}: a single image can be read; there is no other to vote."
-        )
-    sizes = sorted({min(k, available) for k in options.k})
-    bank, queries = train.features, test.features
-    similarity, index = nearest(bank, queries, sizes[-1], leave_one_out=alone, device=model.device)
+    (similarity, index), train, test = model.nearest(split, max(options.k))
     rows = []
-    for k in sizes:
+    for k in sorted({min(k, index.shape[1]) for k in options.k}):
         first = Neighbours(similarity[:, :k], index[:, :k])
         scores = votes(first, train.labels, options.temperature, len(split.train.classes)).cpu()
-        top1 = accuracy(top_k(scores, test.labels, 1), len(queries))
+        top1 = accuracy(top_k(scores, test.labels, 1), len(test.labels))
         rows.append(
             {
                 "k": k,
                 "temperature": options.temperature,
                 **top1.named("top1"),
                 "top5": top_k(scores, test.labels, 5),
-                "train_images": len(bank),
-                "test_images": len(queries),
+                "train_images": len(train.labels),
+                "test_images": len(test.labels),
                 "unreadable": train.unreadable | test.unreadable,
             }
         )

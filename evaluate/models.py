@@ -14,6 +14,7 @@ from data.device import pick_device, to_host
 from data.errors import UserError
 from data.images.crop import centre_crop
 from data.images.labels import Labelled
+from data.knn import Neighbours, nearest
 from data.loading import (
     Batch,
     Crop,
@@ -169,6 +170,21 @@ class Model:
         """Take features of the training and of the validation images."""
         train = self.features(split.train, "train")
         return train, train if split.leave_one_out else self.features(split.val, "val")
+
+    def nearest(self, split: Split, most: int) -> tuple[Neighbours, Features, Features]:
+        """Find the `most` nearest training images of each validation image, or all there are.
+
+        Returns them, and the features of the training and of the validation images. UserError: an
+        only image, that would be compared with all others, can be read.
+        """
+        train, test = self.split_features(split)
+        alone = split.leave_one_out
+        count = min(most, len(train.features) - int(alone))
+        if count < 1:
+            raise UserError("IMAGES: a single image can be read, and there is no other beside it.")
+        bank, queries = train.features, test.features
+        found = nearest(bank, queries, count, leave_one_out=alone, device=self.device)
+        return found, train, test
 
     def batches(
         self, images: Labelled, most: int | None = None, crop: Crop = centre_crop

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.errors import UserError
 from data.gallery import Cell, Gallery, Row
 from data.options import Count, setting
 from evaluate.intervals import accuracy, mean
@@ -83,7 +82,6 @@ def run(options: Options, results: Results) -> Report:
 
     pool = open_pool(options, options.images)
     split = open_split(options.images, leave_one_out="all images but the query itself")
-    _check_count(options.neighbors, split)
     neighbourhoods = []
     for model in load_models(options.checkpoints, options, pool=pool):
         neighbourhood, read, unreadable = _find(model, split, options.neighbors)
@@ -103,32 +101,19 @@ def run(options: Options, results: Results) -> Report:
     }
     gallery = _gallery(neighbourhoods, read, order)
     notes = unreadable_notes(unreadable) + (pool.notes() if pool else [])
-    return Report(content, table, [], notes, gallery, options.rows, recipes)
-
-
-def _check_count(count: int, split: Split) -> None:
-    available = len(split.train) - int(split.leave_one_out)
-    if count > available:
-        raise UserError(
-            f"--neighbors {count}: a query has only {available} images to choose from in "
-            f"{split.train.root}; ask for fewer."
+    if (count := models[0]["neighbors"]) < options.neighbors:
+        notes.append(
+            f"--neighbors {options.neighbors} is cut to {count}: there are no more images."
         )
+    return Report(content, table, [], notes, gallery, options.rows, recipes)
 
 
 def _find(model: Model, split: Split, count: int) -> tuple[Neighbourhood, Split, dict[str, str]]:
     """Neighbours of the queries that can be read; what of the split can be, and what cannot."""
-    from data.knn import nearest
-
-    train, test = model.split_features(split)
-    bank, queries = train.images, test.images
-    read = Split(bank, queries, split.how)
-    _check_count(count, read)
-    alone, bank_features = split.leave_one_out, train.features
-    neighbours = nearest(
-        bank_features, test.features, count, leave_one_out=alone, device=model.device
-    )
-    similarity, index = (values.cpu().numpy() for values in neighbours)
-    right = bank.labels[index] == queries.labels[:, None]
+    found, train, test = model.nearest(split, count)
+    read = Split(train.images, test.images, split.how)
+    similarity, index = (values.cpu().numpy() for values in found)
+    right = read.train.labels[index] == read.val.labels[:, None]
     neighbourhood = Neighbourhood(model, index, right, similarity)
     return neighbourhood, read, train.unreadable | test.unreadable
 

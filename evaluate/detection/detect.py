@@ -50,7 +50,7 @@ class Options(LoadingOptions, ResultOptions):
       probe detect a=RUN1 b=RUN2 VOCdevkit --set images_per_step=8
       torchrun --nproc-per-node 8 -m evaluate detect RUN COCO --protocol coco-1x --out results
 
-    Writes results.json, index.html, detect.png and a folder for each training into --out.
+    Writes results.json, index.html, its plots and a folder for each training into --out.
     """
 
     checkpoints: tuple[str, ...] = setting(
@@ -82,7 +82,7 @@ def run(options: Options, results: Results) -> Report | None:
         say(f"{options.protocol}: {sentence}")
         comparison = Comparison(options, settings, train, test, results.folder / TRAININGS, here)
         networks = [comparison.compare(*each) for each in given]
-    return comparison.report(networks, sentence) if here.first else None
+    return comparison.report(networks, sentence, results) if here.first else None
 
 
 def read_data(options: Options, settings: Settings) -> tuple[Images, Images]:
@@ -113,41 +113,29 @@ def read_data(options: Options, settings: Settings) -> tuple[Images, Images]:
 class Network:
     """A network's trainings, a seed each.
 
+    runs : what the JSON says of each
     answers : the first training's, as COCO's results
     """
 
     label: str
     recipe: str
     source: dict[str, Any] = field(default_factory=dict)
-    seeds: list[int] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     scores: list[Scores] = field(default_factory=list)
     answers: list[dict] = field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
         """What the JSON says: each run, their means, and their standard deviations."""
-        runs = []
-        for seed, folder, scores in zip(self.seeds, self.folders, self.scores, strict=True):
-            losses = [line["loss"] for line in read_metrics(folder / "metrics.jsonl")]
-            tenth = max(1, len(losses) // 10)
-            runs.append(
-                {
-                    "seed": seed,
-                    **scores.averages,
-                    "classes": scores.classes,
-                    "loss_first_tenth": float(np.mean(losses[:tenth])),
-                    "loss_last_tenth": float(np.mean(losses[-tenth:])),
-                }
-            )
-        values = {name: [run[name] for run in runs] for name in self.scores[0].averages}
-        several = len(runs) > 1
+        values = {name: [run[name] for run in self.runs] for name in self.scores[0].averages}
+        several = len(self.runs) > 1
         return {
             "label": self.label,
             "recipe": self.recipe,
             **self.source,
             "mean": {n: float(np.mean(v)) for n, v in values.items()},
             "std": {n: float(np.std(v, ddof=1)) for n, v in values.items()} if several else None,
-            "runs": runs,
+            "runs": self.runs,
         }
 
 
@@ -184,7 +172,12 @@ class Comparison:
                 scores = score_coco(self.test, answers, settings.detector == "fpn")
             averages = (f"{name} {percent(value)}" for name, value in scores.averages.items())
             say(f"{title}: {', '.join(averages)}")
-            network.seeds.append(seed)
+            losses = [line["loss"] for line in read_metrics(folder / "metrics.jsonl")]
+            tenth = max(1, len(losses) // 10)
+            row = {"seed": seed, **scores.averages, "classes": scores.classes}
+            row["loss_first_tenth"] = float(np.mean(losses[:tenth]))
+            row["loss_last_tenth"] = float(np.mean(losses[-tenth:]))
+            network.runs.append(row)
             network.folders.append(folder)
             network.scores.append(scores)
             network.answers = network.answers or answers
@@ -233,7 +226,7 @@ class Comparison:
         here.any(False)  # all wait until they are there: the next network may be the same
         return run.folder, answers
 
-    def report(self, networks: list[Network], sentence: str) -> Report:
+    def report(self, networks: list[Network], sentence: str, results: Results) -> Report:
         """Make JSON, table and page."""
         from data.gallery import Gallery
         from evaluate.detection import pictures
@@ -256,6 +249,7 @@ class Comparison:
             figures=pictures.figures(
                 {each.label: each.scores for each in networks},
                 {each.label: each.folders for each in networks},
+                results,
             ),
         )
         content = {

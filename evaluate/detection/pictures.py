@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -18,6 +17,7 @@ from data.metrics import read_metrics
 from evaluate.detection.annotated import Annotated, Detections, Objects
 from evaluate.detection.coco import draw_outline
 from evaluate.detection.scores import Scores
+from evaluate.results import Results
 
 SHOWN = 12  # images
 LONG_SIDE = 500  # of a picture that boxes are drawn into
@@ -101,29 +101,24 @@ def _drawn(
 
 
 def figures(
-    scores: Mapping[str, Sequence[Scores]], folders: Mapping[str, Sequence[Path]]
+    scores: Mapping[str, Sequence[Scores]], folders: Mapping[str, Sequence[Path]], results: Results
 ) -> list[Figure]:
     """Plots of all networks: AP of each class (means over runs), curves of the first run, losses.
 
     scores, folders : of each network, of each of its runs
+    results : whose folder gets the plots, too
     """
     first = {label: runs[0] for label, runs in scores.items()}
     names = list(next(iter(first.values())).classes)
-    plots = [
-        Figure("AP50 of each class", _png(lambda path: _bars(path, scores, names))),
-        Figure("Loss of training, first run", _png(lambda path: _losses(path, folders))),
-    ]
+    bars, losses = results.path("classes.png"), results.path("losses.png")
+    _bars(bars, scores, names)
+    _losses(losses, folders)
+    plots = [("AP50 of each class", bars), ("Loss of training, first run", losses)]
     for start in range(0, len(names), A_ROW):
-        some = names[start : start + A_ROW]
-        png = _png(lambda path, some=some: _curves(path, first, some))
-        plots.append(Figure("" if start else "Precision over recall at an IoU of .5", png))
-    return plots
-
-
-def _png(draw: Callable[[Path], None]) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        draw(Path(folder) / "plot.png")
-        return (Path(folder) / "plot.png").read_bytes()
+        curves = results.path(f"curves-{start // A_ROW + 1}.png")
+        _curves(curves, first, names[start : start + A_ROW])
+        plots.append(("" if start else "Precision over recall at an IoU of .5", curves))
+    return [Figure(title, path.read_bytes()) for title, path in plots]
 
 
 def _bars(path: Path, scores: Mapping[str, Sequence[Scores]], names: Sequence[str]) -> None:
