@@ -38,7 +38,7 @@ from data.errors import UserError
 from data.images.decode import UnreadableImage, capped_size, decode
 from data.images.listing import key_path, list_images
 from data.keys import Keys
-from data.masks.write import ChunkEncoder
+from data.masks.format import ChunkEncoder
 from saliency.basnet import BASNet, Predictor, load_basnet
 from saliency.basnet.preprocess import SIZE, preprocess
 from saliency.batch import Plan, make_shards

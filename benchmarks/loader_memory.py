@@ -19,8 +19,7 @@ from PIL import Image
 from tabulate import tabulate
 
 from data.images.listing import list_images
-from data.masks.format import Status, shard_name
-from data.masks.write import ChunkEncoder, ShardWriter
+from data.masks.format import ChunkEncoder, ShardWriter, Status, shard_name
 from pretrain.views.loader import build_loader
 from pretrain.views.recipes import PasteSettings, ViewRecipe
 

@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 from data.images.decode import decode
 from data.images.listing import key_path, list_images
 from data.keys import Keys
-from data.masks.write import ChunkEncoder
+from data.masks.format import ChunkEncoder
 from saliency.batch import Plan, make_shards
 from saliency.maps import choose, compute_maps
 from saliency.methods import gs as geodesic

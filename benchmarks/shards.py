@@ -23,11 +23,10 @@ from tabulate import tabulate
 
 from data.images.listing import key_path, list_images
 from data.keys import Keys
-from data.masks.format import Status, shard_name, status_of
+from data.masks.format import Chunk, ChunkEncoder, ShardWriter, Status, shard_name, status_of
 from data.masks.index import build_index
 from data.masks.read import MaskShards
 from data.masks.transfer import read_mask
-from data.masks.write import Chunk, ChunkEncoder, ShardWriter
 
 CANVAS = 400
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import click
 
-_EXHAUSTED = (  # said by the CPU's allocator, which has no exception of its own, and by CUDA's
+_EXHAUSTED = (  # said by allocators that have no exception of their own
     "can't allocate memory",
     "not enough memory",
     "out of memory",
     "ALLOC_FAILED",
+    "memory allocation failed",  # HDF5
 )
 _WORKER = re.compile(r"DataLoader worker \(pid")  # of a process that ended, not of its exception
 _REMEDIES = {
@@ -60,7 +61,8 @@ def is_exhaustion(error: BaseException) -> bool:
     """Return whether an error says that the memory of the CPU or of a GPU is exhausted."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _EXHAUSTED)
+    kinds = (RuntimeError, OSError)  # HDF5's is an OSError
+    return isinstance(error, kinds) and any(word in str(error) for word in _EXHAUSTED)
 
 
 @contextmanager
@@ -96,7 +98,7 @@ def as_sentence(error: BaseException) -> UserError | RunFailed | None:
     text = str(error).strip()
     first_line, last_line = text.partition("\n")[0].rstrip(" ."), text.rpartition("\n")[2]
     remedy = "; ".join(getattr(error, "__notes__", ()))
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not is_exhaustion(error):
         if error.errno == errno.EPIPE or (error.errno is None and not text.startswith("Caught ")):
             return None
         name = "a file" if error.filename is None else repr(os.fspath(error.filename))
@@ -129,6 +131,7 @@ def _fewer() -> str:
         "batch_size": "a smaller --batch-size",
         "workers": "fewer --workers",
         "jobs": "fewer --jobs",
+        "max_side": "a smaller --max-side",
     }
     return " or ".join(words[name] for name in words if name in names) or "a larger machine"
 

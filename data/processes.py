@@ -1,13 +1,24 @@
-"""How many processes there may be, and how they are started without hearing signals."""
+"""Processes: how many, their signals, work that may crash apart, and what numba's kernels need."""
 
 from __future__ import annotations
 
 import contextlib
+import math
+import multiprocessing
 import os
+import resource
 import shutil
 import signal
-from collections.abc import Iterator
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
+
+from data.files import private_folder
 
 _SHARED = Path("/dev/shm")
 
@@ -19,6 +30,52 @@ def usable_cores() -> int:
     return cpu_count()
 
 
+# ---- signals -------------------------------------------------------------------------------------
+
+
+class StopRequest:
+    """Whether, and by which signal, this process was asked to stop."""
+
+    number: int | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was Ctrl-C."""
+        return self.number == signal.SIGINT
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, as shells report it; SIGTERM's 0 tells a cluster that all is well."""
+        return 130 if self.interrupted else 0
+
+    def __bool__(self) -> bool:
+        return self.number is not None
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn SIGTERM and the first Ctrl-C into a request; the second Ctrl-C interrupts at once.
+
+    A signal that is ignored so far, as by nohup, stays ignored.
+    """
+    request = StopRequest()
+
+    def note(number: int, frame: object) -> None:
+        if request.interrupted and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        request.number = number
+
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, note)
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @contextlib.contextmanager
 def signals_held_from_children() -> Iterator[None]:
     """Start processes to which a terminal's Ctrl-C, or a batch system's SIGTERM, does nothing.
@@ -27,14 +84,41 @@ def signals_held_from_children() -> Iterator[None]:
     what happens. The parent ends them. A process inherits the mask of blocked signals; this one's
     are only delayed.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let SIGINT and SIGTERM take effect only after the block; also a decorator.
+
+    What numba compiles loads the types of its results by Python code, in which a signal's handler
+    may run, and crashes the process where that raises. Outside the main thread, where no handler
+    ever runs, this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    before = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler):  # not one that is ignored, or that ends the process at once
+                before[number] = handler
+                signal.signal(number, lambda number, frame: caught.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in dict.fromkeys(caught):
+            signal.raise_signal(number)
+
+
+# ---- what is left behind -------------------------------------------------------------------------
 
 
 def sweep_after_death() -> None:
@@ -68,3 +152,182 @@ def sweep_after_death() -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     finally:
         os._exit(0)
+
+
+def ensure_kernel_cache() -> None:
+    """Give numba a cache folder if neither this package's nor the user's own can be written.
+
+    Numba refuses to compile cached functions without one: in a container that runs under a foreign
+    user id, say, with neither a home nor the right to write into the installation. The folder is
+    `dilo-kernels-<user id>` among the temporary files; worker processes inherit it through the
+    environment. To be called before numba is imported.
+    """
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        return
+    if _can_write(Path(__file__).parent / "__pycache__") or _can_write(_user_folder()):
+        return
+    # only this user's, because what is loaded from it is run
+    folder = private_folder("dilo-kernels") or tempfile.mkdtemp(prefix="dilo-kernels-")
+    os.environ["NUMBA_CACHE_DIR"] = str(folder)
+
+
+def _user_folder() -> Path:
+    """Where numba falls back to, on Linux; elsewhere a home folder does."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(cache) / "numba" if cache else Path.home() / ".cache" / "numba"
+    except RuntimeError:  # no home
+        return Path(os.devnull) / "none"
+
+
+def _can_write(folder: Path) -> bool:
+    """Try, as numba does: rights alone do not tell of read-only and full disks."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+# ---- work in processes of its own ----------------------------------------------------------------
+
+Alive = Callable[[], None]  # says that the work goes on
+
+SILENCE = 60.0  # seconds within which a process must say that it goes on; a busy machine is slow
+COMPUTING = 15  # seconds of a processor that it may take for that: what never ends is busy
+
+_apart = False  # whether this process is one of those
+
+
+def is_apart() -> bool:
+    """Return whether this process is one of `done_apart`'s."""
+    return _apart
+
+
+def done_apart(
+    work: Callable[[Any, Alive], Any],
+    items: Sequence[Any],
+    jobs: int = 1,
+    seconds: float = SILENCE,
+    computing: int = COMPUTING,
+) -> Iterator[Any]:
+    """Yield `work(item, alive)` of each item, in order; a text where its process failed.
+
+    A process serves many items and is replaced when it ends. It is silent when it neither returns
+    nor calls `alive` for so many seconds, or for so many of a processor's; then it is killed.
+    `work` must not raise.
+    """
+    results: dict[int, Any] = {}
+    begun = 0
+    idle: list[_Process] = []
+    busy: dict[Connection, _Process] = {}
+    try:
+        for number in range(len(items)):
+            while number not in results:
+                while len(busy) < jobs and begun < len(items):
+                    process = idle.pop() if idle else _Process(work, computing)
+                    process.begin(begun, items[begun], seconds)
+                    begun += 1
+                    busy[process.connection] = process
+                earliest = min(process.deadline for process in busy.values())
+                ready = wait(list(busy), max(0, earliest - time.monotonic()))
+                for connection, process in list(busy.items()):
+                    if connection in ready:
+                        answer = process.answer(seconds)
+                    elif process.deadline <= time.monotonic():
+                        answer = f"nothing came of it for {seconds:g} s"
+                        process.end()
+                    else:
+                        continue
+                    if answer is None:
+                        continue
+                    results[process.number] = answer
+                    del busy[connection]
+                    if process.lives:
+                        idle.append(process)
+            yield results.pop(number)
+    finally:
+        for process in [*idle, *busy.values()]:
+            process.end()
+
+
+class _Process:
+    """A process that works on one item after the other."""
+
+    def __init__(self, work: Callable[[Any, Alive], Any], computing: int) -> None:
+        # forked, it begins at once; the threads of this process hold no lock that it needs
+        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(work, theirs, computing), daemon=True)
+        with signals_held_from_children(), _children_allowed():
+            self._process.start()
+        theirs.close()
+        self.lives = True
+
+    def begin(self, number: int, item: Any, seconds: float) -> None:
+        self.number, self.deadline = number, time.monotonic() + seconds
+        self.connection.send(item)
+
+    def answer(self, seconds: float) -> Any:
+        """Return the result, None for a mere sign of life, or a text where the process died."""
+        try:
+            result = self.connection.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            code = self._process.exitcode or 0
+            self.end()
+            if code == -signal.SIGXCPU:
+                return "it computes without an end"
+            return f"the process that read it died ({_name(code)})"
+        self.deadline = time.monotonic() + seconds
+        return result
+
+    def end(self) -> None:
+        self.lives = False
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+
+def _name(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+@contextlib.contextmanager
+def _children_allowed() -> Iterator[None]:
+    """Let a daemon, such as a loading process, start a process, which it ends itself."""
+    config = multiprocessing.current_process()._config
+    daemon = config.pop("daemon", None)
+    try:
+        yield
+    finally:
+        if daemon is not None:
+            config["daemon"] = daemon
+
+
+def _serve(work: Callable[[Any, Alive], Any], connection: Connection, computing: int) -> None:
+    global _apart
+    _apart = True
+    last = time.monotonic()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+    def goes_on() -> None:
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        end = math.ceil(time.process_time()) + computing
+        resource.setrlimit(resource.RLIMIT_CPU, (end if hard < 0 else min(end, hard), hard))
+
+    def alive() -> None:
+        nonlocal last
+        if time.monotonic() - last > 1:
+            last = time.monotonic()
+            goes_on()
+            connection.send(None)
+
+    try:
+        while True:
+            item = connection.recv()
+            goes_on()
+            connection.send(work(item, alive))
+    except (EOFError, OSError):  # the parent is no more
+        pass

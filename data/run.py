@@ -28,7 +28,6 @@ import json
 import os
 import platform
 import re
-import signal
 import subprocess
 import sys
 import zipfile
@@ -266,49 +265,6 @@ def damage(path: str | os.PathLike) -> str | None:
 
 
 # ---- how a run ends ------------------------------------------------------------------------------
-
-
-class StopRequest:
-    """Whether, and by which signal, this process was asked to stop."""
-
-    number: int | None = None
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether it was Ctrl-C."""
-        return self.number == signal.SIGINT
-
-    @property
-    def exit_code(self) -> int:
-        """130 after Ctrl-C, as shells report it; SIGTERM's 0 tells a cluster that all is well."""
-        return 130 if self.interrupted else 0
-
-    def __bool__(self) -> bool:
-        return self.number is not None
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn SIGTERM and the first Ctrl-C into a request; the second Ctrl-C interrupts at once.
-
-    A signal that is ignored so far, as by nohup, stays ignored.
-    """
-    request = StopRequest()
-
-    def note(number: int, frame: object) -> None:
-        if request.interrupted and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        request.number = number
-
-    before = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, note)
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

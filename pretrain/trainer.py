@@ -22,8 +22,8 @@ from data.errors import RunFailed, UserError
 from data.images.labels import splits_of
 from data.images.listing import OddEndings, list_images
 from data.metrics import Metrics, epoch_bar, read_metrics
-from data.processes import usable_cores
-from data.run import Run, StopRequest, failures_told, stop_on_signals
+from data.processes import StopRequest, stop_on_signals, usable_cores
+from data.run import Run, failures_told
 from data.schedule import learning_rate
 from pretrain.build import (
     build_method,

@@ -17,7 +17,7 @@ for large images (`saliency.methods.protocol.superpixel_count`).
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from data.kernel_cache import ensure_kernel_cache
+from data.processes import ensure_kernel_cache
 
 if TYPE_CHECKING:
     import numpy as np

@@ -24,6 +24,7 @@ from data.errors import UserError
 from data.keys import Keys, printable
 from data.masks.format import (
     INDEX_NAME,
+    ShardWriter,
     Status,
     read_header,
     shard_name,
@@ -31,8 +32,7 @@ from data.masks.format import (
     software_versions,
 )
 from data.masks.index import build_index, read_rows
-from data.masks.write import ShardWriter
-from data.run import StopRequest
+from data.processes import StopRequest
 from saliency.workers import MapFunction, Row, longest_side
 
 _BLOCK = 16  # images a task: about a tenth of a second, small beside a shard, large beside overhead

@@ -29,7 +29,7 @@ from data.options import (
     options,
     setting,
 )
-from data.run import stop_on_signals
+from data.processes import stop_on_signals
 from saliency.methods import METHODS
 from saliency.methods.protocol import NetworkMethod, NetworkSettings, PixelSettings
 

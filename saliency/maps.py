@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.errors import UserError
-from data.kernel_cache import uninterrupted
+from data.processes import uninterrupted
 from saliency.methods import METHODS
 from saliency.methods.protocol import Method, PixelSettings, superpixel_count
 from saliency.regions import slic

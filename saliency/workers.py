@@ -26,8 +26,7 @@ from data.errors import UserError
 from data.images.decode import UnreadableImage, capped_size, open_image, read_size
 from data.images.limits import MAX_SIDE
 from data.images.listing import key_path
-from data.masks.format import Status, status_of
-from data.masks.write import Chunk, ChunkEncoder
+from data.masks.format import Chunk, ChunkEncoder, Status, status_of
 from data.processes import signals_held_from_children, sweep_after_death, usable_cores
 
 if TYPE_CHECKING:

@@ -12,10 +12,9 @@ from tqdm import tqdm
 
 from data.images.listing import list_images
 from data.keys import Keys
-from data.masks.format import Status, shard_name
+from data.masks.format import Chunk, ChunkEncoder, ShardWriter, Status, shard_name
 from data.masks.index import build_index
 from data.masks.read import MaskShards
-from data.masks.write import Chunk, ChunkEncoder, ShardWriter
 
 SHARD = 4096  # masks
 

@@ -6,7 +6,7 @@ rounds positions to 1/32 of a pixel.
 
 import numpy as np
 
-from data.kernel_cache import ensure_kernel_cache
+from data.processes import ensure_kernel_cache
 
 ensure_kernel_cache()
 

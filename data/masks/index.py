@@ -20,6 +20,7 @@ from data.errors import UserError
 from data.keys import Keys, texts_digest
 from data.masks.format import (
     INDEX_NAME,
+    MAX_CANVAS,
     STATUS_TYPE,
     TEXT_TYPE,
     VERSION,
@@ -28,7 +29,6 @@ from data.masks.format import (
     attributes_digest,
     content_digest,
     file_in_memory,
-    own_columns,
     read_attributes,
     read_header,
     shard_name,
@@ -128,7 +128,7 @@ def scan(folder: str | os.PathLike, partial: bool = False) -> Index:
         raise UserError(problem)
     if not partial and (problem := missing_shards(folder, headers)):
         raise UserError(problem)
-    parts = [_read_columns(header) for header in headers]
+    parts = [read_rows(header.path) for header in headers]
     keys = Keys.concatenate([part.pop("keys") for part in parts])
     if not keys.is_sorted():
         raise UserError(
@@ -150,45 +150,60 @@ def scan(folder: str | os.PathLike, partial: bool = False) -> Index:
     )
 
 
+def own_columns(file: h5py.File, header: ShardHeader) -> dict[str, h5py.Dataset]:
+    """Return a shard's datasets; ValueError where one is not of the declared rows and type."""
+    columns = {}
+    for name, tail, kind in (
+        ("masks", (header.canvas, header.canvas), "u1"),
+        ("keys", (), "text"),
+        ("status", (), "u1"),
+        ("error", (), "text"),
+        ("mask_size", (2,), "u4"),
+        ("image_size", (2,), "u4"),
+        *([("checks", (), "u4")] if header.version > 1 else []),
+    ):
+        column = columns[name] = own_dataset(file, name)
+        shape = (header.images, *tail)
+        if column.shape != shape:
+            raise ValueError(f"{name} is {column.shape}, it should be {shape}")
+        is_text = h5py.check_string_dtype(column.dtype) is not None
+        if not (is_text if kind == "text" else column.dtype.str[1:] == kind):
+            raise ValueError(f"{name} is of another type ({column.dtype})")
+    canvas = header.canvas
+    if not 0 < canvas <= MAX_CANVAS or columns["masks"].chunks != (1, canvas, canvas):
+        raise ValueError(f"masks has chunks of {columns['masks'].chunks}")
+    return columns
+
+
 def read_keys(shard: h5py.File) -> Keys:
     """Read a shard's keys, in their order there."""
     return Keys.from_array(shard["keys"][:].astype("S"))
 
 
-def read_errors(shard: h5py.File, header: ShardHeader) -> list[bytes]:
-    """Read a shard's error texts; UserError where they are not those it was made with."""
-    texts = own_columns(shard, header)["error"][:].tolist()
-    if header.version > 1 and texts_digest(texts) != header.error_digest:
-        raise damaged(header.path, "its error texts are not those it was made with")
-    return texts
+def read_rows(path: str | os.PathLike) -> dict[str, Any]:
+    """Return a shard's columns but its masks: `keys`, `error` as text, and those of `Index`.
 
-
-def read_rows(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Return the columns of a shard but its masks and keys; `error` as text."""
+    UserError where they are not those that the shard was made with.
+    """
     with open_shard(path) as file, reading(path):
-        columns = own_columns(file, read_header(file))
-        texts = columns.pop("error").asstr()[:]
-        numbers = {name: columns[name][:] for name in columns.keys() - {"masks", "keys"}}
-    return {**numbers, "error": texts}
-
-
-def _read_columns(header: ShardHeader) -> dict[str, Any]:
-    """Read a shard's keys, and the other columns of the table."""
-    with open_shard(header.path) as file, reading(header.path):
+        header = read_header(file)
         datasets = own_columns(file, header)
-        keys = read_keys(file)
+        keys, errors = read_keys(file), datasets["error"][:].tolist()
         checks = np.zeros(header.images, np.uint32)
         rows = {name: datasets[name][:] if name in datasets else checks for name in _ROWS}
         chunks = _chunks(datasets["masks"])
-    if keys.digest() != header.keys_digest:
-        raise damaged(header.path, "its keys are not those it was made with")
-    if header.version > 1 and header.content_digest != content_digest(
-        *(rows[name] for name in ("checks", "status", "mask_size", "image_size"))
+    content = (rows[name] for name in ("checks", "status", "mask_size", "image_size"))
+    new = header.version > 1
+    for what, same in (
+        ("keys", keys.digest() == header.keys_digest),
+        ("error texts", not new or texts_digest(errors) == header.error_digest),
+        ("rows", not new or content_digest(*content) == header.content_digest),
+        ("statuses", (rows["status"] < len(Status)).all()),
     ):
-        raise damaged(header.path, "its rows are not those it was made with")
-    if (rows["status"] >= len(Status)).any():
-        raise damaged(header.path, "a status is not one of those of the format")
-    return {"keys": keys, **rows, **{name: chunks[name] for name in chunks.dtype.names}}
+        if not same:
+            raise damaged(path, f"its {what} are not those it was made with")
+    texts = np.array([text.decode("utf-8", "replace") for text in errors], object)
+    return {"keys": keys, "error": texts, **rows, **{n: chunks[n] for n in chunks.dtype.names}}
 
 
 def _chunks(masks: h5py.Dataset) -> np.ndarray:

@@ -14,7 +14,7 @@ import zstandard
 from data.errors import UserError
 from data.keys import Keys
 from data.masks.format import Status, read_header
-from data.masks.index import load_index, read_errors, scan
+from data.masks.index import load_index, read_rows, scan
 from data.masks.opening import open_shard, reading
 
 _CHECKSUM = 4  # bytes of Fletcher-32 at a chunk's end
@@ -136,10 +136,7 @@ class MaskShards:
         """Return why an image has no mask; where it has one, what is damaged inside the image."""
         row = self._row(row)
         number = self._number(row)
-        path = self.shards[number]
-        with self._own_lock(), open_shard(path) as file, reading(path):
-            texts = read_errors(file, read_header(file))
-        return texts[row - int(self._index.first_rows[number])].decode("utf-8", "replace")
+        return read_rows(self.shards[number])["error"][row - self._first_rows[number]]
 
     def read(self, row: int | str) -> np.ndarray:
         """Read the mask of a row or key: uint8 (h, w), 0 background to 255 foreground, soft.
@@ -166,8 +163,6 @@ class MaskShards:
                 if check and zlib.crc32(data) != check:
                     raise ValueError("its checksum differs")
                 canvas, is_zstd = self._kinds[number]
-                if height > canvas or width > canvas:
-                    raise ValueError(f"{height}x{width} do not fit a canvas of {canvas}")
                 unzstd = self._unzstd if is_zstd else None
                 whole = _unpack(data, int(index.chunk_filters[row]), canvas, unzstd)
             except (OSError, ValueError, zlib.error, zstandard.ZstdError) as error:
@@ -218,10 +213,7 @@ class MaskShards:
             properties = file["masks"].id.get_create_plist()
             filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
             if filters not in ([_ZSTD, _FLETCHER32], [_DEFLATE, _FLETCHER32]):
-                raise UserError(
-                    f"{str(path)!r} has masks behind HDF5's filters {filters}, which DiLo does not "
-                    "write; make it again by saliency-compute or mask-shards import."
-                )
+                raise ValueError(f"its masks lie behind HDF5's filters {filters}")
             self._kinds[number] = (header.canvas, filters[0] == _ZSTD)
 
     def close(self) -> None:

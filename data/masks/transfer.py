@@ -21,6 +21,8 @@ from data.masks.format import (
     COMPRESSIONS,
     INDEX_NAME,
     MAX_CANVAS,
+    ChunkEncoder,
+    ShardWriter,
     Status,
     read_header,
     shard_name,
@@ -31,7 +33,6 @@ from data.masks.format import (
 from data.masks.index import build_index, read_rows
 from data.masks.picture import read_mask, scale_mask
 from data.masks.read import MaskShards
-from data.masks.write import ChunkEncoder, ShardWriter
 from data.options import Count, Record, one_of, setting
 
 Progress = Callable[[Iterable, int], Iterable]

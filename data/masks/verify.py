@@ -11,26 +11,25 @@ import numpy as np
 
 from data.errors import UserError, as_sentence
 from data.images.listing import list_images
-from data.keys import Keys
+from data.keys import Keys, texts_digest
 from data.masks.format import (
     INDEX_NAME,
     ShardHeader,
     Status,
     content_digest,
-    own_columns,
     read_header,
     shard_paths,
 )
 from data.masks.index import (
     load_index,
     missing_shards,
-    read_errors,
+    own_columns,
     read_keys,
     scan,
     set_problems,
 )
-from data.masks.opening import Alive, Locked, done_apart, open_shard, reading
-from data.processes import usable_cores
+from data.masks.opening import Locked, open_shard, reading
+from data.processes import Alive, done_apart, usable_cores
 
 
 @dataclass
@@ -46,7 +45,6 @@ class Report:
 
     shards: int = 0
     images: int = 0
-    stored_bytes: int = 0
     counts: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -66,7 +64,6 @@ class _Shard:
     header: ShardHeader | None = None
     keys: Keys = field(default_factory=Keys)
     counts: np.ndarray = field(default_factory=lambda: np.zeros(len(Status), np.int64))
-    stored_bytes: int = 0
     problems: list[str] = field(default_factory=list)
     locked: str = ""  # why it cannot be looked at now
 
@@ -105,7 +102,6 @@ def verify(
             raise Locked(shard.locked)
         shards.append(shard)
         report.images += len(shard.keys)
-        report.stored_bytes += shard.stored_bytes
         report.problems += shard.problems
         for status in Status:
             report.counts[status] += int(shard.counts[status])
@@ -187,7 +183,8 @@ def _check_file(file: h5py.File, header: ShardHeader, result: _Shard, alive: Ali
     columns = own_columns(file, header)
     keys = result.keys = read_keys(file)
     status, mask_size = columns["status"][:], columns["mask_size"][:]
-    read_errors(file, header)
+    if header.version > 1 and texts_digest(columns["error"][:].tolist()) != header.error_digest:
+        problems.append(f"{name}: its error texts are not those it was made with.")
     if not keys.is_sorted():
         problems.append(f"{name}: its keys are not sorted and unique.")
     if keys.digest() != header.keys_digest:
@@ -203,10 +200,9 @@ def _check_file(file: h5py.File, header: ShardHeader, result: _Shard, alive: Ali
         alive()
         try:
             check = None if recorded is None else int(recorded[row])
-            checks[row], stored = _check_row(
+            checks[row] = _check_row(
                 columns["masks"], row, Status(int(status[row])), mask_size, check
             )
-            result.stored_bytes += stored
         except (OSError, ValueError, RuntimeError) as error:
             problems.append(f"{name}: row {row} ({keys[row]!r}): {_line(error)}.")
     if not problems and header.content_digest != content_digest(
@@ -217,8 +213,8 @@ def _check_file(file: h5py.File, header: ShardHeader, result: _Shard, alive: Ali
 
 def _check_row(
     masks: h5py.Dataset, row: int, status: Status, mask_size: np.ndarray, check: int | None
-) -> tuple[int, int]:
-    """Return the CRC-32 and the bytes of a stored mask; ValueError says what is wrong with it.
+) -> int:
+    """Return the CRC-32 of a stored mask, 0 of none; ValueError says what is wrong with it.
 
     check : the CRC-32 that it should have; None where that is not recorded.
     """
@@ -234,7 +230,7 @@ def _check_row(
     if not has_mask:
         if (height, width) != (0, 0):
             raise ValueError(f"it has no mask, but a mask size of {height}x{width}")
-        return 0, 0
+        return 0
     if not (0 < height <= canvas and 0 < width <= canvas):
         raise ValueError(f"its mask size {height}x{width} does not fit a canvas of {canvas}")
     if chunk.size <= 4:  # HDF5 would look for a checksum beyond them, and crash
@@ -252,7 +248,7 @@ def _check_row(
         raise ValueError("there is something outside of its mask")
     if mask.any() == (status == Status.FLAT):
         raise ValueError(f"its status is {status.name}, which its mask is not")
-    return zlib.crc32(data), len(data)
+    return zlib.crc32(data)
 
 
 def _line(error: Exception) -> str:

@@ -18,7 +18,8 @@ from data.device import all_finite, computing_in, tune_cuda
 from data.errors import RunFailed, UserError
 from data.loading import EpochBatches, Loader, seeded_order
 from data.metrics import Metrics
-from data.run import Run, StopRequest, failures_told, stop_on_signals
+from data.processes import StopRequest, stop_on_signals
+from data.run import Run, failures_told
 from data.schedule import learning_rate
 from evaluate.detection.annotated import Annotated
 from evaluate.detection.dataset import Example, TrainingImages, on_device, trainable

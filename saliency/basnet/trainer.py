@@ -15,7 +15,8 @@ from data.device import all_finite, as_current, computing_in, memory_layout, tun
 from data.errors import UserError
 from data.loading import EpochBatches, Loader, seeded_order
 from data.metrics import Metrics, epoch_bar, read_metrics
-from data.run import Run, StopRequest, failures_told, stop_on_signals, write_torch
+from data.processes import StopRequest, stop_on_signals
+from data.run import Run, failures_told, write_torch
 from data.schedule import learning_rate
 from saliency.basnet.dataset import Pair, TrainingPairs
 from saliency.basnet.loss import hybrid_loss, robust_loss

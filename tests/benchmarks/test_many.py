@@ -9,10 +9,9 @@ from benchmarks.training.data import SIZE, make_photographs
 from benchmarks.training.made import files_for
 from benchmarks.training.many import link_images, link_masks, original_masks, square_mask
 from data.images.listing import list_images
-from data.masks.format import shard_name
+from data.masks.format import ChunkEncoder, ShardWriter, shard_name
 from data.masks.index import build_index
 from data.masks.read import MaskShards
-from data.masks.write import ChunkEncoder, ShardWriter
 from pretrain.views.loader import build_loader
 from pretrain.views.recipes import PasteSettings, ViewRecipe
 

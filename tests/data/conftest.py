@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from data.keys import Keys
-from data.masks.format import Status, shard_name, status_of
+from data.masks.format import ChunkEncoder, ShardWriter, Status, shard_name, status_of
 from data.masks.index import build_index
-from data.masks.write import ChunkEncoder, ShardWriter
 
 Masks = dict[str, np.ndarray | str]  # a mask, or why there is none
 

@@ -1,13 +1,16 @@
-"""What a killed group of processes leaves in shared memory."""
+"""What a killed group leaves in shared memory; signals wait until a kernel is done."""
 
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+
+from data.processes import uninterrupted
 
 SHARED = Path("/dev/shm")
 PROGRAM = """
@@ -44,3 +47,34 @@ def test_a_killed_group_leaves_no_names(tmp_path):
         assert not list(SHARED.glob(names)) and other.exists()
     finally:
         other.unlink()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_end_of_the_block(number):
+    def interrupt(number, frame):
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(number, interrupt)
+    steps = []
+    try:
+        with pytest.raises(KeyboardInterrupt), uninterrupted():
+            with uninterrupted():  # blocks nest
+                signal.raise_signal(number)
+                steps.append("inner")
+            steps.append("outer")
+        assert signal.getsignal(number) is interrupt
+    finally:
+        signal.signal(number, before)
+    assert steps == ["inner", "outer"]
+
+
+def test_it_decorates_and_works_in_any_thread():
+    @uninterrupted()
+    def double(value):
+        return 2 * value
+
+    results = [double(1)]
+    thread = threading.Thread(target=lambda: results.append(double(2)))
+    thread.start()
+    thread.join()
+    assert results == [2, 4]

@@ -12,8 +12,7 @@ from torch import nn
 
 from data.images.labels import Labelled
 from data.keys import Keys
-from data.masks.format import Status, shard_name
-from data.masks.write import ChunkEncoder, ShardWriter
+from data.masks.format import ChunkEncoder, ShardWriter, Status, shard_name
 from evaluate.checkpoints import Checkpoint, Source
 from evaluate.cli import main
 from evaluate.models import Backbone, Features, Model

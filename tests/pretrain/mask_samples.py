@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data.keys import Keys
-from data.masks.format import Status, shard_name
-from data.masks.write import ChunkEncoder, ShardWriter
+from data.masks.format import ChunkEncoder, ShardWriter, Status, shard_name
 
 
 def write_masks(

@@ -15,7 +15,7 @@ from torchvision import models
 from data import run as checkpoint
 from data.errors import RunFailed, UserError
 from data.knn import weighted_knn
-from data.run import stop_on_signals
+from data.processes import stop_on_signals
 from pretrain import online_knn, trainer
 from pretrain.cli import main
 from pretrain.parts import encoder

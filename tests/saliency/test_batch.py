@@ -12,9 +12,8 @@ import saliency
 from data.errors import UserError
 from data.images.decode import decode, open_image
 from data.images.listing import list_images
-from data.masks.format import INDEX_NAME, Status, read_header, shard_name, shard_paths
+from data.masks.format import INDEX_NAME, ChunkEncoder, Status, read_header, shard_name, shard_paths
 from data.masks.read import MaskShards
-from data.masks.write import ChunkEncoder
 from saliency import batch, workers
 from saliency.batch import Plan, make_shards
 from saliency.maps import choose, compute_maps

@@ -15,9 +15,8 @@ import torch
 
 from data.errors import UserError, errors_told
 from data.images.listing import list_images
-from data.masks.format import Status
+from data.masks.format import ChunkEncoder, Status
 from data.masks.read import MaskShards
-from data.masks.write import ChunkEncoder
 from saliency.batch import Plan, make_shards
 from saliency.device_stage import DeviceStage
 

@@ -15,9 +15,10 @@ import torch
 from data.errors import UserError
 from data.masks.format import shard_name
 from data.masks.index import build_index, load_index
-from data.masks.opening import Locked, done_apart
+from data.masks.opening import Locked
 from data.masks.read import MaskShards
 from data.masks.verify import verify
+from data.processes import done_apart
 
 
 def change(path, column, row, value):

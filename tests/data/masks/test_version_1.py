@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from data.keys import Keys
-from data.masks.format import Status, shard_name, shard_paths, status_of
+from data.masks.format import ChunkEncoder, ShardWriter, Status, shard_name, shard_paths, status_of
 from data.masks.index import build_index, load_index
 from data.masks.read import MaskShards
 from data.masks.verify import verify
-from data.masks.write import ChunkEncoder, ShardWriter
 
 OLD = Path(__file__).with_name("version_1")
 

@@ -12,10 +12,15 @@ import hdf5plugin
 import numpy as np
 import pytest
 
-from data.errors import UserError
 from data.keys import Keys, texts_digest
-from data.masks.format import Status, read_header, shard_name, shard_paths
-from data.masks.write import ChunkEncoder, ShardWriter
+from data.masks.format import (
+    ChunkEncoder,
+    ShardWriter,
+    Status,
+    read_header,
+    shard_name,
+    shard_paths,
+)
 
 ATTRIBUTES = {"method": "rbd", "parameters": {}, "software": {}, "listing_digest": "x"}
 
@@ -137,31 +142,22 @@ def test_an_encoder_does_not_grow():
     assert len(encoder._file.id.get_file_image()) <= 2 * size
 
 
-def test_masks_that_do_not_fit_are_refused():
-    encoder = ChunkEncoder(8)
-    for mask in (
-        np.zeros((9, 1), np.uint8),
-        np.zeros((0, 4), np.uint8),
-        np.zeros((4, 4), np.float32),
-        np.zeros((4, 4, 1), np.uint8),
-    ):
-        with pytest.raises(ValueError):
-            encoder.encode(mask)
-    with pytest.raises(UserError, match="'lz4' is not known; choose zstd or gzip"):
-        ChunkEncoder(8, "lz4")
+def test_a_mask_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError):
+        ChunkEncoder(8).encode(np.zeros((9, 1), np.uint8))
 
 
 def test_rows_are_written_once_and_all(tmp_path):
     chunk = ChunkEncoder(20).encode(np.ones((3, 3), np.uint8))
     with writer_of(tmp_path / shard_name(0), "ab") as writer:
         writer.write(0, chunk, (3, 3), (3, 3))
-        with pytest.raises(ValueError, match="twice"):
+        with pytest.raises(AssertionError, match="twice"):
             writer.write(0, chunk, (3, 3), (3, 3))
-        with pytest.raises(ValueError, match="no mask"):
+        with pytest.raises(AssertionError):
             writer.write(1, None, status=Status.OK)
-        with pytest.raises(ValueError, match="a mask"):
+        with pytest.raises(AssertionError):
             writer.write(1, chunk, (3, 3), (3, 3), Status.FAILED)
-        with pytest.raises(ValueError, match="1 rows were not written, the first is 1"):
+        with pytest.raises(AssertionError, match="row 1 was not written"):
             writer.commit()
     assert not list(tmp_path.iterdir())
 
@@ -183,7 +179,7 @@ _SLOW_WRITER = """
 import sys, time
 import numpy as np
 from data.keys import Keys
-from data.masks.write import ChunkEncoder, ShardWriter
+from data.masks.format import ChunkEncoder, ShardWriter
 keys = Keys(f"{i:03d}" for i in range(100))
 attributes = dict(method="rbd", parameters={}, software={}, listing_digest="x")
 chunk = ChunkEncoder(20).encode(np.ones((9, 9), np.uint8))
@@ -216,7 +212,7 @@ _FULL_DISK = """
 import os, resource, sys
 import numpy as np
 from data.keys import Keys
-from data.masks.write import ChunkEncoder, ShardWriter
+from data.masks.format import ChunkEncoder, ShardWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 rng = np.random.default_rng(0)
 keys = Keys(f"{i:03d}" for i in range(100))
@@ -277,7 +273,7 @@ _INTERRUPTED_WRITER = """
 import signal, sys
 import numpy as np
 from data.keys import Keys
-from data.masks.write import ChunkEncoder, ShardWriter
+from data.masks.format import ChunkEncoder, ShardWriter
 signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
 keys = Keys(f"{i:05d}" for i in range(100_000))
 attributes = dict(method="rbd", parameters={}, software={}, listing_digest="x")

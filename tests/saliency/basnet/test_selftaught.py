@@ -12,10 +12,9 @@ import torch
 from click.testing import CliRunner
 
 from data.keys import Keys
-from data.masks.format import shard_name
+from data.masks.format import ChunkEncoder, ShardWriter, shard_name
 from data.masks.precision_recall import Curve, normalise, precision_recall
 from data.masks.read import MaskShards
-from data.masks.write import ChunkEncoder, ShardWriter
 from data.metrics import read_metrics
 from saliency.basnet import load_basnet, predict, selftaught, trainer
 from saliency.basnet.loss import robust_loss
