@@ -8,8 +8,8 @@ a second of the whole stage (decode, resize, network, stretch, resize, compress,
 share of the time for which the device waited, from its first batch on; sending a batch there does
 not count as waiting. The last row has a network that costs nothing: what the workers could feed.
 The photographs in DIR are gone through again until there are --limit, so that a run takes much
-longer than its workers' start. Compiling, and choosing algorithms, are done before. Medians of
-several runs, all in one go: compare ratios, not runs.
+longer than its workers' start. Choosing algorithms is done before. Medians of several runs, all in
+one go: compare ratios, not runs.
 """
 
 import math
@@ -40,7 +40,7 @@ from data.images.listing import key_path, list_images
 from data.keys import Keys
 from data.masks.format import ChunkEncoder
 from saliency.basnet import BASNet, Predictor, load_basnet
-from saliency.basnet.preprocess import SIZE, preprocess
+from saliency.basnet.predict import SIZE, preprocess
 from saliency.batch import Plan, make_shards
 from saliency.device_stage import DeviceStage
 from saliency.workers import to_uint8, usable_cores
@@ -135,7 +135,6 @@ def stage(images: Path, keys: Keys, method: Predictor, jobs: int) -> tuple[float
     help="Photographs a run, repeated if need be.  [default: 16000, on a CPU 200]",
 )
 @click.option("--repeat", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--compile", "compiled", is_flag=True)
 def main(
     images: Path,
     weights: Path | None,
@@ -146,7 +145,6 @@ def main(
     jobs: int | None,
     limit: int | None,
     repeat: int,
-    compiled: bool,
 ) -> None:
     """Time BASNet's stage on the photographs in --images."""
     jobs = jobs or usable_cores()
@@ -155,7 +153,7 @@ def main(
     limit = limit or (200 if place.type == "cpu" else 16000)
     dtype = pick_precision(precision, place)
     network = load_basnet(weights) if weights is not None else BASNet(width)
-    method = Predictor(network, place, dtype, batch_size, compiled)
+    method = Predictor(network, place, dtype, batch_size)
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else "CPU"
     channels = network.inconv.out_channels
     print(

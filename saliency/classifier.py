@@ -74,28 +74,17 @@ def load_classifier(path: str | os.PathLike, arch: str | None = None) -> tuple[n
     file, choice = split_choice(path)
     state = state_dict_of(read_weights(file, "--weights"), f"--weights {str(file)!r}")
     known = torchvision.models.list_models(module=torchvision.models)
-    if arch is not None:
-        if arch not in known:
-            raise UserError(
-                f"--arch {arch} is not a classifier of torchvision {torchvision.__version__}; "
-                "use a name such as resnet50."
-            )
-        network = skeleton(partial(_build, arch))
-        if difference := _fill(network, state, choice):
-            raise UserError(
-                f"--weights {path} is not a {arch} with a linear head ({difference}); "
-                "give another checkpoint or --arch."
-            )
-        return network.eval(), arch
+    if arch is not None and arch not in known:
+        raise UserError(f"--arch {arch} is not a classifier of torchvision's; give resnet50, say.")
     small = [name for name in known if not name.startswith("regnet")]  # they cannot lack memory
-    for name in sorted(small, key=lambda name: name not in _USUAL):
+    for name in sorted(small, key=lambda name: name not in _USUAL) if arch is None else [arch]:
         network = skeleton(partial(_build, name))
-        if not _fill(network, state, choice):
+        difference = _fill(network, state, choice)
+        if not difference:
             return network.eval(), name
-    raise UserError(
-        f"--weights {path} fits none of torchvision's classifiers; "
-        "name its architecture with --arch to see the keys that differ."
-    )
+    what = f"is not a {arch} with a linear head ({difference})"
+    what = "fits none of torchvision's classifiers" if arch is None else what
+    raise UserError(f"--weights {path} {what}; give another checkpoint, or its --arch.")
 
 
 def _build(name: str) -> nn.Module:
@@ -127,10 +116,7 @@ def head_of(network: nn.Module) -> nn.Linear:
     """Return the last linear layer: the head, in all of torchvision's. UserError: there is none."""
     name = last_linear(network)
     if name is None:
-        raise UserError(
-            f"a {type(network).__name__} has no linear head, which class-specific saliency needs; "
-            "give another --weights and --arch."
-        )
+        raise UserError(f"a {type(network).__name__} has no linear head; give another --weights.")
     return network.get_submodule(name)
 
 
@@ -159,12 +145,7 @@ def folder_classes(keys: Keys, classes: int) -> dict[str, int]:
     UserError: images outside of folders, or another number of folders than of classes.
     """
     labels = labels_from_folders(keys)
-    if labels is None:
-        raise UserError(
-            "--labels folder: the images do not lie in two or more class folders; "
-            "use --labels predicted."
-        )
-    names = labels.class_names
+    names = [] if labels is None else labels.class_names
     if len(names) != classes:
         raise UserError(
             f"--labels folder: the images lie in {len(names)} class folders and the network knows "

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from data.device import default_batch_size
 from data.errors import UserError, is_exhaustion
-from saliency.basnet.preprocess import resize_map, stretch
+from saliency.basnet.predict import resize_map, stretch
 from saliency.methods.protocol import ForeignSettings, Normalisation
 
 _LEAST = 8  # sides of a map in pixels: less is a score

@@ -32,16 +32,14 @@ def choose(names: Iterable[str], values: Mapping[str, Any] | None = None) -> dic
 
     Raises UserError: a name that is not registered or is a network's.
     """
-    pixel_methods = {name: m for name, m in METHODS.items() if not m.by_network}
+    known = {name: method for name, method in METHODS.items() if not method.by_network}
     chosen = {}
     for name in names:
-        if name not in pixel_methods:
-            raise UserError(
-                f"no method per pixel is {name!r}; choose from {', '.join(pixel_methods)}."
-            )
-        method = pixel_methods[name]
-        known = {k: v for k, v in (values or {}).items() if k in method.record.model_fields}
-        chosen[name] = Chosen(method, method.record(**known))
+        if name not in known:
+            raise UserError(f"no method per pixel is {name!r}; choose from {', '.join(known)}.")
+        method = known[name]
+        own = {k: v for k, v in (values or {}).items() if k in method.record.model_fields}
+        chosen[name] = Chosen(method, method.record(**own))
     return chosen
 
 

@@ -154,9 +154,7 @@ class Workers:
 
     def __init__(self, jobs: int = -1, backend: str = "processes", scheduler: str | None = None):
         if backend == "processes" and scheduler is not None:
-            raise UserError(
-                f"--scheduler {scheduler} needs a cluster; add --backend dask or --backend ray."
-            )
+            raise UserError(f"--scheduler {scheduler} needs a cluster; add --backend dask or ray.")
         self.jobs = usable_cores() if jobs == -1 else jobs
         self.close: Callable[[], None] = lambda: None  # waits for workers to end, or disconnects
         self._backend = {"processes": "loky"}.get(backend, backend)

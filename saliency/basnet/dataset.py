@@ -13,7 +13,7 @@ from data.errors import UserError
 from data.images.decode import UnreadableImage, decode
 from data.images.listing import by_stem, key_path, list_images
 from data.loading import Request, as_tensor
-from saliency.basnet.preprocess import normalise, resize_image
+from saliency.basnet.predict import normalise, resize_image
 
 
 class Pair(NamedTuple):

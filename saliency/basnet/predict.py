@@ -1,17 +1,90 @@
-"""Saliency maps of images by a BASNet, in batches."""
+"""BASNet's maps of images: what it sees of an image, as in the authors' code, and what follows."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from data.device import computing_in, memory_layout
+from data.images import IMAGENET_MEAN, IMAGENET_STD
 from saliency.basnet.network import BASNet
-from saliency.basnet.preprocess import SIZE, preprocess, resize_map, stretch
+
+SIZE = 256
+"""Side of the square that the published network takes, in pixels."""
+
+_MEAN = np.array(IMAGENET_MEAN, np.float32)
+_STD = np.array(IMAGENET_STD, np.float32)
+
+
+def resize_image(image: np.ndarray, size: int = SIZE) -> np.ndarray:
+    """Resize to a square, bilinear without antialiasing, as scikit-image's ``resize(order=1)``.
+
+    image : uint8 or float (h, w) or (h, w, 3).
+    size : side of the result in pixels; the aspect is not kept.
+
+    Returns float32 (size, size, 3), same range as `image`. Where a side is enlarged, the outermost
+    pixels fade towards the zeros that the authors' resize (``mode="constant"``) puts around the
+    image, but not below the image's minimum (its ``clip=True``).
+    """
+    height, width = image.shape[:2]
+    resized = cv2.resize(image.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
+    if height < size or width < size:
+        inside = np.outer(_inside(height, size), _inside(width, size))
+        resized *= inside if resized.ndim == 2 else inside[..., None]
+        resized = np.maximum(resized, image.min())
+    return resized if resized.ndim == 3 else np.repeat(resized[..., None], 3, axis=2)
+
+
+def _inside(source: int, size: int) -> np.ndarray:
+    """How much of every target pixel's interpolation weight lies inside the source, (size,)."""
+    position = (np.arange(size, dtype=np.float32) + 0.5) * (source / size) - 0.5
+    outside = np.maximum(-position, 0) + np.maximum(position - (source - 1), 0)
+    return 1 - outside
+
+
+def normalise(resized: np.ndarray) -> np.ndarray:
+    """Scale by the image's own maximum, then by ImageNet's mean and standard deviation.
+
+    resized : float32 (h, w, 3), RGB of any range. Three equal channels count as a grayscale image,
+        for which the authors use the red channel's mean and deviation on all three.
+
+    Returns the network's input, float32 (3, h, w).
+    """
+    scaled = resized / (resized.max() or 1)
+    gray = np.array_equal(resized[..., 0], resized[..., 1]) and np.array_equal(
+        resized[..., 0], resized[..., 2]
+    )
+    mean, std = (_MEAN[0], _STD[0]) if gray else (_MEAN, _STD)
+    return np.ascontiguousarray(((scaled - mean) / std).transpose(2, 0, 1), dtype=np.float32)
+
+
+def preprocess(image: np.ndarray, size: int = SIZE) -> np.ndarray:
+    """uint8 RGB (h, w, 3) or grayscale (h, w) to the network's input, float32 (3, size, size)."""
+    return normalise(resize_image(image, size))
+
+
+def stretch(maps: np.ndarray) -> np.ndarray:
+    """Min-max normalise every map of a batch, float (N, h, w), by itself to float32 in [0, 1].
+
+    A constant map becomes 0 (the authors divide 0 by 0).
+    """
+    low = maps.min(axis=(1, 2), keepdims=True)
+    span = maps.max(axis=(1, 2), keepdims=True) - low
+    return ((maps - low) / np.where(span > 0, span, 1)).astype(np.float32)
+
+
+def resize_map(saliency: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a float32 map (h, w) to (height, width), bilinear; antialiased where it shrinks."""
+    height, width = size
+    if saliency.shape == (height, width):
+        return saliency
+    return np.asarray(Image.fromarray(saliency).resize((width, height), Image.Resampling.BILINEAR))
 
 
 class Predictor:
@@ -22,7 +95,6 @@ class Predictor:
     network : moved to `device`; on a GPU into the layout channels last.
     precision : autocast to bfloat16 or float16; None computes in float32, without TF32.
     batch_size : the largest batch.
-    compiled : compile the network (`torch.compile`): a minute at the start, then faster batches.
     size : side of the square input in pixels; 256 as published.
     """
 
@@ -35,49 +107,30 @@ class Predictor:
         device: torch.device | str = "cpu",
         precision: torch.dtype | None = None,
         batch_size: int = 64,
-        compiled: bool = False,
         size: int = SIZE,
     ) -> None:
         self.device = torch.device(device)
-        self.precision, self.batch_size, self.compiled = precision, batch_size, compiled
+        self.precision, self.batch_size = precision, batch_size
         self.prepare = partial(preprocess, size=size)
         self.layout = memory_layout(self.device)
-        network = network.eval().to(self.device, memory_format=self.layout)
-        self.network = torch.compile(network) if compiled else network
+        self.network = network.eval().to(self.device, memory_format=self.layout)
 
     @torch.inference_mode()
     def compute(self, batch: Tensor, keys: Sequence[str] = ()) -> Tensor:
         """Return the refined output for a batch that is on the device, without waiting for it.
 
-        batch : float32 (N, 3, S, S), images by `saliency.basnet.preprocess.preprocess`, at most
+        batch : float32 (N, 3, S, S), images by `preprocess`, at most
             `batch_size` of them.
         keys : of the images; they say nothing to BASNet.
 
         Returns probabilities, float32 (N, S, S), not yet normalised.
         """
-        count = len(batch)
-        if self.compiled and count < self.batch_size:
-            batch = self._padded(batch)
         with computing_in(self.precision, self.device):
-            return self.network(batch)[0][:count, 0]
+            return self.network(batch)[0][:, 0]
 
     def finish(self, result: np.ndarray, prepared: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Stretch to [0, 1] and resize; a constant map gives zeros."""
         return np.clip(resize_map(stretch(result[None])[0], size), 0, 1)
-
-    def _padded(self, batch: Tensor) -> Tensor:
-        """The batch with zeros up to `batch_size`, so that one compilation fits all batches.
-
-        Strides, and whether a tensor was made for inference only, count for a compilation as the
-        shape does: they are those of a whole batch.
-        """
-        with torch.inference_mode(False):
-            shape = self.batch_size, *batch.shape[1:]
-            full = torch.empty(
-                shape, dtype=batch.dtype, device=batch.device, memory_format=self.layout
-            ).zero_()
-            full[: len(batch)] = batch
-        return full
 
     def __call__(self, batch: np.ndarray | Tensor) -> np.ndarray:
         """Return the maps of a batch from anywhere, float32 (N, S, S).

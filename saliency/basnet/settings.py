@@ -16,8 +16,7 @@ def _teachers(text: str) -> str:
     for name in text.split(","):
         if name not in methods and not Path(name).is_dir():
             raise ValueError(
-                f"{name!r} is neither a method per pixel ({', '.join(methods)}) nor a folder of "
-                "mask shards"
+                f"{name!r} is neither a method per pixel ({', '.join(methods)}) nor a folder"
             )
     return text
 
@@ -63,18 +62,13 @@ class Settings(Record):
     def _agree(self) -> Self:
         if self.batch_size == 1 and self.crop <= DEEPEST:
             raise ValueError(
-                f"--crop {self.crop} with --batch-size 1 leaves batch norm one value a channel at "
-                f"the deepest level; give a crop above {DEEPEST} or a larger batch"
+                f"--batch-size 1 needs a --crop above {DEEPEST}, not {self.crop}, for batch norm"
             )
         if self.crop > self.resize:
-            raise ValueError(
-                f"--crop {self.crop} is larger than --resize {self.resize}; "
-                "a crop must fit into the photograph"
-            )
+            raise ValueError(f"--crop {self.crop} is larger than --resize {self.resize}; lower it")
         if self.teachers and self.epochs % self.rounds:
             raise ValueError(
-                f"--epochs {self.epochs} cannot be shared out to --rounds {self.rounds}; "
-                "give a multiple of it"
+                f"--epochs {self.epochs} is no multiple of --rounds {self.rounds}; give one"
             )
         if not self.scratch and self.width != 1:
             raise ValueError(

@@ -14,11 +14,10 @@ from data.keys import Keys
 from data.options import Command, build, option_name, options
 from data.run import Run
 from saliency.basnet.dataset import Pair, list_pairs
-from saliency.basnet.network import BASNet
+from saliency.basnet.network import BASNet, load_encoder
 from saliency.basnet.selftaught import SelfTaught
 from saliency.basnet.settings import Settings, Surroundings
 from saliency.basnet.trainer import Trainer
-from saliency.basnet.weights import load_encoder
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -109,9 +108,7 @@ def _split(around: Surroundings, now: Settings, keys: Keys | None) -> tuple[list
     if around.val_masks is not None:
         raise UserError(f"--val-masks {around.val_masks} needs --val, the photographs.")
     if hold_out >= len(pairs):
-        raise UserError(
-            f"--hold-out {hold_out} leaves none of the {len(pairs)} photographs to train on."
-        )
+        raise UserError(f"--hold-out {hold_out} leaves none of {len(pairs)} to train on.")
     return pairs[: len(pairs) - hold_out], pairs[len(pairs) - hold_out :]
 
 

@@ -14,8 +14,7 @@ from data.gallery.plots import plot
 from data.loading import Loader, as_tensor
 from data.masks.precision_recall import Curve, normalise, precision_recall
 from saliency.basnet.dataset import Pair, read_image, read_truth
-from saliency.basnet.predict import Predictor, predict
-from saliency.basnet.preprocess import preprocess, resize_map
+from saliency.basnet.predict import Predictor, predict, preprocess, resize_map
 
 
 class ValidationPairs(Dataset):

@@ -16,7 +16,7 @@ METHODS: dict[str, Method] = {
     "basnet": Method(
         "saliency.methods.basnet",
         "boundary-aware network (Qin et al., CVPR 2019)",
-        "saliency.methods.basnet:Settings",
+        "saliency.methods.protocol:NetworkSettings",
     ),
     "onnx": Method(
         "saliency.methods.onnx",

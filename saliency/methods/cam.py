@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from data.keys import Keys
-from saliency.basnet.preprocess import resize_map, stretch
+from saliency.basnet.predict import resize_map, stretch
 from saliency.classifier import ClassMethod, head_of
 from saliency.methods.protocol import ClassifierSettings
 

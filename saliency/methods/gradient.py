@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from data.keys import Keys
-from saliency.basnet.preprocess import resize_map
+from saliency.basnet.predict import resize_map
 from saliency.classifier import ClassMethod, pixel_scale, to_picture
 from saliency.methods.protocol import ClassifierSettings
 

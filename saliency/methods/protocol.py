@@ -5,8 +5,8 @@ This module loads neither torch nor numba, nor may a module that holds a method'
 
 from __future__ import annotations
 
-import math
 import pkgutil
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -77,8 +77,6 @@ def superpixel_count(text: str, area: int) -> tuple[int, float]:
         of some 400 x 300 pixels, is too coarse for a thumbnail, and beyond, time grows with the
         number's square and cube. "250": an image. "600px": pixels each.
     area : pixels of the image.
-
-    Raises ValueError for another text.
     """
     if text == "authors":
         return 250, 600.0
@@ -86,22 +84,13 @@ def superpixel_count(text: str, area: int) -> tuple[int, float]:
         return 250, min(max(600.0, area / 600), max(_FINEST, area / 200))
     if text.endswith("px"):
         pixels = float(text[:-2])
-        if not 1 <= pixels < math.inf:
-            raise ValueError(text)
         return max(1, round(area / pixels)), pixels
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number, area / number
+    return int(text), area / int(text)
 
 
 def _superpixels(text: str) -> str:
-    try:
-        superpixel_count(text, 1)
-    except ValueError:
-        raise ValueError(
-            "give a number an image (250), pixels a superpixel (600px), auto or authors"
-        ) from None
+    if not re.fullmatch(r"auto|authors|0*[1-9]\d{0,8}(|px|\.\d*px)", text):
+        raise ValueError("give a number (250), pixels each (600px), auto or authors")
     return text
 
 
@@ -256,18 +245,17 @@ NORMALISATIONS = {  # as rembg (https://github.com/danielgatis/rembg) has the ne
 }
 
 
+_NUMBER = r"(\d+\.?\d*|\.\d+)"
+
+
 def _colour(text: str) -> str:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
+    if not re.fullmatch(f"-?{_NUMBER}(,-?{_NUMBER},-?{_NUMBER})?", text):
         raise ValueError("give a number, or three for red, green and blue, such as .5,.5,.5")
     return text
 
 
 def _divisor(text: str) -> str:
-    if not all(float(part) > 0 for part in _colour(text).split(",")):
+    if "-" in _colour(text) or 0 in _numbers(text):
         raise ValueError("give numbers above 0")
     return text
 

@@ -20,7 +20,7 @@ from data.images.decode import decode
 from data.masks.format import Status
 from data.masks.read import MaskShards
 from saliency.basnet import BASNet, load_basnet, predict
-from saliency.basnet.preprocess import stretch
+from saliency.basnet.predict import stretch
 from saliency.classifier import load_classifier, preprocess
 from saliency.cli import main
 from saliency.methods.cam import ClassActivation

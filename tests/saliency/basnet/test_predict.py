@@ -1,9 +1,5 @@
 """Preprocessing, normalisation and batches, against scikit-image and one image at a time."""
 
-import copy
-import sys
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +8,7 @@ from skimage.transform import resize
 from data.device import pick_device, pick_precision
 from data.errors import UserError
 from saliency.basnet import BASNet, Predictor, predict
-from saliency.basnet.preprocess import preprocess, resize_image, resize_map, stretch
+from saliency.basnet.predict import preprocess, resize_image, resize_map, stretch
 
 
 def photograph(height, width, seed=0):
@@ -106,29 +102,6 @@ def test_bfloat16_is_close_to_float32(network):
         raw = half(batch)
     assert raw.shape == (2, 64, 64)
     assert np.corrcoef(raw.ravel(), stretch(full[:, 0].numpy()).ravel())[0, 1] > 0.9
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_whole_and_smaller_batches_are_compiled_once(network, monkeypatch, layout):
-    compiled = []
-
-    def backend(graph, inputs):
-        compiled.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    module = sys.modules[Predictor.__module__]  # its name in the package is the function predict
-    monkeypatch.setattr(module, "memory_layout", lambda device: layout)
-    torch._dynamo.reset()
-    predictor = Predictor(copy.deepcopy(network), batch_size=3, compiled=True)
-    whole = torch.rand(3, 3, 32, 32).to(memory_format=layout)
-    maps = predictor.compute(whole)
-    for count in (2, 1):
-        some = predictor.compute(whole[:count].contiguous(memory_format=layout))
-        torch.testing.assert_close(some, maps[:count], atol=1e-5, rtol=0)
-    with torch.inference_mode():
-        predictor.compute(torch.rand(2, 3, 32, 32))
-    assert len(compiled) == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

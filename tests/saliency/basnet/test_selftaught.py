@@ -247,7 +247,7 @@ def test_mistakes_get_a_sentence(discs, tmp_path):
         return done.output.strip().splitlines()[-1]
 
     assert "neither a method per pixel (rbd, " in complaint(teachers=("none",))
-    assert "cannot be shared out to --rounds 3" in complaint("--epochs", 4)
+    assert "--epochs 4 is no multiple of --rounds 3" in complaint("--epochs", 4)
     assert "needs --masks" in complaint("--hold-out", 2, truth=None)
     assert not (tmp_path / "run").exists()
     (tmp_path / "few").mkdir()

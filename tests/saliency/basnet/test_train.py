@@ -23,9 +23,9 @@ from data.metrics import read_metrics
 from data.run import checkpoints
 from saliency.basnet import BASNet, Predictor, load_basnet
 from saliency.basnet.dataset import TrainingPairs, list_pairs, read_image, read_truth
+from saliency.basnet.network import load_encoder
 from saliency.basnet.train import main
 from saliency.basnet.validation import validate
-from saliency.basnet.weights import load_encoder
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SMALL = (
@@ -266,7 +266,7 @@ def test_mistakes_get_a_sentence(duts, tmp_path):
     assert "add --from-scratch" in complaint(duts, *out, *SMALL[1:])
     assert "leaves none" in complaint(duts, *out, *SMALL, "--hold-out", 14)
     one = (*out, *SMALL, "--crop", 32, "--batch-size", 1)
-    assert "--crop 32 with --batch-size 1" in complaint(duts, *one)
+    assert "--batch-size 1 needs a --crop above 32" in complaint(duts, *one)
     assert not (tmp_path / "run").exists()
     assert "is more than the 2" in complaint(duts, *out, *SMALL, "--hold-out", 12)
     assert "one of the two" in complaint(duts, *out, *SMALL, "--hold-out", 2, "--val", duts)
