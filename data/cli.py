@@ -1,7 +1,6 @@
 """`mask-shards`: look into mask shards, verify, export, import, show."""
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -175,10 +174,10 @@ main.add_command(backgrounds)
 @click.argument("out", type=FOLDER)
 @click.argument("key")
 @images_option
-@click.option("-o", "--output", type=FOLDER, help="A PNG file; without it, the screen.")
+@click.option("-o", "--output", type=FOLDER, help="A PNG file; without it, the terminal.")
 @overwrite_option
 def show(out: Path, key: str, images: Path | None, output: Path | None, overwrite: bool) -> None:
-    """Show the mask of KEY beside its image: in a PNG file, a window, or the terminal."""
+    """Show the mask of KEY beside its image: in a PNG file or the terminal."""
     _check_images(images)
     masks = MaskShards(out, partial=True)
     if key not in masks:
@@ -188,18 +187,10 @@ def show(out: Path, key: str, images: Path | None, output: Path | None, overwrit
     gallery = mask_gallery([key], [masks], images, _SIDE)
     if output is not None:
         _write(output, gallery, _SIDE)
-    elif _has_display():
-        gallery.draw(side=_SIDE).show(title=key)
     elif sys.stdout.isatty():
         click.echo(row_as_text(gallery.rows[0], shutil.get_terminal_size().columns))
     else:
-        raise UserError("there is no screen here; name a picture to write with -o FILE.png.")
-
-
-def _has_display() -> bool:
-    return sys.platform in ("darwin", "win32") or any(
-        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
-    )
+        raise UserError("there is no terminal here; name a picture to write with -o FILE.png.")
 
 
 class GalleryOptions(Record):

@@ -1,4 +1,4 @@
-"""The folder of a run: refuse, start, resume; checkpoints; stop on signals; how it failed.
+"""The folder of a run: refuse, start, resume; checkpoints; how it failed.
 
     run = Run(out)
     run.check(resume, inputs=[images])                  # refuses a foreign or non-empty folder

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from data.errors import UserError
+from data.keys import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,11 +71,15 @@ class BackgroundSource(Protocol):
 
 
 class UnreadableBackground(UserError):
-    """One background cannot be read; others may."""
+    """One background cannot be read; others may.
 
-    def __init__(self, name: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.name = name
+    what : the kind of it, such as "texture". key, root : which it is, and where.
+    """
+
+    def __init__(self, what: str, key: str, root: str | os.PathLike, error: object) -> None:
+        where = f"{what} {key!r} in {os.fspath(root)!r}"
+        super().__init__(f"the {where} cannot be read ({error}); remove it.")
+        self.name = f"{printable(key)}: {error}"
 
 
 class Kept:
@@ -111,9 +116,7 @@ def check_background(name: str, pool: str | os.PathLike | None) -> None:
         raise UserError(f"background is {name!r}; choose one of {', '.join(BACKGROUNDS)}.")
     needed = BACKGROUNDS[name].pool
     if needed is not None and not pool:
-        raise UserError(
-            f"background is {name!r} and background_pool is missing; give {needed} as the pool."
-        )
+        raise UserError(f"background is {name!r} and background_pool is missing; give {needed}.")
     if needed is None and pool:
         others = " or ".join(other for other, line in BACKGROUNDS.items() if line.pool)
         raise UserError(

@@ -17,7 +17,7 @@ from data.backgrounds import UnreadableBackground, read_chosen
 from data.errors import UserError
 from data.images.decode import OpenImage, UnreadableImage, open_image
 from data.images.listing import key_path
-from data.keys import Keys, printable
+from data.keys import Keys
 from data.masks.read import MaskShards
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Partners:
         self.numbers = np.flatnonzero(rows >= 0)
         if len(self.numbers) < 2:
             raise UserError(
-                f"{len(self.numbers)} of the images in {os.fspath(images)!r} has a mask in "
+                f"{len(self.numbers)} images in {os.fspath(images)!r} have a mask in "
                 f"{str(masks.folder)!r}, and a partner is another image with one; compute masks."
             )
 
@@ -145,8 +145,4 @@ class _Others:
             p.masks.check_size(row, image.size)
             return self.cut(Partner(index, image, p.masks.read(row)))
         except UnreadableImage as error:
-            raise UnreadableBackground(
-                f"{printable(key)}: {error}",
-                f"the partner {key!r} in {os.fspath(p.images)!r} cannot be read ({error}); "
-                "remove it.",
-            ) from None
+            raise UnreadableBackground("partner", key, p.images, error) from None

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -44,7 +43,7 @@ POOL_VERSION = 1
 
 
 class BackgroundPool:
-    """A file made by `mask-shards backgrounds`; UserError: no such file, or it is not a pool.
+    """A file made by `mask-shards backgrounds`; UserError: it is not a pool. OSError: no file.
 
     One HDF5 file; the crops lie in it uncompressed, so that reading one is a single copy. Opened
     lazily by each process, picklable, safe to fork.
@@ -52,9 +51,7 @@ class BackgroundPool:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
-        if self.path.is_dir():
-            raise UserError(f"the background pool {str(self.path)!r} is a directory; give a file.")
-        with self._errors_named(), open_shard(path) as file, reading(path):
+        with open_shard(path) as file, reading(path):
             kind, version = file.attrs.get("format"), file.attrs.get("format_version", -1)
             if kind != POOL_FORMAT or int(version) != POOL_VERSION:
                 what = f"a pool of version {version}" if kind == POOL_FORMAT else "no pool"
@@ -66,27 +63,15 @@ class BackgroundPool:
         self._crops: h5py.Dataset | None = None
         self._pid = os.getpid()
 
-    @contextmanager
-    def _errors_named(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:  # HDF5's has no file name
-            reason = os.strerror(error.errno).lower() if error.errno else str(error)
-            raise UserError(
-                f"the background pool {str(self.path)!r} cannot be read ({reason}); "
-                "make it by `mask-shards backgrounds IMAGES MASKS POOL`."
-            ) from None
-
     def __len__(self) -> int:
         return self._count
 
     def read(self, number: int) -> np.ndarray:
         """Return crop `number` as uint8 (size, size, 3)."""
-        with self._errors_named():
-            if self._crops is None or self._pid != os.getpid():  # forked: not the parent's handle
-                self._crops = own_dataset(open_shard(self.path), "crops")
-                self._pid = os.getpid()
-            return self._crops[number]
+        if self._crops is None or self._pid != os.getpid():  # forked: not the parent's handle
+            self._crops = own_dataset(open_shard(self.path), "crops")
+            self._pid = os.getpid()
+        return self._crops[number]
 
     def __reduce__(self) -> tuple:
         return BackgroundPool, (self.path,)
@@ -206,31 +191,41 @@ def build_pool(
     keys = list_images(images)
     sets = [MaskShards(folder) for folder in masks]
     for shards in sets:
-        if not any(key in shards for key in keys):
-            raise UserError(
-                f"the masks in {str(shards.folder)!r} are of images such as {shards.keys[0]!r}, "
-                f"none is of an image in {os.fspath(images)!r}; give the masks of these images."
-            )
-    report = PoolReport()
-    with replacing(pool) as draft, h5py.File(draft, "w", libver=LIBVER) as file:
-        writer = _Writer(file, settings.size)
+        shards.rows_of(keys, images)
+    report, chosen, boxes = PoolReport(), [], []
+    shape = settings.limit, settings.size, settings.size, 3
+    with replacing(pool) as draft, h5py.File(draft, "w", libver=LIBVER, rdcc_nbytes=0) as file:
+        # not compressed: photographs hardly shrink without loss
+        crops = file.create_dataset("crops", shape, "u1", maxshape=shape, chunks=(1, *shape[1:]))
         for index in np.random.default_rng(settings.seed).permutation(len(keys)):
             key = keys[int(index)]
             report.looked_at += 1
             crop = _crop(Path(images), key, sets, settings, report)
             if crop is not None:
-                writer.add(key, *crop)
+                crops[report.crops] = crop[1]
+                chosen.append(encode_key(key))
+                boxes.append(crop[0])
                 report.crops += 1
             if progress is not None:
                 progress(report)
             if report.crops == settings.limit:
                 break
-        if not report.crops:
+        if not chosen:
             raise UserError(
                 "there is no crop without saliency response; allow more response by --threshold "
                 "and --tolerance, or smaller crops by --min-side."
             )
-        writer.finish(settings, sets)
+        crops.resize(report.crops, 0)
+        file.create_dataset("keys", data=np.array([*chosen, None], object)[:-1], dtype=TEXT_TYPE)
+        file.create_dataset("boxes", data=np.array(boxes, "<u4"))  # top, left, side
+        sources = [{"method": shards.method, "parameters": shards.parameters} for shards in sets]
+        file.attrs["format"], file.attrs["format_version"] = POOL_FORMAT, np.uint32(POOL_VERSION)
+        for name, value in (
+            ("parameters", settings.model_dump()),
+            ("software", software_versions()),
+            ("masks", sources),
+        ):
+            file.attrs[name] = json.dumps(value, sort_keys=True)
     return report
 
 
@@ -268,36 +263,3 @@ def _crop(
     from data.images.crop import crop_resize  # loads torch, which the other mask-shards do without
 
     return (top, left, side), crop_resize(image, (top, left, side, side), settings.size)
-
-
-class _Writer:
-    """Appends crops to a pool; they are not compressed: photographs hardly shrink without loss."""
-
-    def __init__(self, file: h5py.File, side: int) -> None:
-        self._file = file
-        self._keys: list[bytes] = []
-        self._boxes: list[tuple[int, int, int]] = []
-        shape = (side, side, 3)
-        self._crops = file.create_dataset(
-            "crops", (0, *shape), "u1", maxshape=(None, *shape), chunks=(1, *shape)
-        )
-
-    def add(self, key: str, box: tuple[int, int, int], crop: np.ndarray) -> None:
-        count = len(self._keys)
-        if count == self._crops.shape[0]:
-            self._crops.resize(max(64, 2 * count), 0)
-        self._crops.id.write_direct_chunk((count, 0, 0, 0), np.ascontiguousarray(crop))
-        self._keys.append(encode_key(key))
-        self._boxes.append(box)
-
-    def finish(self, settings: PoolSettings, sets: list[MaskShards]) -> None:
-        self._crops.resize(len(self._keys), 0)
-        names = np.array([*self._keys, None], object)[:-1]
-        self._file.create_dataset("keys", data=names, dtype=TEXT_TYPE)
-        self._file.create_dataset("boxes", data=np.array(self._boxes, "<u4"))  # top, left, side
-        masks = [{"method": shards.method, "parameters": shards.parameters} for shards in sets]
-        attributes = self._file.attrs
-        attributes["format"], attributes["format_version"] = POOL_FORMAT, np.uint32(POOL_VERSION)
-        attributes["parameters"] = json.dumps(settings.model_dump(), sort_keys=True)
-        attributes["software"] = json.dumps(software_versions(), sort_keys=True)
-        attributes["masks"] = json.dumps(masks, sort_keys=True)

@@ -10,7 +10,6 @@ import numpy as np
 from data.backgrounds import Kept, UnreadableBackground
 from data.images.decode import UnreadableImage, decode
 from data.images.listing import key_path, list_images
-from data.keys import printable
 
 
 class TextureFolder:
@@ -38,7 +37,4 @@ class TextureFolder:
         try:
             return decode(key_path(self.root, key)).image
         except UnreadableImage as error:
-            raise UnreadableBackground(
-                f"{printable(key)}: {error}",
-                f"the texture {key!r} in {str(self.root)!r} cannot be read ({error}); remove it.",
-            ) from None
+            raise UnreadableBackground("texture", key, self.root, error) from None

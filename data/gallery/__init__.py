@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 
 from PIL import Image
 
 from data.files import write_whole
-from data.gallery.rows import Cell, Contents, Figure, Row, png_bytes
+from data.gallery.rows import Cell, Figure, Row, png_bytes
 
 __all__ = ["Cell", "Figure", "Gallery", "Row"]
 
 
-class Gallery(Contents):
-    """Rows of pictures that can be drawn; see `Contents`."""
+@dataclass
+class Gallery:
+    """Rows of pictures below the heads of their columns, and what stands above them on a page.
+
+    columns : a head for each cell; "" continues the head to its left.
+    table : rows of figures, each name: value as shown.
+    """
+
+    title: str
+    sentences: list[str]
+    columns: list[str]
+    rows: list[Row] = field(default_factory=list)
+    table: list[dict[str, str]] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+
+    @property
+    def side(self) -> int:
+        """The longer side of a picture in pixels that lets all columns fit a screen's width."""
+        return min(300, max(96, 1100 // max(1, len(self.columns))))
 
     def html(self) -> str:
         """Return a page that holds its pictures and needs no network."""

@@ -6,12 +6,16 @@ import base64
 import html
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from data.gallery.rows import Cell, Contents, Figure, Row, fit, png_bytes
+from data.gallery.rows import Cell, Figure, Row, fit, png_bytes
 from data.keys import printable
+
+if TYPE_CHECKING:
+    from data.gallery import Gallery
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1c1c1e; --faint: #6b6b70;
@@ -45,7 +49,7 @@ figcaption { color: var(--faint); font-size: .85rem; line-height: 1.3; overflow-
 """
 
 
-def make_page(gallery: Contents) -> str:
+def make_page(gallery: Gallery) -> str:
     """Return the page's text (`Gallery.html`)."""
     starts = [number for number, head in enumerate(gallery.columns) if head]
     spans = np.diff([*starts, len(gallery.columns)]).tolist()
@@ -72,7 +76,7 @@ def make_page(gallery: Contents) -> str:
     )
 
 
-def _row(row: Row, gallery: Contents) -> str:
+def _row(row: Row, gallery: Gallery) -> str:
     caption = f'<tr class="caption"><td colspan="{len(gallery.columns)}">{_text(row.caption)}</td>'
     cells = "".join(
         f"<td{_group(bool(head) and number > 0)}>{_cell(row, cell, gallery.side)}</td>"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -42,27 +42,6 @@ class Figure:
     png: bytes | str
     text: str = ""
     more: str = ""
-
-
-@dataclass
-class Contents:
-    """Rows of pictures below the heads of their columns, and what stands above them on a page.
-
-    columns : a head for each cell; "" continues the head to its left.
-    table : rows of figures, each name: value as shown.
-    """
-
-    title: str
-    sentences: list[str]
-    columns: list[str]
-    rows: list[Row] = field(default_factory=list)
-    table: list[dict[str, str]] = field(default_factory=list)
-    figures: list[Figure] = field(default_factory=list)
-
-    @property
-    def side(self) -> int:
-        """The longer side of a picture in pixels that lets all columns fit a screen's width."""
-        return min(300, max(96, 1100 // max(1, len(self.columns))))
 
 
 def png_bytes(picture: Image.Image) -> bytes:

@@ -67,7 +67,7 @@ def open_shard(path: str | os.PathLike) -> h5py.File:
     """
     facts = os.stat(path)
     if not stat.S_ISREG(facts.st_mode):  # to open a pipe may never end
-        raise UserError(f"{os.fspath(path)!r} is not a regular file; remove it.")
+        raise UserError(f"{os.fspath(path)!r} is not a regular file; put one in its place.")
     reason = broken_seal(path)
     file = facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
     if reason is None and file not in _outlasted and not is_apart():

@@ -221,7 +221,7 @@ def test_files_that_are_no_pools_are_refused(tmp_path):
     (tmp_path / "text.h5").write_text("no HDF5")
     with pytest.raises(UserError, match="signature not found"):
         BackgroundPool(tmp_path / "text.h5")
-    with pytest.raises(UserError, match="is a directory"):
+    with pytest.raises(UserError, match="is not a regular file"):
         BackgroundPool(tmp_path)
     os.mkfifo(tmp_path / "pipe.h5")  # to open it would never end
     with pytest.raises(UserError, match="is not a regular file"):
