@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import re
 import sys
@@ -57,12 +58,54 @@ class RunFailed(_Sentence):
     of_one_process = False
 
 
+def import_extra(module: str, extra: str, user: str) -> Any:
+    """Import a package that an extra of DiLo brings; UserError, naming its user: it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        remedy = f"pip install 'dilo[{extra}]'"
+        raise UserError(f"{user} needs {module}, which is not installed: {remedy}.") from None
+
+
 def is_exhaustion(error: BaseException) -> bool:
     """Return whether an error says that the memory of the CPU or of a GPU is exhausted."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     kinds = (RuntimeError, OSError)  # HDF5's is an OSError
     return isinstance(error, kinds) and any(word in str(error) for word in _EXHAUSTED)
+
+
+def damaged(
+    path: str | os.PathLike,
+    reason: object,
+    remedy: str,
+    verb: str = "cannot be read",
+    name: str = "",
+) -> UserError:
+    """Return the error that says what is wrong with a file's content, and what to do.
+
+    name : of the file, as its user gave it; its path by default.
+    """
+    text = " ".join(str(reason).split())[:300].rstrip(". ") or type(reason).__name__
+    return UserError(f"{name or repr(os.fspath(path))} {verb} ({text}); {remedy}.")
+
+
+@contextmanager
+def damage_told(path: str | os.PathLike, remedy: str, **options: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a file's content is looked at into `damaged`.
+
+    Libraries have exceptions of almost every kind for what damaged bytes say. OSError, as the
+    system says it, stays one; UserError and exhausted memory stay what they are.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:  # says nothing of what is in the file
+            place = error.filename or os.fspath(path)
+            raise OSError(error.errno, os.strerror(error.errno), place) from None
+        raise damaged(path, error, remedy, **options) from None
 
 
 @contextmanager

@@ -26,7 +26,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from data.errors import UserError
+from data.errors import UserError, damage_told
 from data.run import damage
 
 _PLAIN: list[Any] = [  # data that trainers save beside weights: nothing of it runs anything
@@ -59,32 +59,25 @@ def read_weights(path: str | os.PathLike, argument: str) -> dict[str, Any]:
     path, name = Path(path), f"{argument} {os.fspath(path)!r}"
     if not path.is_file():
         raise UserError(f"{name}: there is no such file; give a file of weights.")
-    try:
+    with damage_told(path, "copy it again", name=name):
         kind = _kind(path)
         if kind == "safetensors":
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
             return {**metadata, "state_dict": safetensors.torch.load_file(path)}
         if kind == "unknown":
-            raise UserError(
-                f"{name} is not a file that torch.save wrote, or is cut short; give one that is, "
-                "or a .safetensors file."
-            )
+            raise ValueError("not a file that torch.save wrote, or is cut short, nor .safetensors")
         if kind == "zip" and (reason := damage(path)) is not None:
-            raise UserError(f"{name} cannot be read: {reason}; copy it again.")
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_PLAIN):
-            warnings.simplefilter("ignore")  # about a pickle's protocol, before it is refused
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UserError, OSError):
-        raise
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{name} holds Python objects, and unpickling those could run code; save it again, "
-            "where it was made, by torch.save(model.state_dict(), FILE)."
-        ) from None
-    except Exception as error:  # a damaged pickle makes any
-        reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
-        raise UserError(f"{name} cannot be read: {reason}; copy it again.") from None
+            raise ValueError(reason)
+        try:
+            with warnings.catch_warnings(), torch.serialization.safe_globals(_PLAIN):
+                warnings.simplefilter("ignore")  # about a pickle's protocol, before it is refused
+                content = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            raise UserError(
+                f"{name} holds Python objects, and unpickling those could run code; save it "
+                "again, where it was made, by torch.save(model.state_dict(), FILE)."
+            ) from None
     if not isinstance(content, Mapping):
         raise _no_state_dict(name, content)
     return dict(content)

@@ -22,7 +22,7 @@ from joblib.externals.loky.backend import resource_tracker
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from threadpoolctl import threadpool_limits
 
-from data.errors import UserError
+from data.errors import UserError, import_extra
 from data.images.decode import UnreadableImage, capped_size, open_image, read_size
 from data.images.limits import MAX_SIDE
 from data.images.listing import key_path
@@ -165,10 +165,6 @@ class Workers:
         try:
             connect = {"dask": _connect_dask, "ray": _connect_ray}[backend]
             self.jobs, self.close = connect(scheduler, self.jobs)
-        except ImportError:
-            raise UserError(
-                f"--backend {backend} needs a package: pip install 'dilo[{backend}]'."
-            ) from None
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
@@ -248,12 +244,11 @@ class Workers:
 
 
 def _connect_dask(scheduler: str | None, jobs: int) -> tuple[int, Callable[[], None]]:
-    from dask.distributed import Client
-
+    distributed = import_extra("dask.distributed", "dask", "--backend dask")
     if scheduler:
-        client = Client(scheduler, timeout=30)
+        client = distributed.Client(scheduler, timeout=30)
     else:
-        client = Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
+        client = distributed.Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
     try:
         client.run_on_scheduler(pkgutil.resolve_name, "saliency.workers:compute_rows")
         client.run(pkgutil.resolve_name, "saliency.workers:compute_rows")
@@ -266,7 +261,7 @@ def _connect_dask(scheduler: str | None, jobs: int) -> tuple[int, Callable[[], N
 
 
 def _connect_ray(scheduler: str | None, jobs: int) -> tuple[int, Callable[[], None]]:
-    import ray
+    ray = import_extra("ray", "ray", "--backend ray")
     from ray.util.joblib import register_ray
 
     cores = None if scheduler else jobs

@@ -18,12 +18,12 @@ from data.images.archives import open_file
 from data.images.limits import (
     END_OF_JPEG,
     TooLarge,
+    UnreadableImage,
     check_declared,
     check_file,
     in_time,
     remarks_caught,
 )
-from data.images.listing import UnreadableImage
 from data.images.modes import (
     orientation,
     read_tiff,
@@ -179,8 +179,6 @@ def _reasons() -> Iterator[None]:
             yield
     except UnreadableImage:
         raise
-    except TooLarge as error:
-        raise UnreadableImage(str(error)) from None
     except Exception as error:  # decoders meet any garbage, and raise anything
         raise UnreadableImage(_why(error)) from None
 

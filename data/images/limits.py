@@ -35,7 +35,11 @@ _BY_FORMAT = {  # bytes a pixel, as measured: these libraries hold several copie
 _BY_MODE = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # others: 4
 
 
-class TooLarge(Exception):
+class UnreadableImage(Exception):
+    """An image that cannot be decoded; its text is one short sentence that says why."""
+
+
+class TooLarge(UnreadableImage):
     """An image costs more than its limits; the text says what."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from data.errors import UserError
 from data.images import archives
+from data.images.limits import UnreadableImage
 from data.keys import Keys, leads_out, printable
 
 EXTENSIONS = frozenset(
@@ -22,10 +23,6 @@ EXTENSIONS = frozenset(
 _OF_OTHERS = frozenset((".csv", ".json", ".mat", ".npy", ".pt", ".tar", ".txt", ".xml", ".yaml"))
 """Files beside images, maybe one for each, that are not looked into."""
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
-
-
-class UnreadableImage(Exception):
-    """An image that cannot be decoded; its text is one short sentence that says why."""
 
 
 @dataclass
@@ -72,25 +69,18 @@ def list_images(root: str | os.PathLike, odd: OddEndings | None = None) -> Keys:
     """
     root = os.fspath(root)
     if not archives.is_folder(root):
-        what = (
-            f"{root!r} is not a folder" if os.path.lexists(root) else f"there is no folder {root!r}"
-        )
-        raise UserError(
-            f"{what}; give the folder that holds the images, or an archive "
-            f"({', '.join(archives.FORMATS)})."
-        )
+        there = os.path.lexists(root)
+        what = f"{root!r} is not a folder" if there else f"there is no folder {root!r}"
+        kinds = ", ".join(archives.FORMATS)
+        raise UserError(f"{what}; give a folder of images, or an archive ({kinds}).")
     odd = OddEndings() if odd is None else odd
     plain = os.path.isdir(root) and not archives.is_dataset(root)
     keys = Keys(_walk(root, "", (), odd) if plain else _members(root, odd))
     if not keys and plain:
         keys = Keys(_of_archives(root, odd))
     if not keys:
-        known = " ".join(sorted(EXTENSIONS))
-        raise UserError(
-            " ".join(
-                [f"there are no images in {root!r} (files ending in one of: {known}).", *odd.told()]
-            )
-        )
+        sentence = f"there are no images in {root!r} (files in {' '.join(sorted(EXTENSIONS))})."
+        raise UserError(" ".join([sentence, *odd.told()]))
     return keys
 
 

@@ -12,12 +12,14 @@ import hashlib
 import os
 import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import h5py
 
+from data import errors
 from data.errors import UserError
 from data.files import replacing
 from data.processes import Alive, done_apart, is_apart
@@ -27,29 +29,9 @@ class Locked(UserError):
     """A file that another process holds a lock on, where HDF5 is told to mind locks."""
 
 
-def damaged(path: str | os.PathLike, reason: object) -> UserError:
-    """Return the error that says that a shard is damaged, and what to do."""
-    return UserError(
-        f"{os.fspath(path)!r} is damaged ({' '.join(str(reason).split()) or 'without a reason'}); "
-        "delete it and run the command that wrote it again."
-    )
-
-
-@contextlib.contextmanager
-def reading(path: str | os.PathLike) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is looked at into one error that names the file.
-
-    h5py has an exception of almost every kind for what damaged bytes say. OSError, as the system
-    says it, stays one; UserError and exhausted memory stay what they are.
-    """
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno:  # says nothing of what is in the file
-            raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from None
-        raise damaged(path, error if str(error) else type(error).__name__) from None
+_DAMAGE = {"remedy": "delete it and run the command that wrote it again", "verb": "is damaged"}
+damaged = partial(errors.damaged, **_DAMAGE)
+reading = partial(errors.damage_told, **_DAMAGE)
 
 
 _outlasted: set[tuple[int, ...]] = set()  # files without a seal that HDF5 was seen to survive

@@ -21,7 +21,7 @@ import torchvision  # noqa: F401  its operators, such as BiRefNet's deformable c
 from torch import Tensor
 
 from data.device import computing_in
-from data.errors import UserError
+from data.errors import UserError, damage_told
 from data.keys import Keys
 from data.run import damage
 from saliency.foreign import ForeignNetwork, Opened
@@ -63,10 +63,6 @@ def build(settings: ForeignSettings, keys: Keys) -> ForeignNetwork:
     return network
 
 
-class Refused(ValueError):
-    """What an archive has that is not run, as a phrase."""
-
-
 class Program:
     """A network of an archive, on a device.
 
@@ -81,17 +77,9 @@ class Program:
 
     def __init__(self, path: Path, device: torch.device, name: str) -> None:
         self.device, self.name = device, name
-        if not path.is_file():
-            raise UserError(f"{name}: there is no such file; give an archive of torch.export.save.")
-        try:
+        remedy = "export the network in evaluation mode again, or to ONNX"
+        with damage_told(path, remedy, name=name):
             self._read(path)
-        except Exception as error:  # a damaged file makes any
-            reason = str(error) if isinstance(error, Refused) else f"{type(error).__name__} {error}"
-            raise UserError(
-                f"{name} is no archive of torch.export.save that can be run here "
-                f"({' '.join(reason.split())[:160]}); export the network in evaluation mode again, "
-                "or to ONNX."
-            ) from None
 
     def __call__(self, batch: Tensor) -> list[Tensor]:
         """Return the outputs for a batch of `shape` on the device."""
@@ -110,18 +98,16 @@ class Program:
         return [values[output] for output in self.outputs]
 
     def _read(self, path: Path) -> None:
-        if not zipfile.is_zipfile(path):
-            raise Refused("it is another kind of file, or cut short")
         with zipfile.ZipFile(path) as archive:
             if any(member.compress_type for member in archive.infolist()):
-                raise Refused("its parts are compressed")
+                raise ValueError("its parts are compressed")
             if reason := damage(path):
-                raise Refused(reason)
+                raise ValueError(reason)
             names = archive.namelist()
             root = names[0].partition("/")[0]
             if f"{root}/models/model.json" not in names:
                 old = "serialized_exported_program.json" in names
-                raise Refused("PyTorch before 2.8 wrote it" if old else "it holds no program")
+                raise ValueError("PyTorch before 2.8 wrote it" if old else "it holds no program")
             module = json.loads(archive.read(f"{root}/models/model.json"))["graph_module"]
             tensors = dict(_tensors(archive, root))
         graph, signature = module["graph"], module["signature"]
@@ -135,19 +121,19 @@ class Program:
                 tensor = tensors[content[f"{kind}_name"]]
                 self._constants[content["arg"]["name"]] = tensor.to(self.device)
             else:
-                raise Refused(f"it has an input of the kind {kind}")
+                raise ValueError(f"it has an input of the kind {kind}")
         if len(inputs) != 1:
-            raise Refused(f"it has {len(inputs)} inputs, not one batch of images")
+            raise ValueError(f"it has {len(inputs)} inputs, not one batch of images")
         self._input = inputs[0]
         meta = graph["tensor_values"][self._input]
         self.shape, self.dtype = [size.get("as_int") for size in meta["sizes"]], _dtype(meta)
         if not self.dtype.is_floating_point:
-            raise Refused("its input is not of floating-point numbers")
+            raise ValueError("its input is not of floating-point numbers")
         self.outputs = []
         for spec in signature["output_specs"]:
             ((kind, content),) = spec.items()
             if kind != "user_output":
-                raise Refused(f"it changes itself ({kind})")
+                raise ValueError(f"it changes itself ({kind})")
             if "as_tensor" in content["arg"]:
                 self.outputs.append(content["arg"]["as_tensor"]["name"])
         self._steps = list(_steps(graph["nodes"], {*self.outputs, *self._constants}))
@@ -168,22 +154,22 @@ def _steps(nodes: Sequence[Mapping], kept: set[str]) -> Iterator[tuple]:
         arguments = [("" if g.get("kind") == 1 else g["name"], g["arg"]) for g in node["inputs"]]
         for _, argument in arguments:
             if (word := argument.get("as_string")) is not None and word not in _WORDS:
-                raise Refused(f"the operator {node['target']} with the word {word!r}")
+                raise ValueError(f"the operator {node['target']} with the word {word!r}")
         yield function, arguments, node["outputs"], ends.get(number, [])
 
 
 def _function(target: str) -> Callable:
-    """Return the operator of this name. Raises Refused: it is none of those that may be run."""
+    """Return the operator of this name. ValueError: it is none of those that may be run."""
     if target in _ARITHMETIC:
         return _ARITHMETIC[target]
     match = _OPERATOR.fullmatch(target)
     if match is None or match[2] in _OF_FILES:
-        raise Refused(f"the operator {target}")
+        raise ValueError(f"the operator {target}")
     function = getattr(torch.ops, match[1])
     for part in match.groups()[1:]:
         function = getattr(function, part, None)
     if not isinstance(function, torch._ops.OpOverload):
-        raise Refused(f"the operator {target}")
+        raise ValueError(f"the operator {target}")
     return function
 
 
@@ -222,7 +208,7 @@ def _value(argument: Mapping, values: Mapping[str, Any], device: torch.device) -
         return _DTYPES[content]
     if kind == "as_memory_format":
         return _MEMORY[content]
-    raise Refused(f"an argument of the kind {kind}")
+    raise ValueError(f"an argument of the kind {kind}")
 
 
 def _bound(outputs: Sequence[Mapping], result: Any) -> Iterator[tuple[str, Any]]:
@@ -240,7 +226,7 @@ def _tensors(archive: zipfile.ZipFile, root: str) -> Iterator[tuple[str, Tensor]
         for name, entry in config["config"].items():
             part, meta = entry["path_name"], entry["tensor_meta"]
             if entry["use_pickle"] or meta is None:
-                raise Refused(f"{name} is pickled, and unpickling it could run code")
+                raise ValueError(f"{name} is pickled, and unpickling it could run code")
             if part not in raw:
                 raw[part] = bytearray(archive.read(f"{root}/data/{folder}/{part}"))
             sizes, strides = ([s["as_int"] for s in meta[key]] for key in ("sizes", "strides"))
@@ -254,5 +240,5 @@ def _tensors(archive: zipfile.ZipFile, root: str) -> Iterator[tuple[str, Tensor]
 
 def _dtype(meta: Mapping) -> torch.dtype:
     if meta["dtype"] not in _DTYPES:
-        raise Refused(f"tensors of the type number {meta['dtype']}")
+        raise ValueError(f"tensors of the type number {meta['dtype']}")
     return _DTYPES[meta["dtype"]]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from data.errors import UserError
+from data.errors import UserError, damage_told, import_extra
 from data.keys import Keys
 from saliency.foreign import ForeignNetwork, Opened
 from saliency.methods.protocol import ForeignSettings
@@ -61,12 +61,7 @@ def build(settings: ForeignSettings, keys: Keys) -> ForeignNetwork:
 
 
 def _library() -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError(
-            "--method onnx needs onnxruntime, which is not installed: pip install 'dilo[onnx]'."
-        ) from None
+    onnxruntime = import_extra("onnxruntime", "onnx", "--method onnx")
     if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < _OLDEST:
         raise UserError(
             f"--method onnx: onnxruntime {onnxruntime.__version__} opens files that a network "
@@ -86,8 +81,6 @@ def _bound_memory(library: Any) -> None:
 
 
 def _session(library: Any, path: Path, name: str, providers: list) -> Any:
-    if not path.is_file():
-        raise UserError(f"{name}: there is no such file; give an ONNX file.")
     _bound_memory(library)
     library.set_default_logger_severity(4)  # what matters is raised
     options = library.SessionOptions()
@@ -98,20 +91,17 @@ def _session(library: Any, path: Path, name: str, providers: list) -> Any:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", empty
         )
-        try:
-            return library.InferenceSession(path.read_bytes(), options, providers=providers)
-        except Exception as error:  # of classes of its own
-            _raise_exhaustion(error)
-            if "xternal data" in str(error):
+        with damage_told(path, "copy or export it again", name=name):
+            try:
+                return library.InferenceSession(path.read_bytes(), options, providers=providers)
+            except Exception as error:  # of classes of its own
+                _raise_exhaustion(error)
+                if "xternal data" not in str(error):
+                    raise
                 raise UserError(
                     f"{name} keeps its weights in another file, which is not read; save it whole, "
                     "as torch.onnx.export(..., external_data=False) does."
                 ) from None
-            reason = " ".join(str(error).split())[:160].rstrip(" .")
-            raise UserError(
-                f"{name} is no ONNX file that onnxruntime {library.__version__} can read "
-                f"({reason}); copy or export it again."
-            ) from None
 
 
 def _input_type(session: Any, name: str) -> torch.dtype:

@@ -4,7 +4,6 @@ A path may go on inside an archive as if it were a folder: `photos.tar/cats/1.jp
 module that lists its members, and a line of `FORMATS`.
 """
 
-import contextlib
 import errno
 import itertools
 import os
@@ -18,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from data.errors import UserError
+from data.errors import UserError, damage_told
 from data.files import open_regular, private_folder, write_whole
 from data.images.archives.dataset_files import data_files, is_dataset
 from data.images.limits import BESIDE_TORCH, TooLarge
@@ -38,6 +37,7 @@ ROW = ".image"
 COLUMN = "column="
 """Begins the folders of a dataset that has several columns of images."""
 
+ANEW = "make it anew"  # what to do with a damaged archive
 _VERSION = 4  # of the index on disk
 LARGEST = BESIDE_TORCH  # of a member, bytes; `data.images.limits` is stricter about most
 _UNREAD = {
@@ -241,7 +241,7 @@ def index_of(archive: str) -> Index:
 @lru_cache(maxsize=4096)
 def _index(archive: str, size: int, modified: int) -> Index:
     archive = os.path.abspath(archive)
-    with _damage_told(archive):
+    with damage_told(archive, ANEW):
         files = [os.path.join(archive, f.path) if f.path else archive for f in data_files(archive)]
         facts = [(path, os.stat(path)) for path in files]
     mark = texts_digest(
@@ -254,7 +254,7 @@ def _index(archive: str, size: int, modified: int) -> Index:
     for path in paths:
         if (kept := _kept(path, mark)) is not None:
             return kept
-    with _damage_told(archive):
+    with damage_told(archive, ANEW):
         index = _scan(archive)
     buffer = BytesIO()
     arrays = index._replace(keys=index.keys.array)._asdict()
@@ -286,19 +286,6 @@ def _digest(arrays: Iterable[np.ndarray]) -> str:
     """Return the digest of arrays: types, shapes and values."""
     facts = ((str((a.dtype, a.shape)).encode(), a.tobytes()) for a in arrays)
     return texts_digest(itertools.chain.from_iterable(facts))
-
-
-@contextlib.contextmanager
-def _damage_told(archive: str) -> Iterator[None]:
-    """Turn whatever goes wrong while an archive is listed into one sentence that names it."""
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno:  # says nothing of what is in it
-            raise
-        raise damaged(archive, error if str(error) else type(error).__name__) from None
 
 
 def _scan(archive: str) -> Index:
@@ -346,8 +333,3 @@ def _scan(archive: str) -> Index:
 def _plain(name: str) -> str:
     """Return a member's name within its archive, as tar and unzip take it: never out of it."""
     return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
-
-
-def damaged(archive: str, error: object) -> UserError:
-    """Return the sentence that says what is wrong with an archive."""
-    return UserError(f"{archive!r} cannot be read ({' '.join(str(error).split())}); make it anew.")

@@ -4,15 +4,14 @@ Its rows are named as files of the folder that it stands for: `split/class/file-
 all are of one split, or there are no classes, there are no such folders.
 """
 
-import importlib
 import json
 import pkgutil
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from data.errors import UserError
-from data.images.archives import COLUMN, ROW, Block, Member, Place, damaged
+from data.errors import UserError, damage_told, import_extra
+from data.images.archives import ANEW, COLUMN, ROW, Block, Member, Place
 from data.images.archives.dataset_files import DataFile, data_files
 
 _READERS = {
@@ -28,19 +27,11 @@ def members(path: str) -> Iterator[Member]:
 
     UserError: it is damaged, has no images, or pyarrow is missing.
     """
-    try:
-        pa = importlib.import_module("pyarrow")
-    except ImportError:
-        raise UserError(
-            f"{path!r} is a Hugging Face dataset, which takes pyarrow to read; install it: "
-            "pip install 'dilo[huggingface]'."
-        ) from None
+    import_extra("pyarrow", "huggingface", f"{path!r}, a Hugging Face dataset,")
     for file in data_files(path):
         whole = f"{path}/{file.path}" if file.path else path
-        try:
+        with damage_told(whole, ANEW):
             yield from _rows(whole, file)
-        except (pa.ArrowException, OSError, ValueError, LookupError) as error:
-            raise damaged(whole, error) from None
 
 
 def _rows(path: str, file: DataFile) -> Iterator[Member]:

@@ -141,7 +141,7 @@ def test_what_cannot_be_run_gets_a_sentence(photographs, tmp_path, monkeypatch):
         return done.output
 
     good = write(tmp_path / "u2net.onnx")
-    assert "there is no such file" in told(tmp_path / "no.onnx")
+    assert "no such file" in told(tmp_path / "no.onnx")
     assert "--normalisation" in told(write(tmp_path / "mine.onnx"))
     assert "choose one by --input-size" in told(good, "--normalisation", "imagenet")
     assert "three for red, green and blue" in told(good, "--mean", "1,2")
@@ -159,9 +159,9 @@ def test_what_cannot_be_run_gets_a_sentence(photographs, tmp_path, monkeypatch):
     assert "not one batch of images of floating-point" in told(words)
     torn = tmp_path / "u2net-torn.onnx"
     torn.write_bytes(good.read_bytes()[:-90])
-    assert "is no ONNX file that onnxruntime" in told(torn)
+    assert "cannot be read (" in told(torn)
     torch.save({}, tmp_path / "u2net.pth")
-    assert "is no ONNX file that onnxruntime" in told(tmp_path / "u2net.pth")
+    assert "cannot be read (" in told(tmp_path / "u2net.pth")
     monkeypatch.setattr("onnxruntime.__version__", "1.23.2")
     assert "install a newer one" in told(good)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
