@@ -27,9 +27,7 @@ from data.errors import UserError
 def refuse_existing(path: str | os.PathLike, overwrite: bool) -> None:
     """Refuse to replace what is there (UserError), unless `overwrite`."""
     if not overwrite and os.path.lexists(path):
-        raise UserError(
-            f"{os.fspath(path)!r} is there already; name another, or replace it by --overwrite."
-        )
+        raise UserError(f"{os.fspath(path)!r} is there already; name another, or --overwrite it.")
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:

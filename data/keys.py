@@ -103,8 +103,6 @@ class Keys(Sequence[str]):
         """Return the key of a row; or the keys of a slice or of sorted rows."""
         if not isinstance(row, slice | np.ndarray):
             return decode_key(self.array[row])
-        if isinstance(row, slice) and (row.step or 1) < 0:
-            raise ValueError("keys are sorted: a slice with a negative step is not")
         return Keys.from_array(self.array[row])
 
     def __iter__(self) -> Iterator[str]:

@@ -40,7 +40,7 @@ from typing import Any
 import click
 from pydantic import BaseModel
 
-from data.errors import UserError, errors_told, is_exhaustion
+from data.errors import UserError, damage_told, errors_told, is_exhaustion
 from data.files import only_writer, write_whole
 from data.keys import is_utf8
 from data.options import read_toml, to_toml
@@ -86,10 +86,9 @@ class Run:
         held = list(self.folder.iterdir()) if self.folder.is_dir() else []
         if all(_TEMPORARY.fullmatch(path.name) for path in held):
             return
-        if resume:
-            raise UserError(f"{self.name} holds files, and no run to resume; give another folder.")
+        what = "holds files, and no run to resume" if resume else "is not empty"
         remedy = "go on with --resume, or " if self.started() else ""
-        raise UserError(f"{self.name} is not empty; {remedy}give another folder.")
+        raise UserError(f"{self.name} {what}; {remedy}give another folder.")
 
     def locked(self, first: bool = True) -> AbstractContextManager[None]:
         """Keep other runs out of the folder; of a run of several processes, the first does so."""
@@ -161,7 +160,7 @@ class Run:
                     return Checkpoint(path, step, state, damaged)
                 damaged.append((path, f"no checkpoint of such a run (it holds no {lacking[0]!r})"))
             except UserError as error:
-                damaged.append((path, error.message.split(" cannot be used: ", 1)[-1].rstrip(".")))
+                damaged.append((path, error.message.split(" cannot be used ", 1)[-1]))
         if damaged:
             raise UserError(
                 f"none of the {len(damaged)} checkpoints in {self.checkpoints} is sound "
@@ -241,13 +240,11 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     """
     import torch
 
-    reason = damage(path)
-    if reason is None:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged pickle makes any
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-    raise UserError(f"the checkpoint {os.fspath(path)} cannot be used: {reason}.")
+    name = f"the checkpoint {os.fspath(path)}"
+    with damage_told(path, "use another", name=name, verb="cannot be used"):
+        if reason := damage(path):
+            raise ValueError(reason)
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def damage(path: str | os.PathLike) -> str | None:
@@ -255,10 +252,8 @@ def damage(path: str | os.PathLike) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
-    except FileNotFoundError:
-        return "there is no such file"
     except OSError as error:
-        return error.strerror or str(error)
+        return (error.strerror or str(error)).lower()
     except Exception as error:  # damaged archives make any
         return f"the file is damaged ({error})"
     return None if bad is None else f"the file is damaged (its part {bad} has a wrong checksum)"

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import zstandard
 
-from data.errors import UserError
+from data.errors import UserError, damaged
 from data.keys import Keys
 from data.masks.format import Status, read_header
 from data.masks.index import load_index, read_rows, scan
@@ -82,12 +82,7 @@ class MaskShards:
         return key in self.keys
 
     def _row(self, row: int | str) -> int:
-        if isinstance(row, str):
-            return self.find(row)
-        row = int(row)
-        if not -len(self) <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)} masks")
-        return row % len(self)
+        return self.find(row) if isinstance(row, str) else range(len(self))[row]
 
     def status(self, row: int | str) -> Status:
         """Return what became of an image; a mask is there when it is OK or FLAT."""
@@ -115,10 +110,9 @@ class MaskShards:
         rows = self.keys.rows(keys)
         if len(rows) and rows.max() < 0:
             raise UserError(
-                f"the masks in {str(self.folder)!r} belong to another folder than "
-                f"{os.fspath(images)!r}: they are of images such as {self.keys[0]!r}, "
-                f"there the images are such as {keys[0]!r}; give the folder that they were "
-                f"computed from{self.keys.composed_otherwise(keys)}."
+                f"the masks in {str(self.folder)!r} belong to another folder: to images such as "
+                f"{self.keys[0]!r}, and in {os.fspath(images)!r} there are such as {keys[0]!r}; "
+                f"give the folder they were computed from{self.keys.composed_otherwise(keys)}."
             )
         return rows
 
@@ -128,8 +122,8 @@ class MaskShards:
         if known not in ((0, 0), size):
             raise UserError(
                 f"the mask of {self.keys[self._row(row)]!r} in {str(self.folder)!r} is of an image "
-                f"of {known[0]}x{known[1]} pixels (height x width), but the image has "
-                f"{size[0]}x{size[1]}; compute the masks of these images."
+                f"of {known[0]}x{known[1]} pixels (height x width), not {size[0]}x{size[1]}; "
+                "compute the masks of these images."
             )
 
     def error(self, row: int | str) -> str:
@@ -157,19 +151,15 @@ class MaskShards:
             descriptor = self._shard(number)
             try:
                 data = os.pread(descriptor, size, int(index.chunk_offset[row]))
-                if len(data) != size:
-                    raise ValueError("the file is too short")
-                check = int(index.checks[row])
-                if check and zlib.crc32(data) != check:
-                    raise ValueError("its checksum differs")
+                short = len(data) < size
+                if short or int(index.checks[row]) not in (0, zlib.crc32(data)):
+                    raise ValueError("the file is too short" if short else "its checksum differs")
                 canvas, is_zstd = self._kinds[number]
                 unzstd = self._unzstd if is_zstd else None
                 whole = _unpack(data, int(index.chunk_filters[row]), canvas, unzstd)
             except (OSError, ValueError, zlib.error, zstandard.ZstdError) as error:
-                raise UserError(
-                    f"the mask of {self.keys[row]!r} in {str(self.shards[number])!r} cannot be "
-                    f"read ({' '.join(str(error).split())}); see `mask-shards verify` for the rest."
-                ) from None
+                name = f"the mask of {self.keys[row]!r} in {str(self.shards[number])!r}"
+                raise damaged("", error, "see `mask-shards verify`", name=name) from None
         return whole[:height, :width].copy()
 
     def _number(self, row: int) -> int:
@@ -206,10 +196,8 @@ class MaskShards:
         with open_shard(path) as file, reading(path):
             header = read_header(file)
             if header.content_digest != self._index.content_digests[number]:
-                raise UserError(
-                    f"{str(path)!r} is not the shard that index.h5 describes; "
-                    f"make it again by `mask-shards index {self.folder}`."
-                )
+                again = f"`mask-shards index {self.folder}` makes it anew"
+                raise UserError(f"{str(path)!r} is not the shard that index.h5 describes; {again}.")
             properties = file["masks"].id.get_create_plist()
             filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
             if filters not in ([_ZSTD, _FLETCHER32], [_DEFLATE, _FLETCHER32]):

@@ -80,10 +80,7 @@ def export_masks(
 def _png_path(root: Path, key: str) -> Path:
     """Return where a key's mask goes; UserError for a key that would lead out of the folder."""
     if leads_out(key):
-        raise UserError(
-            f"the key {key!r} does not name a file inside a folder; these shards are not to be "
-            "trusted, nothing was exported."
-        )
+        raise UserError(f"the key {key!r} does not name a file inside a folder; do not trust it.")
     return root / (key + ".png")
 
 
@@ -94,9 +91,7 @@ def _refuse_links(root: Path, key: str, checked: set[str]) -> None:
         return
     _refuse_links(root, parent, checked)
     if (root / parent).is_symlink():
-        raise UserError(
-            f"{str(root / parent)!r} is a link, which export does not follow; remove it."
-        )
+        raise UserError(f"{str(root / parent)!r} is a link, which is not followed; remove it.")
     checked.add(parent)
 
 
@@ -326,12 +321,6 @@ def _refuse_others(out: Path, own: set[str], count: int, attributes: dict[str, o
         same = all(getattr(header, name) == attributes[name] for name in names)
         if not same or header.count != count:
             raise _there_already(out)
-    if (
-        others
-        and not own
-        and all((read_rows(path)["status"] <= Status.FLAT).all() for path in others)
-    ):
-        raise _there_already(out)
 
 
 def _refuse_other_masks(draft: Path, out: Path) -> None:

@@ -54,8 +54,8 @@ def build(settings: ForeignSettings, keys: Keys) -> ForeignNetwork:
     else:
         device = torch.device("cpu")
     session = _session(library, settings.weights, name, providers)
-    dtype = _input_type(session, name)
-    network = ForeignNetwork(_opened(session, dtype), settings, device, name)
+    opened, dtype = _opened(session)
+    network = ForeignNetwork(opened, settings, device, name)
     network.parameters |= settings.recorded(dtype)
     return network
 
@@ -104,31 +104,24 @@ def _session(library: Any, path: Path, name: str, providers: list) -> Any:
                 ) from None
 
 
-def _input_type(session: Any, name: str) -> torch.dtype:
+def _opened(session: Any) -> tuple[Opened, torch.dtype]:
+    """Return the network, and the type of its input; of another than one batch, types as shape."""
     inputs = session.get_inputs()
-    if len(inputs) != 1 or inputs[0].type not in _DTYPES:
-        takes = ", ".join(f"{i.name}: {i.type}{i.shape}" for i in inputs) or "nothing"
-        raise UserError(
-            f"{name} takes {takes}, not one batch of images of floating-point numbers; give "
-            "another network."
-        )
-    return _DTYPES[inputs[0].type]
-
-
-def _opened(session: Any, dtype: torch.dtype) -> Opened:
-    (given,) = session.get_inputs()
+    dtype = _DTYPES.get(inputs[0].type) if len(inputs) == 1 else None
     names = [output.name for output in session.get_outputs()]
 
     def run(batch: Tensor) -> Sequence[Tensor]:
         try:
-            results = session.run(names, {given.name: batch.to(dtype).cpu().numpy()})
+            results = session.run(names, {inputs[0].name: batch.to(dtype).cpu().numpy()})
         except Exception as error:
             _raise_exhaustion(error)
             raise
         return [torch.as_tensor(result).to(batch.device) for result in results]
 
-    shape = [side if isinstance(side, int) else None for side in given.shape]
-    return Opened(run, shape, names)
+    shape = [given.type for given in inputs]
+    if dtype is not None:
+        shape = [side if isinstance(side, int) else None for side in inputs[0].shape]
+    return Opened(run, shape, names), dtype
 
 
 def _raise_exhaustion(error: Exception) -> None:

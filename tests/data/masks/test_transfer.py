@@ -102,7 +102,7 @@ def test_export_follows_no_link(tmp_path, write_shards):
     (png / "b" / "c" / "d.jpg.png").unlink()
     (png / "b" / "c").rmdir()
     (png / "b" / "c").symlink_to(elsewhere)
-    with pytest.raises(UserError, match=r"b/c' is a link, which export does not follow"):
+    with pytest.raises(UserError, match=r"b/c' is a link, which is not followed"):
         export_masks(MaskShards(tmp_path / "out"), png, overwrite=True)
     assert os.listdir(elsewhere) == ["kept"] and (elsewhere / "kept").read_text() == "kept"
 
