@@ -263,10 +263,7 @@ def build_index(folder: str | os.PathLike) -> Path:
 
 def _create_virtual(file: h5py.File, index: Index, folder: Path) -> None:
     """Join each of the shards' datasets to one; masks lie on the largest canvas."""
-    rows, canvases = len(index.keys), []
-    for name in index.names:
-        with open_shard(folder / name) as shard:
-            canvases.append(int(shard["masks"].shape[1]))
+    rows, canvases = len(index.keys), [read_header(folder / name).canvas for name in index.names]
     largest = max(canvases)
     for column, tail, dtype in (
         ("masks", (largest, largest), "u1"),
