@@ -181,11 +181,10 @@ class Loader:
         self._loader = None  # its iterator ends them when it is dropped
 
 
-class _Refusal:
+class _Refusal(NamedTuple):
     """A UserError's sentence; an exception from a worker would have a traceback as its text."""
 
-    def __init__(self, sentence: str) -> None:
-        self.sentence = sentence
+    sentence: str
 
 
 class _Guarded(Dataset):

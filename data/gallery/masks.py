@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
@@ -49,17 +50,12 @@ def mask_gallery(
 
 def two_abreast(gallery: Gallery) -> Gallery:
     """Return the gallery with two rows beside each other, for a picture that is not too long."""
-    rows = [Row("", [_with_name(row), *row.cells[1:]]) for row in gallery.rows]
-    pairs = [
-        Row("", [cell for row in rows[start : start + 2] for cell in row.cells])
-        for start in range(0, len(rows), 2)
-    ]
-    return replace(gallery, columns=gallery.columns * min(2, len(rows)), rows=pairs)
-
-
-def _with_name(row: Row) -> Cell:
-    first = row.cells[0]
-    return replace(first, caption=f"{row.caption}: {first.caption}")
+    cells = []
+    for row in gallery.rows:
+        first = replace(row.cells[0], caption=f"{row.caption}: {row.cells[0].caption}")
+        cells.append([first, *row.cells[1:]])
+    pairs = [Row("", [*chain(*cells[start : start + 2])]) for start in range(0, len(cells), 2)]
+    return replace(gallery, columns=gallery.columns * min(2, len(cells)), rows=pairs)
 
 
 def mask_row(

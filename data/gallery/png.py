@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -122,22 +123,11 @@ def wrap(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
     lines = []
     rest = text.strip()
     while rest:
-        count = _fitting(rest, width, font)
+        lengths = range(1, len(rest) + 1)
+        count = max(1, bisect_right(lengths, width, key=lambda n: font.getlength(rest[:n])))
         if count < len(rest) and rest[count] != " ":
             ends = (at + 1 for at in range(count - 1, 0, -1) if rest[at] in _BREAKS)
             count = next(ends, count)
         lines.append(rest[:count].rstrip())
         rest = rest[count:].lstrip()
     return lines
-
-
-def _fitting(text: str, width: int, font: ImageFont.FreeTypeFont) -> int:
-    """Return how many letters fit, at least 1."""
-    low, high = 1, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if font.getlength(text[:middle]) <= width:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -15,8 +15,8 @@ from pydantic import Field
 from data.errors import UserError
 from data.files import draft_folder, refuse_existing, sync_folder
 from data.images.decode import UnreadableImage, capped_size, read_size
-from data.images.listing import key_path, list_images
-from data.keys import Keys, compositions, leads_out
+from data.images.listing import key_path, list_images, stem
+from data.keys import Keys, leads_out
 from data.masks.format import (
     COMPRESSIONS,
     INDEX_NAME,
@@ -215,34 +215,22 @@ def _outcome(
 
 def _match(keys: Keys, masks: Keys) -> np.ndarray:
     """Return the row in `masks` of each key's mask, -1 where there is none."""
+    ranks = {ending: rank for rank, ending in enumerate(_PREFERRED)}
+    endings = [os.path.splitext(name)[1].lower() for name in masks]
+    order = sorted(range(len(masks)), key=lambda row: (ranks.get(endings[row], 9), row))
+    by_stem = {stem(masks[row]): row for row in reversed(order)}  # the preferred one stays
     partners = np.full(len(keys), -1, np.int64)
-    by_stem: dict[int, str] = {}
+    images: dict[int, str] = {}
     for row, key in enumerate(keys):
-        names = compositions(key)
-        partners[row] = _first(masks, names)
+        partners[row] = by_stem.get(stem(f"{key}."), -1)  # a/b.jpg.png is that of a/b.jpg
         if partners[row] < 0:
-            stems = [os.path.splitext(name)[0] for name in names]
-            partner = partners[row] = _first(masks, stems)
-            if partner >= 0 and (other := by_stem.setdefault(int(partner), key)) != key:
+            partner = partners[row] = by_stem.get(stem(key), -1)
+            if partner >= 0 and (other := images.setdefault(int(partner), key)) != key:
                 raise UserError(
                     f"the mask {masks[int(partner)]!r} could be of {other!r} or of {key!r}; "
                     f"name it after one of them ({other + '.png'!r})."
                 )
     return partners
-
-
-def _first(masks: Keys, names: list[str]) -> int:
-    """Return the row of the mask of the first name, whatever its ending; -1 where there is none."""
-    for name in names:
-        ranks: list[tuple[int, int]] = []
-        for row in masks.beginning_with(name + "."):
-            stem, ending = os.path.splitext(masks[row])
-            if stem == name:
-                lower = ending.lower()
-                ranks.append((_PREFERRED.index(lower) if lower in _PREFERRED else 9, row))
-        if ranks:
-            return min(ranks)[1]
-    return -1
 
 
 def _fit(mask: np.ndarray, size: tuple[int, int], max_side: int) -> np.ndarray:

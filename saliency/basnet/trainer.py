@@ -112,13 +112,13 @@ class Trainer:
         read, the memory is too small for the batch, a worker was killed.
         """
         tune_cuda()
-        size = self.settings.batch_size
+        path, size = self.run.path("metrics.jsonl"), self.settings.batch_size
         with (
             stop_on_signals() as stop,
             failures_told(self.run, f"use a smaller --batch-size than {size}"),
             self.run.locked(),
             as_current(self.device),  # where batches are pinned for
-            closing(self._metrics()) as log,
+            closing(Metrics(path, None, self.step, size, diverged=self._ruined)) as log,
         ):
             self.run.start(self.settings)
             while not self.done and not stop:
@@ -155,10 +155,6 @@ class Trainer:
                 log.write({"step": self.step, "epoch": epoch, "round": number, "change": change})
             click.echo(f"round {number} changed its labels by {change:.4f}")
         return not self.settled
-
-    def _metrics(self) -> Metrics:
-        path, size = self.run.path("metrics.jsonl"), self.settings.batch_size
-        return Metrics(path, None, self.step, size, diverged=self._ruined)
 
     def _epoch(self, log: Metrics, stop: StopRequest) -> None:
         """Train the rest of the current epoch, or until a signal."""
