@@ -59,6 +59,13 @@ def check_file(size: int, begin: bytes) -> None:
         raise TooLarge(f"a file of {size / 1e9:.1f} GB, more than the limit of {limit / 1e9:.2g}")
 
 
+def check_memory(needed: int, what: str) -> None:
+    """Refuse, by `TooLarge`, what takes so many bytes to decode, where that is too much."""
+    if needed > (limit := most_bytes()):
+        sizes = f"{needed / 1e9:.2f} GB to decode, more than the limit of {limit / 1e9:.2f}"
+        raise TooLarge(f"{what} take {sizes}")
+
+
 def check_declared(
     image: Image.Image,
     data: bytes | None = None,
@@ -92,12 +99,7 @@ def check_declared(
         scans = data.count(b"\xff\xda") if data is not None else 0
         if scans * width * height > _PASSES:
             raise TooLarge(f"{shown} in {scans:,} scans would take longer than {SECONDS:g} s")
-    limit = most_bytes()
-    if needed > limit:
-        raise TooLarge(
-            f"{shown} of {image.format} take {needed / 1e9:.2f} GB to decode, more than the limit "
-            f"of {limit / 1e9:.2f}"
-        )
+    check_memory(needed, f"{shown} of {image.format}")
 
 
 def _coefficients(image: Image.Image) -> int:

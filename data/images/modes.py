@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from data.images.limits import TooLarge, in_time, most_bytes
+from data.images.limits import TooLarge, check_memory, in_time
 
 PAGE = (255, 255, 255)
 """What shows through transparent pixels: white, as on a page."""
@@ -152,7 +152,7 @@ _NUMBERS = {1: "integer", 2: "signed integer", 3: "floating-point"}
 def without_side_notes(file: BinaryIO) -> BytesIO | None:
     """Return a PNG with the chunks alone that its pixels need; None for another file."""
     file.seek(0)
-    signature, most = file.read(8), most_bytes() - file.seek(0, os.SEEK_END)
+    signature, size = file.read(8), file.seek(0, os.SEEK_END)
     file.seek(8)
     if signature != b"\x89PNG\r\n\x1a\n":
         return None
@@ -162,8 +162,7 @@ def without_side_notes(file: BinaryIO) -> BytesIO | None:
         length, kind = struct.unpack(">I4s", head)
         if kind in _NEEDED:
             kept += length
-            if kept > most:
-                raise TooLarge(f"a PNG of more than {most / 1e9:.2f} GB")
+            check_memory(kept + size, "a PNG's pixels")
             out.write(head + file.read(length + 4))
         else:
             file.seek(length + 4, 1)
@@ -188,19 +187,14 @@ def read_tiff(file: BinaryIO) -> Image.Image | None:
     tags.load(file)
     bits, samples = max(tags.get(258, (1,))), tags.get(277, 1)
     needed = 3 * tags[256] * tags[257] * samples * max(1, bits // 8)
-    if needed > most_bytes():
-        raise TooLarge(
-            f"{tags[256]}x{tags[257]} pixels of {samples} x {bits} bits take {needed / 1e9:.2f} GB "
-            f"to decode, more than the limit of {most_bytes() / 1e9:.2f}"
-        )
+    check_memory(needed, f"{tags[256]}x{tags[257]} pixels of {samples} x {bits} bits")
     file.seek(0)
     planes = samples > 1 and tags.get(284) == 2  # OpenCV would mix them up
     values = None if planes else _by_opencv(np.frombuffer(_whole(file), np.uint8))
     if values is None:
         kind = _NUMBERS.get(max(tags.get(339, (1,))), "unknown")
-        raise ValueError(
-            f"TIFF of {samples} x {bits}-bit {kind} numbers{' in planes' * planes} is not read"
-        )
+        kind += " numbers in planes" if planes else " numbers"
+        raise ValueError(f"TIFF of {samples} x {bits}-bit {kind} is not read")
     pixels = _to_8_bits(values, white_is_zero=tags.get(262) == 0)
     return Image.fromarray(np.ascontiguousarray(upright(pixels, tags.get(274, 1))))
 

@@ -82,6 +82,13 @@ class Index:
 # From the shards --------------------------------------------------------------------------------
 
 
+def existing_shards(folder: str | os.PathLike) -> list[Path]:
+    """Return the shards in a folder; UserError: there are none."""
+    if paths := shard_paths(folder):
+        return paths
+    raise UserError(f"there are no mask shards in {os.fspath(folder)!r}; give a folder of them.")
+
+
 def set_problems(headers: list[ShardHeader]) -> list[str]:
     """Return a sentence for each reason why shards are not of one set, or under a wrong name."""
     problems = []
@@ -119,22 +126,14 @@ def scan(folder: str | os.PathLike, partial: bool = False) -> Index:
 
     UserError: there are no shards, they are not of one set, one is missing or damaged.
     """
-    headers = [read_header(path) for path in shard_paths(folder)]
-    if not headers:
-        raise UserError(
-            f"there are no mask shards in {os.fspath(folder)!r}; make them by saliency-compute."
-        )
-    for problem in set_problems(headers):
-        raise UserError(problem)
-    if not partial and (problem := missing_shards(folder, headers)):
+    headers = [read_header(path) for path in existing_shards(folder)]
+    missing = missing_shards(folder, headers)
+    for problem in [*set_problems(headers), *([missing] if missing and not partial else [])]:
         raise UserError(problem)
     parts = [read_rows(header.path) for header in headers]
     keys = Keys.concatenate([part.pop("keys") for part in parts])
     if not keys.is_sorted():
-        raise UserError(
-            f"the keys in {os.fspath(folder)!r} are not sorted and unique over all its shards; "
-            "delete the shards and make them again."
-        )
+        raise damaged(folder, "its keys are not sorted and unique over all its shards")
     first = headers[0]
     return Index(
         method=first.method,

@@ -42,10 +42,8 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
         if values.max() == 1 and values.min() >= 0:
             return np.where(values.reshape(*rgb.shape[:2], -1).any(2), 255, 0).astype(np.uint8)
         if tint > MOST_TINT:
-            raise UnreadableImage(
-                "it is a picture in colours; a mask is gray, has a palette of labels, or is a "
-                "cut-out with transparency"
-            )
+            kinds = "gray, has a palette of labels, or is a cut-out with transparency"
+            raise UnreadableImage(f"it is a picture in colours; a mask is {kinds}")
         mask = np.asarray(Image.fromarray(rgb).convert("L"))
         refuse_labels(mask)
         return mask
@@ -56,10 +54,9 @@ def refuse_labels(mask: np.ndarray) -> None:
     levels = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
     numbers = levels[(levels > 0) & (levels < 255)]
     if numbers.size and levels.size > 1 and numbers[-1] < MOST_LABELS:
-        raise UnreadableImage(
-            f"its levels, {', '.join(map(str, levels[:4]))}{' ...' if levels.size > 4 else ''}, "
-            "look like numbers of labels; save background as 0 and foreground as 255"
-        )
+        shown = ", ".join(map(str, levels[:4])) + " ..." * (levels.size > 4)
+        remedy = "save background as 0 and foreground as 255"
+        raise UnreadableImage(f"its levels, {shown}, look like numbers of labels; {remedy}")
 
 
 def scale_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

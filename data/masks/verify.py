@@ -18,9 +18,9 @@ from data.masks.format import (
     Status,
     content_digest,
     read_header,
-    shard_paths,
 )
 from data.masks.index import (
+    existing_shards,
     load_index,
     missing_shards,
     own_columns,
@@ -85,11 +85,7 @@ def verify(
 
     Raises UserError: there are no shards, a folder cannot be read, or a file is locked.
     """
-    paths = shard_paths(folder)
-    if not paths:
-        raise UserError(
-            f"there are no mask shards in {os.fspath(folder)!r}; give a folder of them."
-        )
+    paths = existing_shards(folder)
     listing = list_images(images) if images is not None else None
     report = Report(shards=len(paths))
     processes = min(jobs if jobs > 0 else usable_cores(), len(paths))

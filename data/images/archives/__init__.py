@@ -217,10 +217,9 @@ def members_below(path: str | os.PathLike) -> Iterator[str]:
     keys, prefix = index_of(archive).keys, f"{folder}/" if folder else ""
     if not folder and len(keys) and keys[0].startswith(COLUMN):
         columns = dict.fromkeys(key.partition("/")[0] for key in keys)
-        raise UserError(
-            f"{archive!r} has several columns of images ({', '.join(columns)}); name one, such as "
-            f"'{archive}/{keys[0].partition('/')[0]}'."
-        )
+        such = f"{archive}/{keys[0].partition('/')[0]}"
+        what = f"{archive!r} has several columns of images ({', '.join(columns)})"
+        raise UserError(f"{what}; name one, such as {such!r}.")
     yield from (keys[row].removeprefix(prefix) for row in keys.beginning_with(prefix))
 
 
