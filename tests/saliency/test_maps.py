@@ -12,7 +12,7 @@ import saliency
 from data.errors import UserError
 from saliency.maps import saliency_maps
 from saliency.methods import METHODS as REGISTRY
-from saliency.methods.protocol import superpixel_count
+from saliency.methods.protocol import PixelSettings, superpixel_count
 
 METHODS = [name for name, method in REGISTRY.items() if not method.by_network]
 PUBLIC = {name: getattr(saliency, name) for name in METHODS}
@@ -109,7 +109,7 @@ def test_superpixel_count():
     assert superpixel_count("50px", 10_000) == (200, 50.0)
     for wrong in ("0", "-3", "0px", "nanpx", "many"):
         with pytest.raises(ValueError):
-            superpixel_count(wrong, 100)
+            PixelSettings(superpixels=wrong)
 
 
 def test_more_superpixels_make_a_finer_map(disc):
