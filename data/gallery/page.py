@@ -99,10 +99,7 @@ def _cell(row: Row, cell: Cell, side: int) -> str:
 
 
 def _img(picture: np.ndarray, description: str, side: int) -> str:
-    """Return an img element that carries its picture: a photograph as JPEG, a mask as PNG.
-
-    Shown with a long side of at most `side`; a sharper screen uses the pixels beyond.
-    """
+    """Return an img element, `side` pixels long, with its picture: a photograph as JPEG, or PNG."""
     height, width = fit(picture, side).shape[:2]
     kind = ' class="small"' if max(height, width) > max(picture.shape[:2]) else ""
     if max(picture.shape[:2]) > 2 * side:

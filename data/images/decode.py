@@ -266,11 +266,7 @@ def capped_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
 
 
 def _decode_any(image: Image.Image, target: tuple[int, int], data: bytes) -> np.ndarray:
-    """Decode an opened image by Pillow to upright uint8 RGB.
-
-    Where the target is much smaller, the result is a whole fraction of the image, at least twice
-    the target: a JPEG is decoded at 1/2, 1/4 or 1/8 (its DCT), others are averaged over squares.
-    """
+    """Decode by Pillow to upright uint8 RGB, at a whole fraction of at least twice the target."""
     enough = 2 * max(target)
     turn = orientation(image)
     if image.format in ("JPEG", "MPO"):
@@ -313,15 +309,11 @@ def _load_jpeg(
 
 
 def _is_plain(image: Image.Image, data: bytes) -> bool:
-    """Tell a whole, upright, three-channel JPEG from everything else.
-
-    A file that does not end with the end-of-image marker is left to Pillow, which tells a truncated
-    image from a whole one.
-    """
+    """Tell a whole, upright, three-channel JPEG from everything else."""
     return (
         image.format == "JPEG"
         and image.mode == "RGB"
-        and data.endswith(END_OF_JPEG)
+        and data.endswith(END_OF_JPEG)  # what is truncated Pillow tells from a whole image
         and orientation(image) == 1
     )
 

@@ -79,7 +79,9 @@ def list_images(root: str | os.PathLike, odd: OddEndings | None = None) -> Keys:
     if not keys and plain:
         keys = Keys(_of_archives(root, odd))
     if not keys:
-        sentence = f"there are no images in {root!r} (files in {' '.join(sorted(EXTENSIONS))})."
+        sentence = (
+            f"there are no images in {root!r} (files ending in {' '.join(sorted(EXTENSIONS))})."
+        )
         raise UserError(" ".join([sentence, *odd.told()]))
     return keys
 

@@ -355,10 +355,7 @@ class ShardWriter:
         write_sealed(self.path, image, apart=chunks)  # they have `checks`
 
     def _assemble(self) -> tuple[bytes, list[tuple[int, int]]]:
-        """Return the shard's bytes, and where chunks lie: (offset, bytes) of each.
-
-        Every chunk is let go when it is copied.
-        """
+        """Return the shard's bytes, and (offset, bytes) of its chunks, each let go when copied."""
         checks = np.zeros(len(self._keys), np.uint32)
         chunks: list[tuple[int, int]] = []
         with file_in_memory(block_size=1 << 22) as file:

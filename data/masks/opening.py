@@ -82,10 +82,7 @@ def _open(path: str | os.PathLike) -> h5py.File:
 
 
 def _read_to_the_end(path: str | os.PathLike, alive: Alive) -> str:
-    """Read all that readers have HDF5 interpret of a shard, an index or a pool; return "".
-
-    What is wrong with it otherwise is the reader's to say.
-    """
+    """Read all that readers have HDF5 interpret; return ""; what is wrong is theirs to say."""
     with contextlib.suppress(Exception), _open(path) as file:
         list(file.attrs.items())
         groups = [file[name] for name in ("shards", "table") if name in file]

@@ -167,12 +167,8 @@ class MaskShards:
         return bisect_right(self._first_rows, row) - 1
 
     def _own_lock(self) -> threading.Lock:
-        """Return this process's lock; after a fork, start anew with files of its own.
-
-        A thread of the parent may have held the parent's lock, or have been in the middle of
-        opening a file, at the moment of the fork.
-        """
-        if self._pid != os.getpid():
+        """Return this process's lock; after a fork, start anew with files of its own."""
+        if self._pid != os.getpid():  # a thread of the parent may have held its lock meanwhile
             for descriptor in self._open_shards.values():
                 os.close(descriptor)  # this process's copy
             self._start()
@@ -227,10 +223,7 @@ class MaskShards:
 def _unpack(
     data: bytes, filter_mask: int, canvas: int, unzstd: zstandard.ZstdDecompressor | None
 ) -> np.ndarray:
-    """Undo a chunk's filters: uint8 (canvas, canvas). ValueError or an error of the compressor.
-
-    Reading through HDF5 instead takes three times as long, and a megabyte for each open shard.
-    """
+    """Undo a chunk's filters, three times as fast as HDF5: uint8 (canvas, canvas)."""
     packed = memoryview(data)[:-_CHECKSUM]
     if filter_mask & 1:  # it would not shrink
         raw = packed

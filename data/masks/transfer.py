@@ -261,11 +261,7 @@ def _longest_side(images: str | os.PathLike, keys: Keys) -> int:
 def _set_id(
     folder: str | os.PathLike, names: Keys, images: str | os.PathLike, keys: Keys, *options: object
 ) -> str:
-    """Return the name of the set that these options make of these very files.
-
-    Files count by name, size and time, so that a set of the same files as before goes on, and one
-    of other masks, of the same images, is never mixed with it.
-    """
+    """Return the name of the set that these options make of these files, as they are now."""
     total = hashlib.sha256(repr(options).encode())
     for root, listing in ((folder, names), (images, keys)):
         for name in listing:
@@ -287,10 +283,7 @@ def _own(folder: Path, set_id: str) -> set[str]:
 
 
 def _changed(path: Path, first: int, paths: Callable[[int], tuple[str, str | None]]) -> bool:
-    """Whether a row of a shard that has no mask has become another: its reason may have passed.
-
-    first : the shard's first row in the set.
-    """
+    """Whether a row without a mask, of a shard that begins at row `first`, has become another."""
     rows = read_rows(path)
     for row in np.flatnonzero(rows["status"] > Status.FLAT).tolist():
         *_, status, error = _outcome(*paths(first + row), MAX_CANVAS)
@@ -300,9 +293,7 @@ def _changed(path: Path, first: int, paths: Callable[[int], tuple[str, str | Non
 
 
 def _refuse_others(out: Path, own: set[str], count: int, attributes: dict[str, object]) -> None:
-    """Refuse shards that are not of this set, but for such of the same command where an image had
-    no mask: files have changed since, as is wanted.
-    """
+    """Refuse shards of another set, but for those of the same command: files may have changed."""
     others = [path for path in shard_paths(out) if path.name not in own] if out.is_dir() else []
     names = ("method", "parameters", "listing_digest")
     for header in map(read_header, others):
@@ -331,10 +322,8 @@ def _there_already(out: Path, which: str = "") -> UserError:
 
 
 def _replace_shards(draft: Path, out: Path, names: set[str]) -> None:
-    """Move the shards of a set from `draft` to `out`, where the others are; older ones there go.
-
-    Killed meanwhile, it leaves a set whose shards differ in `set_id`, and the same command goes on.
-    """
+    """Move the shards of a set from `draft` to `out`, where the others are; older ones there go."""
+    # killed meanwhile, it leaves shards that differ in `set_id`, and the same command goes on
     (out / INDEX_NAME).unlink(missing_ok=True)  # it describes the shards of before
     for path in shard_paths(draft):
         os.replace(path, out / path.name)

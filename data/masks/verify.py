@@ -210,10 +210,7 @@ def _check_file(file: h5py.File, header: ShardHeader, result: _Shard, alive: Ali
 def _check_row(
     masks: h5py.Dataset, row: int, status: Status, mask_size: np.ndarray, check: int | None
 ) -> int:
-    """Return the CRC-32 of a stored mask, 0 of none; ValueError says what is wrong with it.
-
-    check : the CRC-32 that it should have; None where that is not recorded.
-    """
+    """Return a mask's CRC-32, which should be `check`; 0 of none. ValueError: what is wrong."""
     height, width = mask_size[row].tolist()
     canvas = masks.shape[1]
     has_mask = status in (Status.OK, Status.FLAT)

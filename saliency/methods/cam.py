@@ -46,7 +46,7 @@ class ClassActivation:
         """
         with self._watch() as seen:
             scores = self.network(x)
-        if self._layer is None:
+        if self._layer is None:  # once: comparing waits for the device
             self._layer = self._find_pooled(seen)
         maps = seen["maps"][self._layer]
         if classes is None:
@@ -77,11 +77,7 @@ class ClassActivation:
                 hook.remove()
 
     def _find_pooled(self, seen: dict) -> int:
-        """Return the number of the largest maps whose spatial mean is the head's input.
-
-        Once is enough: the layers run in the same order for every batch, and comparing would make
-        the processor wait for the device.
-        """
+        """Return the number of the largest maps whose spatial mean is the head's input."""
         features = seen["features"].float()
         if not features.isfinite().flatten(1).all(dim=1).any():
             raise UserError(

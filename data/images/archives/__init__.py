@@ -288,10 +288,7 @@ def _digest(arrays: Iterable[np.ndarray]) -> str:
 
 
 def _scan(archive: str) -> Index:
-    """List the members. Folders that hold everything are left out of the keys.
-
-    So `tar cf photos.tar photos` has the keys of the folder `photos`.
-    """
+    """List the members; of `tar cf x.tar x` without the folder x, which holds everything."""
     ending = next((e for e in FORMATS if archive.lower().endswith(e)), ".arrow")
     members: Callable[[str], Iterator[Member | Link]] = pkgutil.resolve_name(FORMATS[ending])
     places: dict[str, tuple[int, int, int, int]] = {}  # of several of a name, the last counts

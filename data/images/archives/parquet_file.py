@@ -49,10 +49,7 @@ class ParquetFile:
         return [None if value is None else self._place(value) for value in values.to_pylist()]
 
     def _place(self, value: bytes) -> Place:
-        """Find a value: right behind the one before, or in the dictionary, or further on.
-
-        What is found equals the value in every byte, however the column is encoded.
-        """
+        """Find a value: right behind the one before, or in the dictionary, or further on."""
         block, data, _, end = self._part
         at = data.find(value, self._at, min(end, self._at + len(value) + _GAP))
         if at < 0 and self._dictionary is not None:
