@@ -25,9 +25,7 @@ def pick_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.de
         name = "cuda" if gpus else "mps" if mps else "cpu"
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or not (number.isdecimal() or name == kind):
-        raise UserError(
-            f"--device {name} is no device; give auto, cpu, cuda, or one GPU such as cuda:1."
-        )
+        raise UserError(f"--device {name} is no device; give auto, cpu, cuda, or such as cuda:1.")
     if kind == "mps" and not mps:
         raise UserError("--device mps: PyTorch finds no such device here; give auto or cpu.")
     if kind != "cuda":
@@ -51,8 +49,7 @@ def _try_out(device: torch.device) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise UserError(
-            f"--device {device}: PyTorch {torch.__version__} cannot use this GPU ({reason}); "
-            "free it, or use another or --device cpu."
+            f"--device {device}: PyTorch cannot use it ({reason}); free it, or use --device cpu."
         ) from None
 
 

@@ -186,10 +186,9 @@ def only_writer(
                 shared = bool(part) and lock == locks[0]
                 holder = stack.enter_context(_lock_file(lock, shared))
                 if holder is not None:
-                    raise UserError(
-                        f"{argument} {str(folder / file)!r} is being written by "
-                        f"{holder or 'another process'}; wait for its end, or give another."
-                    )
+                    what = f"{argument} {str(folder / file)!r} is being written by "
+                    who = holder or "another process"
+                    raise UserError(f"{what}{who}; wait for its end, or give another.")
             yield
     finally:
         if made:

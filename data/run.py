@@ -77,10 +77,7 @@ class Run:
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.name} is a file; give a folder.")
         if any(self.folder.resolve().is_relative_to(Path(path).resolve()) for path in inputs):
-            raise UserError(
-                f"{self.name} lies in IMAGES, where its pictures would count as images; "
-                "give a folder elsewhere."
-            )
+            raise UserError(f"{self.name} lies in IMAGES, as if it were images; give another.")
         if self.started() and resume:
             return
         held = list(self.folder.iterdir()) if self.folder.is_dir() else []

@@ -55,10 +55,8 @@ class BackgroundPool:
             kind, version = file.attrs.get("format"), file.attrs.get("format_version", -1)
             if kind != POOL_FORMAT or int(version) != POOL_VERSION:
                 what = f"a pool of version {version}" if kind == POOL_FORMAT else "no pool"
-                raise UserError(
-                    f"{str(self.path)!r} is {what}, and this program reads background pools of "
-                    f"version {POOL_VERSION}; make one by `mask-shards backgrounds`."
-                )
+                what += f", not one of version {POOL_VERSION}"
+                raise UserError(f"{str(path)!r} is {what}; make one by `mask-shards backgrounds`.")
             self._count, self.size = map(int, own_dataset(file, "crops").shape[:2])
         self._crops: h5py.Dataset | None = None
         self._pid = os.getpid()
@@ -212,8 +210,7 @@ def build_pool(
                 break
         if not chosen:
             raise UserError(
-                "there is no crop without saliency response; allow more response by --threshold "
-                "and --tolerance, or smaller crops by --min-side."
+                "there is no quiet crop; give a larger --threshold or --tolerance, or --min-side 64."
             )
         crops.resize(report.crops, 0)
         file.create_dataset("keys", data=np.array([*chosen, None], object)[:-1], dtype=TEXT_TYPE)

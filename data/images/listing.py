@@ -79,9 +79,8 @@ def list_images(root: str | os.PathLike, odd: OddEndings | None = None) -> Keys:
     if not keys and plain:
         keys = Keys(_of_archives(root, odd))
     if not keys:
-        sentence = (
-            f"there are no images in {root!r} (files ending in {' '.join(sorted(EXTENSIONS))})."
-        )
+        known = " ".join(sorted(EXTENSIONS))
+        sentence = f"there are no images in {root!r} (files ending in {known})."
         raise UserError(" ".join([sentence, *odd.told()]))
     return keys
 

@@ -195,7 +195,7 @@ def test_command_says_what_it_made_and_refuses_to_overwrite(scenes):
         (["--tolerance", "-0.1"], "tolerance is -0.1"),
         (["--size", "0"], "size is 0"),
         (["--seed", "-1"], "seed is -1"),
-        (["--min-side", "5000"], "no crop without saliency response"),
+        (["--min-side", "5000"], "there is no quiet crop"),
     ],
 )
 def test_command_tells_wrong_options(scenes, change, message):
