@@ -210,7 +210,7 @@ def build_pool(
                 break
         if not chosen:
             raise UserError(
-                "there is no quiet crop; give a larger --threshold or --tolerance, or --min-side 64."
+                "there is no quiet crop; raise --threshold or --tolerance, or lower --min-side."
             )
         crops.resize(report.crops, 0)
         file.create_dataset("keys", data=np.array([*chosen, None], object)[:-1], dtype=TEXT_TYPE)
