@@ -194,7 +194,8 @@ def build_pool(
     shape = settings.limit, settings.size, settings.size, 3
     with replacing(pool) as draft, h5py.File(draft, "w", libver=LIBVER, rdcc_nbytes=0) as file:
         # not compressed: photographs hardly shrink without loss
-        crops = file.create_dataset("crops", shape, "u1", maxshape=shape, chunks=(1, *shape[1:]))
+        most, chunks = (None, *shape[1:]), (1, *shape[1:])
+        crops = file.create_dataset("crops", shape, "u1", maxshape=most, chunks=chunks)
         for index in np.random.default_rng(settings.seed).permutation(len(keys)):
             key = keys[int(index)]
             report.looked_at += 1

@@ -245,17 +245,17 @@ NORMALISATIONS = {  # as rembg (https://github.com/danielgatis/rembg) has the ne
 }
 
 
-_NUMBER = r"(\d+\.?\d*|\.\d+)"
+_NUMBER = r"\s*-?(\d+\.?\d*|\.\d+)(e-?\d)?\s*"
 
 
 def _colour(text: str) -> str:
-    if not re.fullmatch(f"-?{_NUMBER}(,-?{_NUMBER},-?{_NUMBER})?", text):
+    if not re.fullmatch(f"{_NUMBER}(,{_NUMBER},{_NUMBER})?", text):
         raise ValueError("give a number, or three for red, green and blue, such as .5,.5,.5")
     return text
 
 
 def _divisor(text: str) -> str:
-    if "-" in _colour(text) or 0 in _numbers(text):
+    if min(_numbers(_colour(text))) <= 0:
         raise ValueError("give numbers above 0")
     return text
 
