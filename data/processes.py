@@ -14,7 +14,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import Connection, wait
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -214,84 +215,58 @@ def done_apart(
 ) -> Iterator[Any]:
     """Yield `work(item, alive)` of each item, in order; a text where its process failed.
 
-    A process serves many items and is replaced when it ends. It is silent when it neither returns
+    Each has a process of its own, `jobs` of them at a time. It is silent when it neither returns
     nor calls `alive` for so many seconds, or for so many of a processor's; then it is killed.
     `work` must not raise.
     """
-    results: dict[int, Any] = {}
-    begun = 0
-    idle: list[_Process] = []
-    busy: dict[Connection, _Process] = {}
-    try:
-        for number in range(len(items)):
-            while number not in results:
-                while len(busy) < jobs and begun < len(items):
-                    process = idle.pop() if idle else _Process(work, computing)
-                    process.begin(begun, items[begun], seconds)
-                    begun += 1
-                    busy[process.connection] = process
-                earliest = min(process.deadline for process in busy.values())
-                ready = wait(list(busy), max(0, earliest - time.monotonic()))
-                for connection, process in list(busy.items()):
-                    if connection in ready:
-                        answer = process.answer(seconds)
-                    elif process.deadline <= time.monotonic():
-                        answer = f"nothing came of it for {seconds:g} s"
-                        process.end()
-                    else:
-                        continue
-                    if answer is None:
-                        continue
-                    results[process.number] = answer
-                    del busy[connection]
-                    if process.lives:
-                        idle.append(process)
-            yield results.pop(number)
-    finally:
-        for process in [*idle, *busy.values()]:
-            process.end()
+    running: set[Any] = set()
+    ended = threading.Event()
+    pool = ThreadPoolExecutor(jobs)
 
-
-class _Process:
-    """A process that works on one item after the other."""
-
-    def __init__(self, work: Callable[[Any, Alive], Any], computing: int) -> None:
-        # forked, it begins at once; the threads of this process hold no lock that it needs
-        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(work, theirs, computing), daemon=True)
-        with signals_held_from_children(), _children_allowed():
-            self._process.start()
-        theirs.close()
-        self.lives = True
-
-    def begin(self, number: int, item: Any, seconds: float) -> None:
-        self.number, self.deadline = number, time.monotonic() + seconds
-        self.connection.send(item)
-
-    def answer(self, seconds: float) -> Any:
-        """Return the result, None for a mere sign of life, or a text where the process died."""
+    def done(item: object) -> object:
+        process, ours = _started(work, item, computing)
+        running.add(process)
         try:
-            result = self.connection.recv()
+            while not ended.is_set() and ours.poll(seconds):
+                if (result := ours.recv()) is not None:  # else a sign of life
+                    return result
+            return f"nothing came of it for {seconds:g} s"
         except (EOFError, OSError):
-            self._process.join()
-            code = self._process.exitcode or 0
-            self.end()
+            process.join()
+            code = process.exitcode or 0
             if code == -signal.SIGXCPU:
                 return "it computes without an end"
-            return f"the process that read it died ({_name(code)})"
-        self.deadline = time.monotonic() + seconds
-        return result
+            name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            return f"the process that read it died ({name})"
+        finally:
+            process.kill()
+            process.join()
+            running.discard(process)
+            ours.close()
 
-    def end(self) -> None:
-        self.lives = False
-        self._process.kill()
-        self._process.join()
-        self.connection.close()
+    try:
+        yield from pool.map(done, items)
+    finally:
+        ended.set()
+        for process in list(running):
+            process.kill()
+        pool.shutdown(cancel_futures=True)
 
 
-def _name(code: int) -> str:
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+_starting = threading.Lock()  # or a process would hold on to the pipe of another
+
+
+def _started(work: Callable, item: object, computing: int) -> tuple[Any, Connection]:
+    """Start a process that does `work(item, alive)`; return it, and where its result arrives."""
+    # forked, it begins at once; the threads of this process hold no lock that it needs
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with _starting:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(work, item, theirs, computing), daemon=True)
+        with signals_held_from_children(), _children_allowed():
+            process.start()
+        theirs.close()
+    return process, ours
 
 
 @contextlib.contextmanager
@@ -306,7 +281,7 @@ def _children_allowed() -> Iterator[None]:
             config["daemon"] = daemon
 
 
-def _serve(work: Callable[[Any, Alive], Any], connection: Connection, computing: int) -> None:
+def _serve(work: Callable, item: object, connection: Connection, computing: int) -> None:
     global _apart
     _apart = True
     last = time.monotonic()
@@ -324,10 +299,6 @@ def _serve(work: Callable[[Any, Alive], Any], connection: Connection, computing:
             goes_on()
             connection.send(None)
 
-    try:
-        while True:
-            item = connection.recv()
-            goes_on()
-            connection.send(work(item, alive))
-    except (EOFError, OSError):  # the parent is no more
-        pass
+    goes_on()
+    with contextlib.suppress(OSError):  # the parent is no more
+        connection.send(work(item, alive))
