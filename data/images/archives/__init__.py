@@ -6,6 +6,7 @@ module that lists its members, and a line of `FORMATS`.
 
 import errno
 import itertools
+import json
 import os
 import pkgutil
 import zlib
@@ -19,7 +20,6 @@ import numpy as np
 
 from data.errors import UserError, damage_told
 from data.files import open_regular, private_folder, write_whole
-from data.images.archives.dataset_files import data_files, is_dataset
 from data.images.limits import BESIDE_TORCH, TooLarge
 from data.keys import Keys, leads_out, texts_digest
 
@@ -30,6 +30,9 @@ FORMATS = {
     ".arrow": "data.images.archives.dataset:members",  # of a folder of them, too
 }
 """By ending: the function from a file's path to its `Member`s."""
+
+_ROWS = (".parquet", ".arrow")  # files of a dataset
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp")  # a folder that has such files is one of images
 
 ROW = ".image"
 """Ends the keys of a dataset's rows."""
@@ -121,6 +124,39 @@ def split(path: str | os.PathLike) -> tuple[str, str] | None:
         if not name:
             return None
         after = f"{name}/{after}" if after else name
+
+
+def is_dataset(folder: str) -> bool:
+    """Whether a folder is a dataset: `save_to_disk`'s, or with files of rows and without images."""
+    return _is_dataset(folder, os.stat(folder).st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _is_dataset(folder: str, modified: int) -> bool:
+    saved = {"state.json": "_data_files", "dataset_dict.json": "splits"}
+    if any(entry in read_json(f"{folder}/{name}") for name, entry in saved.items()):
+        return True
+    rows = False
+    for _, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if any(name.lower().endswith(_IMAGES) for name in names):
+            return False
+        rows |= any(has_rows(name) for name in names)
+    return rows
+
+
+def has_rows(name: str) -> bool:
+    """Whether a file is of rows, and neither hidden nor a cache of `datasets`."""
+    return name.lower().endswith(_ROWS) and not name.startswith((".", "cache-", "tmp"))
+
+
+def read_json(path: str) -> dict:
+    """Return what `save_to_disk` wrote; nothing where it is not there, or somebody else's."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return dict(json.load(file))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
 
 
 _archive_of: dict[str, tuple[str, str]] = {}  # what `split` said of folders inside archives
@@ -241,7 +277,10 @@ def index_of(archive: str) -> Index:
 def _index(archive: str, size: int, modified: int) -> Index:
     archive = os.path.abspath(archive)
     with damage_told(archive, ANEW):
-        files = [os.path.join(archive, f.path) if f.path else archive for f in data_files(archive)]
+        files = [archive]
+        if os.path.isdir(archive):
+            parts = pkgutil.resolve_name("data.images.archives.dataset:data_files")(archive)
+            files = [os.path.join(archive, part.path) for part in parts]
         facts = [(path, os.stat(path)) for path in files]
     mark = texts_digest(
         os.fsencode(f"{_VERSION} {os.path.relpath(path, archive)} {f.st_size} {f.st_mtime_ns}")

@@ -5,14 +5,14 @@ all are of one split, or there are no classes, there are no such folders.
 """
 
 import json
+import os
 import pkgutil
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from data.errors import UserError, damage_told, import_extra
-from data.images.archives import ANEW, COLUMN, ROW, Block, Member, Place
-from data.images.archives.dataset_files import DataFile, data_files
+from data.images.archives import ANEW, COLUMN, ROW, Block, Member, Place, has_rows, read_json
 
 _READERS = {
     ".arrow": "data.images.archives.arrow_file:ArrowFile",
@@ -20,6 +20,20 @@ _READERS = {
 }
 _CLASSES = ("label", "labels", "class", "fine_label")
 """Columns that name classes where none is declared as one."""
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+"""Words in names, and the split that they mean on the Hub."""
+
+
+class DataFile(NamedTuple):
+    """A file of rows: its path relative to the dataset, with `/`, its split or "", its stem."""
+
+    path: str
+    split: str
+    stem: str
 
 
 def members(path: str) -> Iterator[Member]:
@@ -111,3 +125,52 @@ def _is_text(kind: Any) -> bool:
 def _folder(name: str) -> str:
     """Return a name as one that a folder can have."""
     return re.sub(r"[%/\0]|^\.", lambda letter: f"%{ord(letter[0]):02X}", name) or "%"
+
+
+# ---- which files of a folder, and of which split each is -----------------------------------------
+
+
+def data_files(root: str) -> list[DataFile]:
+    """Return the files of rows of a dataset's folder, or of one that is a file, by split and name.
+
+    UserError: there are several datasets in it.
+    """
+    if os.path.isfile(root):
+        return [DataFile("", "", _stem(root))]
+    own = read_json(f"{root}/dataset_dict.json").get("splits", [])
+    files, homes = {}, set()
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        saved = read_json(f"{folder}/state.json").get("_data_files")
+        if saved is not None:
+            names = [os.path.basename(file["filename"]) for file in saved]
+        for name in filter(has_rows, names):
+            if not os.path.isfile(f"{folder}/{name}"):
+                raise UserError(f"{folder!r} lacks the file {name}; copy the dataset anew.")
+            path = os.path.relpath(f"{folder}/{name}", root).replace(os.sep, "/")
+            split, home = _split(path, own)
+            file = DataFile(path, split, _stem(name))
+            twin = files.setdefault(file[1:], file)
+            folders_of_twins = {os.path.dirname(twin.path), os.path.dirname(path)}
+            homes |= {home} if twin is file else folders_of_twins
+    if len(homes) > 1:
+        names = ", ".join(sorted(filter(None, homes))[:5])
+        raise UserError(f"{root!r} holds several datasets ({names}); name one of them.")
+    return [files[key] for key in sorted(files)]
+
+
+def _split(path: str, own: list[str]) -> tuple[str, str]:
+    """Return the split of a file, and its folder without the part that names it."""
+    *folders, name = path.split("/")
+    if folders and folders[0] in own:
+        return folders.pop(0), "/".join(folders)
+    for part in (name, *reversed(folders)):
+        for word in re.findall("[a-z]+", part.lower()):
+            if word in _SPLITS:
+                return _SPLITS[word], "/".join(f for f in folders if f != part)
+    numbered = re.match(r"(.+)-\d{5}-of-\d{5}", name)  # as the Hub writes a split's files
+    return numbered[1] if numbered else "", "/".join(folders)
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
