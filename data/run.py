@@ -40,7 +40,7 @@ from typing import Any
 import click
 from pydantic import BaseModel
 
-from data.errors import UserError, damage_told, errors_told, is_exhaustion
+from data.errors import UserError, errors_told, is_exhaustion
 from data.files import only_writer, write_whole
 from data.keys import is_utf8
 from data.options import read_toml, to_toml
@@ -147,17 +147,16 @@ class Run:
         """
         damaged: list[tuple[Path, str]] = []
         for step, path in reversed(checkpoints(self.checkpoints)):
-            try:
-                state = load(path)
-                entries = state if isinstance(state, dict) else {}
-                lacking = [name for name in holding if name not in entries]
-                if not lacking:
-                    for other, reason in damaged:
-                        say(f"{other} is skipped: {reason}; resuming from {path.name}.")
-                    return Checkpoint(path, step, state, damaged)
-                damaged.append((path, f"no checkpoint of such a run (it holds no {lacking[0]!r})"))
-            except UserError as error:
-                damaged.append((path, error.message.split(" cannot be used ", 1)[-1]))
+            state, reason = _read(path)
+            entries = state if isinstance(state, dict) else {}
+            lacking = [name for name in holding if name not in entries]
+            if lacking and not reason:
+                reason = f"no checkpoint of such a run (it holds no {lacking[0]!r})"
+            if not reason:
+                for other, why in damaged:
+                    say(f"{other} is skipped: {why}; resuming from {path.name}.")
+                return Checkpoint(path, step, state, damaged)
+            damaged.append((path, reason))
         if damaged:
             raise UserError(
                 f"none of the {len(damaged)} checkpoints in {self.checkpoints} is sound "
@@ -235,13 +234,22 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises UserError: missing, damaged, or holding what `weights_only=True` refuses.
     """
+    state, reason = _read(path)
+    if reason:
+        raise UserError(f"the checkpoint {os.fspath(path)} cannot be used: {reason}.")
+    return state
+
+
+def _read(path: str | os.PathLike) -> tuple[Any, str]:
+    """Return what a checkpoint holds, and ""; or None and why it cannot be used."""
     import torch
 
-    name = f"the checkpoint {os.fspath(path)}"
-    with damage_told(path, "use another", name=name, verb="cannot be used"):
-        if reason := damage(path):
-            raise ValueError(reason)
-        return torch.load(path, map_location="cpu", weights_only=True)
+    if (reason := damage(path)) is not None:
+        return None, reason
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True), ""
+    except Exception as error:  # a damaged pickle makes any
+        return None, str(error).strip().partition("\n")[0] or repr(error)
 
 
 def damage(path: str | os.PathLike) -> str | None:
@@ -250,7 +258,7 @@ def damage(path: str | os.PathLike) -> str | None:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
     except OSError as error:
-        return (error.strerror or str(error)).lower()
+        return error.strerror or str(error)
     except Exception as error:  # damaged archives make any
         return f"the file is damaged ({error})"
     return None if bad is None else f"the file is damaged (its part {bad} has a wrong checksum)"

@@ -154,7 +154,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, monkeypatch):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="No such file"):
         checkpoint.load(tmp_path / "nothing.pt")
 
 
