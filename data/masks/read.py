@@ -92,6 +92,11 @@ class MaskShards:
         """Return the status of every row: uint8 (N,), not to be written to."""
         return self._index.status
 
+    @property
+    def stored_bytes(self) -> int:
+        """Of all masks, compressed."""
+        return int(self._index.chunk_bytes.sum())
+
     def mask_size(self, row: int | str) -> tuple[int, int]:
         """Return a mask's height and width; (0, 0) where there is no mask."""
         height, width = self._index.mask_size[self._row(row)].tolist()

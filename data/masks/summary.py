@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from data.masks.format import Status
-from data.masks.opening import open_shard, own_dataset, reading
 from data.masks.read import MaskShards
 
 _NAMED = 10  # examples of a kind
@@ -34,16 +33,12 @@ def summarise(masks: MaskShards, sample: int = 2000) -> dict[str, Any]:
         means.append(coverage(mask))
         if why := why_poor(mask):
             poor[masks.keys[row]] = why
-    stored = 0
-    for path in masks.shards:
-        with open_shard(path) as file, reading(path):
-            stored += own_dataset(file, "masks").id.get_storage_size()
     return {
         "images": len(masks),
         "shards": len(masks.shards),
         "shard_count": masks.shard_count,
         "counts": {kind.name.lower(): int((status == kind).sum()) for kind in Status},
-        "stored_bytes": stored,
+        "stored_bytes": masks.stored_bytes,
         "file_bytes": sum(path.stat().st_size for path in masks.shards),
         "mask_sizes": _spread([masks.mask_size(row) for row in picked]),
         "image_sizes": _spread([masks.image_size(row) for row in picked]),
