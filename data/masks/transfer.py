@@ -80,7 +80,7 @@ def export_masks(
 def _png_path(root: Path, key: str) -> Path:
     """Return where a key's mask goes; UserError for a key that would lead out of the folder."""
     if leads_out(key):
-        raise UserError(f"the key {key!r} does not name a file inside a folder; do not trust it.")
+        raise UserError(f"the key {key!r} leads out of a folder; nothing was exported.")
     return root / (key + ".png")
 
 
