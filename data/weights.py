@@ -66,7 +66,7 @@ def read_weights(path: str | os.PathLike, argument: str) -> dict[str, Any]:
                 metadata = file.metadata() or {}
             return {**metadata, "state_dict": safetensors.torch.load_file(path)}
         if kind == "unknown":
-            raise ValueError("not a file that torch.save wrote, or is cut short, nor .safetensors")
+            raise ValueError("it is not a file that torch.save wrote, or is cut short")
         if kind == "zip" and (reason := damage(path)) is not None:
             raise ValueError(reason)
         try:
