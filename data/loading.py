@@ -126,6 +126,8 @@ class Loader:
     dataset : anything with `__getitem__` that can be pickled; its batches arrive as they are.
     requests : what to load, anew for each `iter`; it has a length.
     workers : processes, each of which loads one batch at a time; 0 loads in this process.
+    collate : makes a batch of items, `dataset[i]` for each i of a request; None: the data set
+        makes whole batches.
     keep_workers : from one `iter` to the next, until `close`.
 
     A terminal's Ctrl-C and a cluster's SIGTERM go to every process of a job; the workers leave them
@@ -141,13 +143,14 @@ class Loader:
         requests: Sampler | Sequence,
         workers: int = 0,
         *,
+        collate: Callable[[list], Any] | None = None,
         pin_memory: bool = False,
         keep_workers: bool = False,
     ) -> None:
         self.dataset = dataset
         self._signals = _WorkersSignals()
         self._loader: DataLoader | None = DataLoader(
-            _Guarded(dataset),
+            _Guarded(dataset, collate),
             batch_size=None,
             sampler=requests,
             num_workers=workers,
@@ -190,12 +193,14 @@ class _Refusal(NamedTuple):
 class _Guarded(Dataset):
     """A data set that returns its UserErrors."""
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Any, collate: Callable[[list], Any] | None) -> None:
+        self.dataset, self.collate = dataset, collate
 
     def __getitem__(self, request: Any) -> Any:
         try:
-            return self.dataset[request]
+            if self.collate is None:
+                return self.dataset[request]
+            return self.collate([self.dataset[item] for item in request])
         except UserError as error:
             return _Refusal(error.message)
 

@@ -11,28 +11,30 @@ from torch.utils.data import Dataset
 from data.errors import UserError
 from data.gallery import Cell, Gallery, Row
 from data.gallery.plots import plot
-from data.loading import Loader, as_tensor, in_batches
+from data.loading import Loader, as_tensor
 from data.masks.precision_recall import Curve, normalise, precision_recall
 from saliency.basnet.dataset import Pair, read_image, read_truth
 from saliency.basnet.predict import Predictor, predict, preprocess, resize_map
 
 
-class _ValidationPairs(Dataset):
-    """Item `rows` is network inputs (B, 3, S, S) and ground truths, bool (h, w), of these pairs."""
+class ValidationPairs(Dataset):
+    """Network input, float32 (3, S, S), and ground truth, bool (h, w), of every pair."""
 
     def __init__(self, pairs: list[Pair], size: int) -> None:
-        self.pairs, self.size = pairs, size
+        self.pairs = pairs
+        self.size = size
 
-    def __getitem__(self, rows: np.ndarray) -> tuple[torch.Tensor, list[np.ndarray]]:
-        pairs = [self.pairs[row] for row in rows.tolist()]
-        truths = [read_truth(pair) > 128 for pair in pairs]
-        for pair, truth in zip(pairs, truths, strict=True):
-            if not truth.any():
-                raise UserError(
-                    f"the ground truth {pair.mask} is empty, so its recall is undefined; "
-                    "leave it out of the validation set."
-                )
-        return as_tensor(np.stack([preprocess(read_image(p), self.size) for p in pairs])), truths
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        image, truth = read_image(self.pairs[index]), read_truth(self.pairs[index]) > 128
+        if not truth.any():
+            raise UserError(
+                f"the ground truth {self.pairs[index].mask} is empty, so its recall is undefined; "
+                "leave it out of the validation set."
+            )
+        return preprocess(image, self.size), truth
 
 
 def validate(
@@ -60,11 +62,21 @@ def validate(
 def _maps(
     predictor: Predictor, pairs: list[Pair], size: int, workers: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    batches = in_batches(len(pairs), predictor.batch_size)
-    pinned = predictor.device.type == "cuda"
-    loader = Loader(_ValidationPairs(pairs, size), batches, workers, pin_memory=pinned)
+    rows = range(len(pairs))
+    loader = Loader(
+        ValidationPairs(pairs, size),
+        [rows[start : start + predictor.batch_size] for start in rows[:: predictor.batch_size]],
+        workers,
+        collate=_collate,
+        pin_memory=predictor.device.type == "cuda",
+    )
     for inputs, truths in loader:
         yield from zip(predictor(inputs), truths, strict=True)
+
+
+def _collate(items: list) -> tuple[torch.Tensor, list[np.ndarray]]:
+    inputs, truths = zip(*items, strict=True)
+    return as_tensor(np.stack(inputs)), list(truths)
 
 
 _TILE = 160  # pixels

@@ -13,6 +13,7 @@ import pytest
 import skimage.data
 import torch
 from PIL import Image
+from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
 from data.errors import UserError, errors_told
@@ -91,6 +92,12 @@ def test_what_a_worker_writes_arrives(workers):
         assert empty.shape == (0, 4) and empty.dtype == torch.float32
         assert small.tolist() == [number, -1]
         assert all(shared) == (workers > 0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_items_are_collated(workers):
+    loader = Loader([10, 20, 30], [[0, 2], [1]], workers, collate=default_collate)
+    assert [batch.tolist() for batch in loader] == [[10, 30], [20]]
 
 
 def test_kept_workers_serve_every_epoch_until_the_loader_is_closed():
