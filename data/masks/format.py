@@ -172,7 +172,7 @@ def read_header(file: h5py.File | str | os.PathLike) -> ShardHeader:
         version = _attribute(file, "format_version")
         if version not in _READABLE:
             raise UserError(
-                f"{name!r} has version {version} of the shard format, this program reads "
+                f"{name!r} has version {version!r:.40} of the shard format, this program reads "
                 f"{_READABLE[0]} to {VERSION}; use the version of DiLo that wrote it."
             )
         if _attribute(file, "complete") != 1:

@@ -28,6 +28,7 @@ def test_header(tmp_path, write_shards, masks):
         ("format", "other", "is not a mask shard of DiLo"),
         ("format", None, "is not a mask shard of DiLo"),
         ("format_version", 3, "has version 3 of the shard format, this program reads 1 to 2"),
+        ("format_version", "\x1b[" * 9000, r"has version '(\\x1b\[){7}\\x1b of the shard format"),
         ("complete", 0, "is not complete"),
         ("complete", None, "is not complete"),
         ("complete", 2, "is not complete"),
