@@ -26,6 +26,7 @@ from data.images.limits import (
 )
 from data.images.modes import (
     orientation,
+    png_damage,
     read_tiff,
     to_rgb,
     upright,
@@ -95,7 +96,8 @@ class OpenImage:
         max_side : as for `decode`.
         """
         target = capped_size(self.size, max_side)
-        remarks: list[str] = []
+        damage = png_damage(self._data) if self._image.format == "PNG" else ""
+        remarks = [damage] if damage else []
         with _reasons(), in_time(self.size[0] * self.size[1]), remarks_caught(remarks):
             reduction = self._reduction(reduction, target)
             # beyond four times the target, decoding at a smaller scale is faster

@@ -10,6 +10,7 @@ from PIL import Image
 
 from data.images.decode import open_image
 from data.images.limits import remarks_caught
+from data.images.listing import UnreadableImage
 
 EXIF = Image.Exif()
 EXIF[274] = 6
@@ -54,6 +55,29 @@ def test_damage_is_named_at_every_scale(kind, max_side, tmp_path, capfd):
         assert max(pixels.shape) == (max_side or 320)
         assert bool(image.remark) == (name != "sound"), (name, image.remark)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "I;16", "RGBA"])
+def test_other_pixels_of_a_png_are_named_or_refused(mode, tmp_path):
+    """Decoders of PNG go by neither of its checksums."""
+    image = Image.open(io.BytesIO(picture("plain"))).resize((60, 60))
+    image = image.convert("L").convert("I;16") if mode == "I;16" else image.convert(mode)
+    image.save(path := tmp_path / "a.png")
+    data = path.read_bytes()
+    sound = open_image(path)
+    pixels, _ = sound.decode()
+    assert not sound.remark
+    told = 0
+    for at in range(data.index(b"IDAT") + 4, len(data) - 12, 97):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        try:
+            image = open_image(path)
+            other, _ = image.decode()
+        except UnreadableImage:
+            continue
+        assert image.remark or (other == pixels).all(), at
+        told += bool(image.remark)
+    assert told
 
 
 @pytest.mark.parametrize("kind", ["plain", "progressive", "turned"])
