@@ -109,7 +109,7 @@ class Partners:
         self.numbers = np.flatnonzero(rows >= 0)
         if len(self.numbers) < 2:
             raise UserError(
-                f"{len(self.numbers)} images in {os.fspath(images)!r} have a mask in "
+                f"{len(self.numbers)} of the images in {os.fspath(images)!r} have a mask in "
                 f"{str(masks.folder)!r}, and a partner is another image with one; compute masks."
             )
 
