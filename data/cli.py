@@ -206,24 +206,35 @@ class GalleryOptions(Record):
 @main.command()
 @click.argument("out", type=FOLDER, nargs=-1, required=True)
 @images_option
-@click.option("-o", "--output", type=FOLDER, required=True, help="PAGE.html or SHEET.png.")
+@click.option(
+    *("-o", "--output"),
+    type=FOLDER,
+    required=True,
+    multiple=True,
+    help="PAGE.html or SHEET.png; can be given again.",
+)
 @options(GalleryOptions, into="which")
 @overwrite_option
 def gallery(
-    out: tuple[Path, ...], images: Path | None, output: Path, which: GalleryOptions, overwrite: bool
+    out: tuple[Path, ...],
+    images: Path | None,
+    output: tuple[Path, ...],
+    which: GalleryOptions,
+    overwrite: bool,
 ) -> None:
     """Image | mask | foreground on grey, many on a page or a sheet.
 
     Several OUT stand side by side, to compare their methods.
     """
     _check_images(images)
-    _check_output(output, (".html", ".htm", ".png"), overwrite)
+    for path in output:
+        _check_output(path, (".html", ".htm", ".png"), overwrite)
     sets = [MaskShards(folder, partial=True) for folder in out]
     keys = choose(sets, which)
     content = mask_gallery(progress_bar("gallery")(keys, len(keys)), sets, images, 300)
-    if len(sets) == 1 and output.suffix.lower() == ".png":
-        content = two_abreast(content)
-    _write(output, content, 240)
+    for path in output:
+        sheet = len(sets) == 1 and path.suffix.lower() == ".png"
+        _write(path, two_abreast(content) if sheet else content, 240)
 
 
 def choose(sets: list[MaskShards], which: GalleryOptions) -> list[str]:

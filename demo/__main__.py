@@ -5,4 +5,5 @@ from pathlib import Path
 
 from demo.journey import Journey
 
-Journey(Path(sys.argv[1] if len(sys.argv) > 1 else "demo-output")).run()
+if __name__ == "__main__":  # not in the process that draws
+    Journey(Path(sys.argv[1] if len(sys.argv) > 1 else "demo-output")).run()

@@ -5,7 +5,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 from data.processes import usable_cores
@@ -24,29 +25,34 @@ def run(*command: object) -> None:
     It is the one installed beside this Python, or in a checkout that is not installed the same by
     `python -m`.
     """
-    _finish({"": subprocess.Popen(_words(command))})
+    _finish(iter([("", subprocess.Popen(_words(command)))]))
 
 
 def run_side_by_side(commands: Mapping[str, Sequence[object]], logs: Path) -> None:
-    """Run commands at once, each on its share of the cores; stop all if one fails.
+    """Run commands, as many at once as there are cores, each on its share; stop all if one fails.
 
-    The last is seen on the screen; what each other one says is appended to `logs`/<its name>.log.
+    They are started in order. The last is seen on the screen; what each other one says is appended
+    to `logs`/<its name>.log.
     """
     # two networks on one thread each are a third faster than one after another on two
-    threads = max(1, usable_cores() // max(1, len(commands)))
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    cores = usable_cores()
+    at_once = max(1, min(len(commands), max(2, cores)))
+    environment = {"OMP_NUM_THREADS": str(max(1, cores // at_once)), **os.environ}
     logs.mkdir(parents=True, exist_ok=True)
-    running: dict[str, subprocess.Popen] = {}
-    for place, (name, command) in enumerate(commands.items(), start=1):
-        words = _words(command)
-        if place == len(commands):
-            running[name] = subprocess.Popen(words, env=environment)
-            continue
-        log = logs / f"{name}.log"
-        print(f"(beside the next one; what it says goes to {log})", flush=True)
-        with log.open("a") as file:
-            running[name] = subprocess.Popen(words, env=environment, stdout=file, stderr=file)
-    _finish(running, logs)
+
+    def started() -> Iterator[tuple[str, subprocess.Popen]]:
+        for number, (name, command) in enumerate(commands.items(), start=1):
+            words = _words(command)
+            if number == len(commands):
+                yield name, subprocess.Popen(words, env=environment)
+                continue
+            log = logs / f"{name}.log"
+            print(f"(beside the next one; what it says goes to {log})", flush=True)
+            with log.open("a") as file:
+                process = subprocess.Popen(words, env=environment, stdout=file, stderr=file)
+            yield name, process
+
+    _finish(started(), at_once, logs)
 
 
 def _words(command: Sequence[object]) -> list[str]:
@@ -58,16 +64,20 @@ def _words(command: Sequence[object]) -> list[str]:
     return [*start, *words[1:]]
 
 
-def _finish(running: Mapping[str, subprocess.Popen], logs: Path | None = None) -> None:
-    """Wait for all; where one fails stop the others, and leave with its code."""
+def _finish(
+    starting: Iterator[tuple[str, subprocess.Popen]], at_once: int = 1, logs: Path | None = None
+) -> None:
+    """Start some at once, and the next as each ends; where one fails stop all, with its code."""
     failed: dict[str, int] = {}
-    left = dict(running)
+    left = dict(islice(starting, at_once))
     try:
         while left and not failed:
             time.sleep(0.05)
             ended = [name for name, process in left.items() if process.poll() is not None]
             codes = {name: left.pop(name).returncode for name in ended}
             failed = {name: code for name, code in codes.items() if code}
+            if not failed:
+                left.update(islice(starting, len(ended)))
         for process in left.values():
             process.terminate()  # a pretraining saves itself
     except KeyboardInterrupt:  # which they got too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -41,8 +42,14 @@ class Journey:
         """Do all of it, and say what there is to look at."""
         started = time.monotonic()
         self._remember()
+        # on another core, for kernels are compiled on one
+        drawing = multiprocessing.get_context("spawn").Process(target=self._draw, daemon=True)
+        drawing.start()
         _chapter("1. Saliency masks of photographs, by four methods")
         self._photographs()
+        drawing.join()
+        if drawing.exitcode:
+            sys.exit("The pictures of objects could not be drawn; what stopped it stands above.")
         _chapter("2. A labelled set: objects on backgrounds that all classes share")
         self._objects()
         _chapter("3. Pretraining without labels: without copy-paste, then with it")
@@ -76,25 +83,28 @@ class Journey:
         run("saliency-compute", photographs, self.out / "masks", "--method", ",".join(METHODS))
         for folder in masks:
             run("mask-shards", "verify", folder, "--images", photographs)
-        for file in (self.out / "saliency.html", self.out / "saliency.png"):
-            run(
-                "mask-shards", "gallery", *masks, "--images", photographs, "-o", file, "--overwrite"
-            )
+        self._gallery("saliency", *masks, "--images", photographs)
+
+    def _draw(self) -> None:
+        """Draw the labelled sets."""
+        objects, truth = self.out / "objects", self.out / "objects-truth"
+        write_scenes(objects, truth, self.train, self.val, ("shared", "unseen"), quiet=True)
+        tied, truth = self.out / "tied", self.out / "tied-truth"
+        write_scenes(tied, truth, self.tied, self.tied // 2, ("tied", "tied"), quiet=True)
 
     def _objects(self) -> None:
         objects, truth = self.out / "objects", self.out / "objects-truth"
-        print(f"\nDrawing {self.train} + {self.val} pictures into {objects} ...", flush=True)
-        write_scenes(objects, truth, self.train, self.val, ("shared", "unseen"))
-        tied, tied_truth = self.out / "tied", self.out / "tied-truth"
-        write_scenes(tied, tied_truth, self.tied, self.tied // 2, ("tied", "tied"))
+        print(f"\n{self.train} + {self.val} pictures were drawn: {objects}", flush=True)
         for part in ("train", "val"):
             run("saliency-compute", objects / part, self._masks(part))
-        for file in (self.out / "objects.html", self.out / "objects.png"):
-            run(
-                *("mask-shards", "gallery", self._masks("train"), "--images", objects / "train"),
-                *("-o", file, "--count", 16, "--overwrite"),
-            )
+        self._gallery("objects", self._masks("train"), "--images", objects / "train", "--count", 16)
         self._probe("saliency", self._masks("val"), truth / "val", "--quick")
+
+    def _gallery(self, name: str, *arguments: object) -> None:
+        """Show masks on a page and on a sheet."""
+        files = [self.out / f"{name}.{kind}" for kind in ("html", "png")]
+        outputs = [word for file in files for word in ("-o", file)]
+        run("mask-shards", "gallery", *arguments, *outputs, "--overwrite")
 
     def _pretrain(self) -> None:
         """Train what is not there yet, both at once where neither is."""
@@ -118,26 +128,37 @@ class Journey:
         ]
 
     def _probes(self) -> None:
+        """Run those whose results are not there, several at once; the longest first."""
         objects, truth = self.out / "objects", self.out / "objects-truth"
         trained = [f"{name}={self._run(name)}" for name in self.models]
         models = [*trained, f"untrained={UNTRAINED}"]
         size = ("--image-size", self.image_size)  # which an untrained network does not know
-        self._probe("foreground", *models, objects, "--masks", truth, *size)
-        self._probe("knn", *models, objects, "--k", self.neighbours, *size)
-        self._probe("linear", *models, objects, "--fast", *size)
         tied = (self.out / "tied", "--masks", self.out / "tied-truth")
-        self._probe("robustness", *models, *tied, *size)
-        self._probe("neighbors", *trained, objects)
         masks = ("--masks", self._masks("val"), "--ground-truth", truth)
-        self._probe("gradients", *models, objects, *masks, *size, "--limit", 100)
+        commands = {
+            "foreground": (*models, objects, "--masks", truth, *size),
+            "robustness": (*models, *tied, *size),
+            "gradients": (*models, objects, *masks, *size, "--limit", 100),
+            "linear": (*models, objects, "--fast", *size),
+            "neighbors": (*trained, objects),
+            "knn": (*models, objects, "--k", self.neighbours, *size),
+        }
+        probes = {name: self._probing(name, *words) for name, words in commands.items()}
+        missing = {name: words for name, words in probes.items() if words}
+        run_side_by_side(missing, self.out / "probes")
 
-    def _probe(self, command: str, *arguments: object) -> None:
+    def _probe(self, name: str, *arguments: object) -> None:
         """Run a probe, unless its results are there."""
-        out = self.out / "probes" / command
+        if words := self._probing(name, *arguments):
+            run(*words)
+
+    def _probing(self, name: str, *arguments: object) -> tuple[object, ...]:
+        """Return the command of a probe; empty where its results are there."""
+        out = self.out / "probes" / name
         if (out / "results.json").exists():
-            print(f"\nprobe {command}: already in {out}")
-            return
-        run("probe", command, *arguments, "--out", out)
+            print(f"\nprobe {name}: already in {out}")
+            return ()
+        return ("probe", name, *arguments, "--out", out)
 
     def _masks(self, part: str) -> Path:
         return self.out / "objects-masks" / part

@@ -99,6 +99,7 @@ def write_scenes(
     train: int,
     val: int,
     backgrounds: tuple[str, str] = ("tied", "unseen"),
+    quiet: bool = False,
 ) -> None:
     """Write pictures as folder/train/<class>/0000.jpg and folder/val/..., and their true masks.
 
@@ -110,6 +111,7 @@ def write_scenes(
     train, val : images, spread evenly over the classes.
     backgrounds : of train and of val: "tied" to the class in part (`HABITAT_SHARE`), "shared" by
         all classes alike, or "unseen", from other photographs than the first two.
+    quiet : show no progress.
     """
     for part, count, kind in (("train", train, backgrounds[0]), ("val", val, backgrounds[1])):
         if (folder / part).is_dir():
@@ -120,7 +122,8 @@ def write_scenes(
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(truth / part, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{part}-", dir=folder))
-        for number in tqdm(range(count), desc=f"draw {part}", unit="image", disable=None):
+        hidden = True if quiet else None  # None: where there is no terminal
+        for number in tqdm(range(count), desc=f"draw {part}", unit="image", disable=hidden):
             label, place = number % len(CLASSES), number // len(CLASSES)
             kind = list(CLASSES)[label]
             rng = np.random.default_rng([SEED, part == "val", number])

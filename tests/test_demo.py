@@ -145,6 +145,31 @@ def test_commands_side_by_side_run_at_once_and_share_the_cores(tmp_path, monkeyp
     assert not (tmp_path / "logs" / "b.log").exists()
 
 
+def test_no_more_commands_at_once_than_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr("demo.commands._words", lambda command: _python(command))
+    monkeypatch.setattr("demo.commands.usable_cores", lambda: 2)
+    program = (
+        "import pathlib, time; mine = pathlib.Path({mine!r}); mine.touch()\n"
+        "print(len(list(mine.parent.iterdir()))); time.sleep(.5); mine.unlink()"
+    )
+    running = tmp_path / "running"
+    running.mkdir()
+    commands = {name: program.format(mine=str(running / name)) for name in "abcde"}
+    run_side_by_side(commands, tmp_path / "logs")
+    counts = [int((tmp_path / "logs" / f"{name}.log").read_text()) for name in "abcd"]
+    assert max(counts) <= 2 and not list(running.iterdir())
+
+
+def test_after_a_failure_nothing_more_is_started(tmp_path, monkeypatch):
+    monkeypatch.setattr("demo.commands._words", lambda command: _python(command))
+    monkeypatch.setattr("demo.commands.usable_cores", lambda: 2)
+    wait, fail = "import time; time.sleep(200)", "import sys; sys.exit(3)"
+    with pytest.raises(SystemExit) as stopped:
+        run_side_by_side({"a": wait, "b": fail, "c": wait, "d": wait}, tmp_path)
+    assert stopped.value.code == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.log", "b.log"]
+
+
 @pytest.mark.parametrize("failing", ["a", "b"])
 def test_a_failure_stops_the_other_and_is_shown(tmp_path, monkeypatch, capfd, failing):
     monkeypatch.setattr("demo.commands._words", lambda command: _python(command))

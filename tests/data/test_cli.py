@@ -151,6 +151,18 @@ def test_gallery_page(run, out):
     assert page.read_text(encoding="utf-8").count("<img ") == 0
 
 
+def test_gallery_page_and_sheet_at_once(run, out):
+    page, sheet = out / "both.html", out / "both.png"
+    run("gallery", out / "rbd", "-o", page, "-o", sheet)
+    for path in (page, sheet):
+        run("gallery", out / "rbd", "-o", out / f"alone{path.suffix}")
+        assert path.read_bytes() == (out / f"alone{path.suffix}").read_bytes()
+    assert "is there already" in run(
+        "gallery", out / "rbd", "-o", out / "new.png", "-o", page, code=2
+    )
+    assert not (out / "new.png").exists()
+
+
 def test_gallery_sheet(run, out):
     for number, options in enumerate((["--count", 2], ["--random", "--seed", 3], ["--key", ODD])):
         arguments = ["--images", out / "images", *map(str, options)]
