@@ -13,6 +13,7 @@ from data.masks.format import ChunkEncoder, ShardWriter, shard_name
 from data.masks.index import build_index
 from data.masks.read import MaskShards
 from pretrain.views.loader import build_loader
+from pretrain.views.mask_rows import MISSING
 from pretrain.views.recipes import PasteSettings, ViewRecipe
 
 ATTRIBUTES = {"method": "made", "parameters": {}, "software": {}}
@@ -54,7 +55,7 @@ def test_links_have_the_masks_of_their_photographs(tmp_path):
         batch_size=25,
     )
     assert sum(len(batch["index"]) for batch in loader) == 50
-    assert loader.masks.missing == 0
+    assert loader.masks.count(MISSING) == 0
 
 
 def test_one_mask_serves_all(tmp_path):

@@ -64,8 +64,3 @@ def test_alexnet_is_torchvisions_with_batch_norm():
     ]
     assert [m.weight.shape for m in ours] == [m.weight.shape for m in theirs[:-1]]
     assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in AlexNetBN().modules()) == 5
-
-
-def test_unknown_architecture():
-    with pytest.raises(ValueError, match="resnet51"):
-        build_backbone("resnet51")
