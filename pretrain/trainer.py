@@ -115,6 +115,7 @@ class _Training:
             keys=self.keys,
             decode_on=here.device if s.decode == "device" else None,
         )
+        self.pastes = self.loader.describe_pastes()
         self.augment = DeviceAugment(s.view_recipe()).to(here.device)
         self.knn = build_online_knn(s, self.keys, self.workers)
         tune_cuda()
@@ -179,6 +180,7 @@ class _Training:
                 f"{self.settings.images!r} does not hold the images that the run in "
                 f"{str(self.run.folder)!r} was begun with; resume it with those, or start another."
             )
+        self._compare_pastes(state.get("pastes", {}))
         had = state.get("bn_groups", self.groups)
         if had != self.groups:
             self.say(
@@ -188,6 +190,22 @@ class _Training:
         self.step = step
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+    def _compare_pastes(self, had: dict) -> None:
+        """Refuse masks by another method than the run was begun with; tell of other content."""
+        now = self.pastes
+        changed = [name for name in had if name in now and had[name] != now[name]]
+        if "masks" in changed:
+            raise UserError(
+                f"the masks in {self.settings.masks!r} are {now['masks']}, and the run in "
+                f"{str(self.run.folder)!r} was begun with masks {had['masks']}; resume it with "
+                "those, or start another."
+            )
+        if changed:
+            self.say(
+                f"The run was begun with other {' and '.join(changed)}; "
+                "its losses will not be those of a run that was never stopped."
+            )
 
     def _check_unsaved(self) -> None:
         """Say that a run without a checkpoint starts again; refuse where its checkpoints are gone.
@@ -337,6 +355,7 @@ class _Training:
             state = {
                 "step": self.step,
                 "keys": self.keys.digest(),
+                "pastes": self.pastes,
                 "bn_groups": self.groups,
                 "method": self.method.state_dict(),
                 "optimizer": self.optimizer.state_dict(),

@@ -12,7 +12,7 @@ import numpy as np
 import zstandard
 
 from data.errors import UserError, damaged
-from data.keys import Keys
+from data.keys import Keys, texts_digest
 from data.masks.format import Status, read_header
 from data.masks.index import load_index, read_rows, scan
 from data.masks.opening import open_shard, reading
@@ -40,6 +40,7 @@ class MaskShards:
     shard_count : of the whole set; more than `shards` where some are not there yet.
     shards : the shard files, in order.
     keys : all keys, in the order of the rows.
+    digest : SHA-256 in hex of what all rows say: masks, sizes, statuses.
 
     Raises UserError: no shards there; one is missing, incomplete, foreign, of another version.
 
@@ -57,6 +58,7 @@ class MaskShards:
         self.listing_digest, self.shard_count = index.listing_digest, index.shard_count
         self.shards = [self.folder / name for name in index.names]
         self.keys = index.keys
+        self.digest = texts_digest(digest.encode() for digest in index.content_digests)
         self._first_rows = index.first_rows.tolist()
         self._start()
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 
-from data.backgrounds import BACKGROUNDS, open_source
+from data.backgrounds import BACKGROUNDS, open_source, read_chosen
 from data.backgrounds.partner import Partners
 from data.errors import UserError
 from data.images.listing import list_images
-from data.keys import Keys
+from data.keys import Keys, texts_digest
 from data.loading import EpochBatches
 from data.loading import Loader as BatchLoader
 from data.masks.read import MaskShards
@@ -82,6 +83,22 @@ class Loader(BatchLoader):
         The images of the skipped steps are not read.
         """
         self.requests.epoch, self.requests.start = epoch, start_step
+
+    def describe_pastes(self) -> dict[str, str]:
+        """Return what tells masks and backgrounds from others in their place.
+
+        "masks": how they were made; "mask pixels": a digest of all of them; "backgrounds": one of
+        their number and of the first that can be read. What is not used is left out.
+        """
+        told = {}
+        if (shards := self.dataset.masks) is not None:
+            told["masks"] = f"by {shards.method} {json.dumps(shards.parameters, sort_keys=True)}"
+            told["mask pixels"] = shards.digest
+        if (source := self.dataset.source) is not None:
+            picture, _ = read_chosen(source, 0.0)
+            facts = (str((len(source), picture.shape)).encode(), picture.tobytes())
+            told["backgrounds"] = texts_digest(facts)
+        return told
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in super().__iter__():

@@ -15,12 +15,13 @@ def write_masks(
     rows: dict[str, tuple[np.ndarray | None, tuple[int, int]]],
     statuses: dict[str, Status] | None = None,
     canvas: int = 128,
+    method: str = "test",
 ) -> None:
     """Write one shard: key -> (mask or None, image size)."""
     keys = Keys(rows)
     encoder = ChunkEncoder(canvas, "zstd")
     attributes = {
-        "method": "test",
+        "method": method,
         "parameters": {},
         "software": {},
         "listing_digest": keys.digest(),

@@ -10,6 +10,7 @@ import signal
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from torchvision import models
 
 from data import run as checkpoint
@@ -21,6 +22,7 @@ from pretrain.cli import main
 from pretrain.parts import encoder
 from pretrain.parts.backbones import build_backbone
 from pretrain.trainer import train
+from tests.pretrain.mask_samples import soft_mask, write_masks
 from tests.pretrain.runs import (
     command,
     finish,
@@ -423,6 +425,31 @@ def test_resume_with_other_images(photographs, labelled, tmp_path):
     settings = tiny(photographs, epochs=1, paste_probability=0, images=str(labelled.images))
     with pytest.raises(UserError, match="does not hold the images"):
         train(settings, tmp_path / "run", resume=True)
+
+
+def test_resume_with_other_masks_or_backgrounds(photographs, tmp_path, capsys):
+    rows = {key: (soft_mask((50, 60), 7), size) for key, size in photographs.sizes.items()}
+    write_masks(tmp_path / "other", rows)
+    write_masks(tmp_path / "foreign", rows, method="another")
+    textures = dict.fromkeys(("a", "b"))
+    for number, name in enumerate(textures):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (40, 40), (90 * number, 0, 0)).save(tmp_path / name / "1.png")
+        textures[name] = {"background": "texture", "background_pool": str(tmp_path / name)}
+    run = tmp_path / "run"
+    train(tiny(photographs, epochs=1, **textures["a"]), run)
+    for changes, told in (
+        ({}, None),
+        ({"masks": str(tmp_path / "other")}, "begun with other mask pixels;"),
+        (textures["b"], "begun with other backgrounds;"),
+    ):
+        capsys.readouterr()
+        train(tiny(photographs, epochs=1, **textures["a"] | changes), run, resume=True)
+        said = capsys.readouterr().out
+        assert told in said if told else "begun with" not in said
+    settings = tiny(photographs, epochs=1, masks=str(tmp_path / "foreign"), **textures["a"])
+    with pytest.raises(UserError, match=r"are by another .* begun with masks by test"):
+        train(settings, run, resume=True)
 
 
 def test_second_interrupt_does_not_wait():
