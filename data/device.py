@@ -25,7 +25,7 @@ def pick_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.de
         name = "cuda" if gpus else "mps" if mps else "cpu"
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or not (number.isdecimal() or name == kind):
-        raise UserError(f"--device {name} is no device; give auto, cpu, cuda, or such as cuda:1.")
+        raise UserError(f"--device {name} is no device; give auto, cpu, cuda, or one GPU, cuda:1.")
     if kind == "mps" and not mps:
         raise UserError("--device mps: PyTorch finds no such device here; give auto or cpu.")
     if kind != "cuda":

@@ -99,9 +99,10 @@ class OpenImage:
         damage = png_damage(self._data) if self._image.format == "PNG" else ""
         remarks = [damage] if damage else []
         with _reasons(), in_time(self.size[0] * self.size[1]), remarks_caught(remarks):
-            reduction = self._reduction(reduction, target)
+            plain = _is_plain(self._image, self._data)
+            reduction = self._reduction(reduction if plain else 1, target, plain)
             # beyond four times the target, decoding at a smaller scale is faster
-            plain = max(self.size) < 4 * max(target) and _is_plain(self._image, self._data)
+            plain = plain and max(self.size) < 4 * max(target)
             pixels = _by_opencv(self._data, self._image.size, reduction) if plain else None
             if pixels is None:
                 reduction = 1
@@ -112,11 +113,9 @@ class OpenImage:
         self.remark = "; ".join(dict.fromkeys(remarks))[:200]
         return pixels, reduction
 
-    def _reduction(self, reduction: int, target: tuple[int, int]) -> int:
+    def _reduction(self, reduction: int, target: tuple[int, int], plain: bool) -> int:
         """Return the reduction at which the image fits into memory; TooLarge where none does."""
         turned = orientation(self._image) != 1
-        plain = _is_plain(self._image, self._data)
-        reduction = reduction if plain else 1
         while True:
             scale = max(reduction, _draft_scale(self._image, target))
             try:
