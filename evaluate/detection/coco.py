@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import UserError
+from data.errors import UserError, import_extra
 from evaluate.detection.annotated import (
     Annotated,
     Objects,
@@ -32,12 +32,7 @@ FOLDERS = (
 
 def check_pycocotools() -> None:
     """Refuse to begin what could not be scored."""
-    try:
-        import pycocotools.mask  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "COCO's masks and AP need pycocotools; install it: pip install 'dilo[detection]'."
-        ) from None
+    import_extra("pycocotools", "detection", "scoring COCO")
 
 
 def read_coco(root: Path, split: str, masks: bool = True) -> Annotated:
