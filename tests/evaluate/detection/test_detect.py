@@ -229,7 +229,7 @@ def test_what_cannot_be_is_told(probe, voc, coco, tmp_path, monkeypatch):
         out = tmp_path / "out"
         told = probe("detect", *arguments, "--device", "cpu", "--out", out, code=2).stderr
         assert sentence in told and not (out / "results.json").exists()
-    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
     told = probe("detect", "random:resnet18", coco, "--protocol", "coco-1x", code=2).stderr
     assert "pip install 'dilo[detection]'" in told
 
