@@ -22,6 +22,7 @@ from data.errors import UserError, damage_told
 from data.files import open_regular, private_folder, write_whole
 from data.images.limits import BESIDE_TORCH, TooLarge
 from data.keys import Keys, leads_out, texts_digest
+from data.processes import Alive, done_apart
 
 FORMATS = {
     ".tar": "data.images.archives.tar_file:members",
@@ -31,6 +32,7 @@ FORMATS = {
 }
 """By ending: the function from a file's path to its `Member`s."""
 
+_PACKED = (".tar", ".zip")  # of files; a folder is never one
 _ROWS = (".parquet", ".arrow")  # files of a dataset
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp")  # a folder that has such files is one of images
 
@@ -236,7 +238,7 @@ def _beside(archive: str, path: str) -> str:
     """Return a file that an archive names, which must be one in its folder."""
     folder = archive if os.path.isdir(archive) else os.path.dirname(archive) or "."
     if not path:
-        link = archive.lower().endswith((".tar", ".zip"))
+        link = archive.lower().endswith(_PACKED)
         raise OSError("there is no image behind this name" if link else "its row has no image")
     whole = os.path.realpath(os.path.join(folder, path))
     if not whole.startswith(os.path.join(os.path.realpath(folder), "")):
@@ -293,7 +295,7 @@ def _index(archive: str, size: int, modified: int) -> Index:
         if (kept := _kept(path, mark)) is not None:
             return kept
     with damage_told(archive, ANEW):
-        index = _scan(archive)
+        index = _listed(archive)
     buffer = BytesIO()
     arrays = index._replace(keys=index.keys.array)._asdict()
     np.savez(buffer, mark=f"{mark} {_digest(arrays.values())}", **arrays)
@@ -326,7 +328,27 @@ def _digest(arrays: Iterable[np.ndarray]) -> str:
     return texts_digest(itertools.chain.from_iterable(facts))
 
 
-def _scan(archive: str) -> Index:
+def _listed(archive: str) -> Index:
+    """List the members; a dataset's by a process apart, which pyarrow aborts for some damage."""
+    if archive.lower().endswith(_PACKED):
+        return _scan(archive)
+    (outcome,) = done_apart(_scan_apart, [archive])
+    if isinstance(outcome, Exception):
+        raise outcome
+    if isinstance(outcome, str):
+        raise ValueError(outcome)
+    return outcome
+
+
+def _scan_apart(archive: str, alive: Alive) -> Index | Exception:
+    try:
+        with damage_told(archive, ANEW):
+            return _scan(archive, alive)
+    except Exception as error:  # a sentence, the system's own, or exhausted memory
+        return error
+
+
+def _scan(archive: str, alive: Alive = lambda: None) -> Index:
     """List the members; of `tar cf x.tar x` without the folder x, which holds everything."""
     ending = next((e for e in FORMATS if archive.lower().endswith(e)), ".arrow")
     members: Callable[[str], Iterator[Member | Link]] = pkgutil.resolve_name(FORMATS[ending])
@@ -334,6 +356,7 @@ def _scan(archive: str) -> Index:
     blocks: dict[Block, int] = {}
     links: dict[str, str] = {}
     for member in members(archive):
+        alive()
         name = _plain(member.name)
         if leads_out(name) or any(part.startswith(".") for part in name.split("/")):
             continue

@@ -1,5 +1,6 @@
 """A Hugging Face dataset gives the images that were put in it, with its splits and classes."""
 
+import faulthandler
 import json
 import os
 import sys
@@ -281,6 +282,18 @@ def test_damage_is_a_sentence_or_an_unreadable_image(pictures, tmp_path):
                     decode(key_path(path, key))
             except (UserError, UnreadableImage):
                 pass
+
+
+def test_an_abort_in_pyarrow_is_a_sentence(pictures, tmp_path, monkeypatch):
+    path = write_parquet(table(pictures), tmp_path / "x.parquet")
+
+    def abort(*_):
+        faulthandler.disable()  # pytest's would print every thread's stack
+        os.abort()
+
+    monkeypatch.setattr(parquet_file.ParquetFile, "batches", abort)
+    with pytest.raises(UserError, match=r"x.parquet' cannot be read .*died \(SIGABRT\)"):
+        list_images(path)
 
 
 def test_page_headers_end():
