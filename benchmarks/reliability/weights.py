@@ -2,7 +2,7 @@
 
     python -m benchmarks.reliability.weights [--flips 150] [--inner 200] [--pickles]
 
-Checkpoints are read as `--resume` does (`load_newest`, with a sound older one beside: "older" is
+Checkpoints are read as `--resume` does (`Run.newest`, with a sound older one beside: "older" is
 that it was taken) and as weights (`read_weights`). "other" is content that nothing can tell from
 what was saved: instructions of a pickle changed under right checksums, or a format without any.
 """
@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.reliability.common import Table, apart, make_images, run, scratch
 from benchmarks.reliability.common import command as line
-from data import run as runs
+from data.run import Run
 from data.weights import read_weights
 
 
@@ -47,9 +47,10 @@ def saved(state: object, **options: object) -> bytes:
 def resumed(folder: Path, data: bytes) -> str:
     """Read a checkpoint beside an older one."""
     shutil.rmtree(folder, ignore_errors=True)
-    runs.save(folder, 2, whole_state(2))
-    (folder / "checkpoint-00000003.pt").write_bytes(data)
-    newest = runs.load_newest(folder, holding=("keys", "method", "optimizer"))
+    checkpoints = Run(folder, ".")
+    older = checkpoints.save(2, whole_state(2))
+    older.with_name("checkpoint-00000003.pt").write_bytes(data)
+    newest = checkpoints.newest(holding=("keys", "method", "optimizer"))
     if newest.step == 2:
         return "older"
     return "same" if same(newest.state) else "other"

@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks.reliability import common, weights
+from data.errors import UserError
 
 
 def fails():
@@ -37,3 +38,14 @@ def test_a_malicious_pickle_is_noticed(tmp_path):
     files = weights.evil_files(tmp_path / "mark")
     pickle.loads(files["a pickle of protocol 2"])
     assert (tmp_path / "mark").exists()
+
+
+def test_what_a_damaged_checkpoint_comes_to(tmp_path):
+    """As `--resume` reads it, with an older one beside, and as weights."""
+    sound = weights.saved(weights.whole_state(3))
+    cut = sound[: len(sound) // 2]
+    assert weights.resumed(tmp_path / "run", sound) == "same"
+    assert weights.resumed(tmp_path / "run", cut) == "older"
+    assert weights.as_weights(tmp_path / "weights", sound) == "same"
+    with pytest.raises(UserError):
+        weights.as_weights(tmp_path / "weights", cut)
