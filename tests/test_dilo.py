@@ -49,6 +49,33 @@ dilo.saliency_compute()
     assert done.stderr == f"Stopped by {number.name}.\n" and not done.stdout
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_a_library_swallows_ends_it_all_the_same(number):
+    """As a bare `except` around an import, or a callback of Python's own, does."""
+    program = f"""
+import os, sys, dilo
+class Library:
+    def find_spec(name, path=None, target=None):
+        if name == "saliency":
+            try:
+                os.kill(os.getpid(), {int(number)})
+            except BaseException:
+                pass
+        if name == "saliency.cli":
+            try:
+                while True:
+                    pass
+            finally:  # which takes longer than it takes to be asked again
+                print(sum(range(20_000_000)) > 0)
+sys.meta_path.insert(0, Library)
+sys.argv = ["saliency-compute", "--help"]
+dilo.saliency_compute()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 128 + number
+    assert done.stderr == f"Stopped by {number.name}.\n" and done.stdout == "True\n"
+
+
 def test_a_notebooks_matplotlib_backend_is_not_asked_for():
     program = """
 import sys, dilo
