@@ -8,10 +8,8 @@ looks where its packages come from before it imports them, and says in one sente
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import FrameType
 
-_AGAIN = 0.2  # seconds of the processor after which a command that should have ended is asked again
 _NEEDED = {  # command's package: every package that it imports
     "saliency": ("data", "saliency"),
     "data": ("data",),
@@ -39,49 +37,45 @@ def foreign_package(names: tuple[str, ...]) -> str | None:
 
 
 def _run(package: str) -> None:
-    with _ended_by_signals():
-        _read_names_as_utf8()
-        os.environ["MPLBACKEND"] = "agg"  # a notebook's backend is not installed here; files alone
-        complaint = foreign_package(_NEEDED[package])
-        if complaint is not None:
-            print(f"Error: {complaint}", file=sys.stderr)
-            sys.exit(2)
-        from importlib import import_module
+    _end_at_signals()
+    _read_names_as_utf8()
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend is not installed here; files alone
+    complaint = foreign_package(_NEEDED[package])
+    if complaint is not None:
+        print(f"Error: {complaint}", file=sys.stderr)
+        sys.exit(2)
+    from importlib import import_module
 
-        import_module(f"{package}.cli").main()
+    import_module(f"{package}.cli").main()
 
 
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """End with 128 + number, tidily, at SIGINT and SIGTERM, until a stage has its own handlers."""
-    command = os.getpid()
+def _end_at_signals() -> None:
+    """End with 128 + number at SIGINT and SIGTERM, until a stage has its own handlers.
 
-    def end(number: int, frame: object) -> None:
-        if os.getpid() != command:  # a forked worker: its parent speaks
+    Tidily, what is half written being removed; but at once while a module is imported, where an
+    exception may be swallowed by a library's `except`, or end the process in the middle of its C++,
+    and at the second signal.
+    """
+    command, asked = os.getpid(), False
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if os.getpid() == command and not asked:  # of a forked worker, its parent speaks
+            print(f"Stopped by {signal.Signals(number).name}.", file=sys.stderr, flush=True)
+        if os.getpid() != command or asked or _is_importing(frame):
             os._exit(128 + number)
-        signal.signal(number, signal.SIG_IGN)  # once is enough: what is half written is removed
-        print(f"Stopped by {signal.Signals(number).name}.", file=sys.stderr)
-        leave = SystemExit(128 + number)
-
-        def leave_still(*_: object) -> None:
-            handled = sys.exc_info()[1]
-            while handled is not None and handled is not leave:
-                handled = handled.__context__
-            if handled is None:  # nothing is being cleaned up for it: it was swallowed
-                raise leave
-
-        # a library's bare `except`, or Python's own callbacks while it imports, may swallow it
-        signal.signal(signal.SIGVTALRM, leave_still)
-        signal.setitimer(signal.ITIMER_VIRTUAL, _AGAIN, _AGAIN)
-        raise leave
+        asked = True
+        sys.exit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and `&` in scripts want it
             signal.signal(number, end)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _read_names_as_utf8() -> None:
