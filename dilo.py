@@ -5,11 +5,13 @@ distribution may own in the same environment: Hugging Face has an `evaluate`. Ea
 looks where its packages come from before it imports them, and says in one sentence what is wrong.
 """
 
+import atexit
 import os
 import signal
 import sys
 from types import FrameType
 
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 _NEEDED = {  # command's package: every package that it imports
     "saliency": ("data", "saliency"),
     "data": ("data",),
@@ -67,9 +69,16 @@ def _end_at_signals() -> None:
         asked = True
         sys.exit(128 + number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and `&` in scripts want it
             signal.signal(number, end)
+    atexit.register(_ignore_signals)  # the first registered is the last that is called
+
+
+def _ignore_signals() -> None:
+    """All is done, and Python, while it is taken down, would die of a signal."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -88,6 +88,23 @@ dilo.saliency_compute()
     assert done.stderr == f"Stopped by {number.name}.\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_a_command_is_done_leaves_its_code(number):
+    program = f"""
+import os, sys, dilo
+class TakenDown:
+    def __del__(self, kill=os.kill, pid=os.getpid(), write=os.write):
+        kill(pid, {int(number)})
+        write(1, b"taken down")
+kept = TakenDown()
+sys.argv = ["mask-shards", "--help"]
+dilo.mask_shards()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr
+    assert done.stdout.endswith("taken down")
+
+
 def test_a_notebooks_matplotlib_backend_is_not_asked_for():
     program = """
 import sys, dilo
