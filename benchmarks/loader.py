@@ -236,7 +236,7 @@ def measure(arguments: argparse.Namespace, masks: Path, folder: Path) -> None:
     theirs = seconds["torchvision: ImageFolder, all on CPU"]
     print(
         f"\n{len(keys)} images, views of {recipe.image_size} px, copy-paste with probability "
-        f"{pasting['grayscale'].probability}; a pool of {report.crops} crops.\n"
+        f"{pasting['grayscale'].paste_probability}; a pool of {report.crops} crops.\n"
         f"Per pasted view a mask costs {seconds['read a mask'] / base:.1%} of an image's decode "
         f"and crop, and {0.5 * seconds['read a mask'] / base:.1%} per view.\n"
         f"Loader and augmentation, all on this core, with copy-paste: {theirs / whole:.2f} times "
