@@ -12,6 +12,7 @@ import sys
 from types import FrameType
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
+_AGAIN = 0.02  # seconds of the processor
 _NEEDED = {  # command's package: every package that it imports
     "saliency": ("data", "saliency"),
     "data": ("data",),
@@ -39,7 +40,8 @@ def foreign_package(names: tuple[str, ...]) -> str | None:
 
 
 def _run(package: str) -> None:
-    _end_at_signals()
+    ending = _Ending()
+    ending.at_signals()
     _read_names_as_utf8()
     os.environ["MPLBACKEND"] = "agg"  # a notebook's backend is not installed here; files alone
     complaint = foreign_package(_NEEDED[package])
@@ -48,43 +50,52 @@ def _run(package: str) -> None:
         sys.exit(2)
     from importlib import import_module
 
-    import_module(f"{package}.cli").main()
+    main = import_module(f"{package}.cli").main
+    ending.leave()
+    main()
 
 
-def _end_at_signals() -> None:
+class _Ending:
     """End with 128 + number at SIGINT and SIGTERM, until a stage has its own handlers.
 
-    Tidily, what is half written being removed; but at once while a module is imported, where an
-    exception may be swallowed by a library's `except`, or end the process in the middle of its C++,
-    and at the second signal.
+    Tidily, what is half written being removed; the second signal ends the command at once. While a
+    module is imported nothing is raised, for a library's `except` may swallow it, and C++ abort:
+    the command ends when that is done.
     """
-    command, asked = os.getpid(), False
 
-    def end(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if os.getpid() == command and not asked:  # of a forked worker, its parent speaks
-            print(f"Stopped by {signal.Signals(number).name}.", file=sys.stderr, flush=True)
-        if os.getpid() != command or asked or _is_importing(frame):
+    def __init__(self) -> None:
+        self.command, self.code = os.getpid(), 0
+
+    def at_signals(self) -> None:
+        for number in _ENDING:
+            if (
+                signal.getsignal(number) is not signal.SIG_IGN
+            ):  # as nohup and `&` in scripts want it
+                signal.signal(number, self.ask)
+        signal.signal(signal.SIGVTALRM, self.leave)
+        atexit.register(_ignore_signals)  # the first registered is the last that is called
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.command or self.code:  # of a forked worker, its parent speaks
             os._exit(128 + number)
-        asked = True
-        sys.exit(128 + number)
+        self.code = 128 + number
+        print(f"Stopped by {signal.Signals(number).name}.", file=sys.stderr, flush=True)
+        self.leave(number, frame)
 
-    for number in _ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and `&` in scripts want it
-            signal.signal(number, end)
-    atexit.register(_ignore_signals)  # the first registered is the last that is called
+    def leave(self, number: int = 0, frame: FrameType | None = None) -> None:
+        """Leave, if that was asked for; a module that is imported is asked again a moment later."""
+        while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+            frame = frame.f_back
+        if self.code and frame is not None:
+            signal.setitimer(signal.ITIMER_VIRTUAL, _AGAIN)
+        elif self.code:
+            sys.exit(self.code)
 
 
 def _ignore_signals() -> None:
     """All is done, and Python, while it is taken down, would die of a signal."""
-    for number in _ENDING:
+    for number in (*_ENDING, signal.SIGVTALRM):
         signal.signal(number, signal.SIG_IGN)
-
-
-def _is_importing(frame: FrameType | None) -> bool:
-    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
-        frame = frame.f_back
-    return frame is not None
 
 
 def _read_names_as_utf8() -> None:

@@ -170,7 +170,7 @@ class Loader:
             cv2.setNumThreads(1)  # a worker would wait for other threads, which a fork loses
         with signals_held_from_children():  # until `_WorkersSignals` has run in them
             batches = iter(self._loader)
-        for batch in batches:
+        for batch in _received(batches) if self._loader.num_workers else batches:
             if isinstance(batch, _Refusal):
                 self.close()
                 error = UserError(batch.sentence)
@@ -182,6 +182,16 @@ class Loader:
         """End the workers."""
         self._signals.end()
         self._loader = None  # its iterator ends them when it is dropped
+
+
+def _received(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield batches; of a worker that ends while it hands one over, say so as PyTorch does."""
+    try:
+        yield from batches
+    except (ConnectionError, EOFError) as error:
+        if str(error).startswith("Caught "):  # by a worker, from its data set
+            raise
+        raise RuntimeError(f"DataLoader worker (pid unknown) has gone: {error}") from error
 
 
 class _Refusal(NamedTuple):

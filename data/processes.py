@@ -94,7 +94,7 @@ def signals_held_from_children() -> Iterator[None]:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let SIGINT and SIGTERM take effect only after the block; also a decorator.
+    """Let signals that end the process take effect only after the block; also a decorator.
 
     What numba compiles loads the types of its results by Python code, in which a signal's handler
     may run, and crashes the process where that raises. Outside the main thread, where no handler
@@ -106,7 +106,7 @@ def uninterrupted() -> Iterator[None]:
     caught: list[int] = []
     before = {}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGVTALRM):  # the last is `dilo`'s
             handler = signal.getsignal(number)
             if callable(handler):  # not one that is ignored, or that ends the process at once
                 before[number] = handler

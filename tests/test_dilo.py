@@ -70,6 +70,34 @@ dilo.saliency_compute()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_so_does_one_that_is_swallowed_by_what_a_command_loads_while_it_works(tmp_path, number):
+    swallows = f"""
+import os
+try:
+    os.kill(os.getpid(), {int(number)})
+except BaseException:
+    pass
+"""
+    (tmp_path / "swallows.py").write_text(swallows)
+    program = f"""
+import sys, dilo, saliency.cli
+sys.path.insert(0, {str(tmp_path)!r})
+def main():
+    try:
+        import swallows
+        while True:
+            pass
+    finally:
+        print("tidied up")
+saliency.cli.main = main
+dilo.saliency_compute()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 128 + number and done.stdout == "tidied up\n"
+    assert done.stderr == f"Stopped by {number.name}.\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_lets_a_command_tidy_up_and_the_second_ends_it(number):
     program = f"""
 import os, dilo, saliency.cli

@@ -1,5 +1,6 @@
 """One loader: an epoch's order, what workers write, their errors, threads and end."""
 
+import errno
 import gc
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ from PIL import Image
 from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
-from data.errors import UserError, errors_told
+from data.errors import RunFailed, UserError, errors_told
 from data.images.listing import list_images
 from data.loading import (
     EpochBatches,
@@ -252,6 +253,21 @@ def test_full_shared_memory_is_a_sentence(folder, monkeypatch):
     monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
     with pytest.raises(UserError, match=r"^the shared memory is full .*--shm-size"), errors_told():
         next(iter(build_plain_loader(folder, image_size=8, workers=1)))
+
+
+def test_a_worker_killed_while_it_hands_over_is_a_sentence(folder, monkeypatch):
+    """Then its socket breaks before its end is noticed."""
+
+    def broken(iterator):
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    loader = build_plain_loader(folder, image_size=8, workers=1)
+    monkeypatch.setattr(
+        "torch.utils.data.dataloader._MultiProcessingDataLoaderIter._next_data", broken
+    )
+    with pytest.raises(RunFailed, match="a loading process was killed"), errors_told():
+        list(loader)
+    loader.close()
 
 
 def test_a_batch_is_made_in_shared_memory(folder):
