@@ -68,9 +68,7 @@ class _Ending:
 
     def at_signals(self) -> None:
         for number in _ENDING:
-            if (
-                signal.getsignal(number) is not signal.SIG_IGN
-            ):  # as nohup and `&` in scripts want it
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and a script's `&` want
                 signal.signal(number, self.ask)
         signal.signal(signal.SIGVTALRM, self.leave)
         atexit.register(_ignore_signals)  # the first registered is the last that is called

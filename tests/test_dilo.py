@@ -31,6 +31,13 @@ def test_foreign_package_ends_the_command_with_one_sentence(tmp_path):
     assert "'evaluate'" in done.stderr and "environment of its own" in done.stderr
 
 
+def assert_it_ends(program: str, number: signal.Signals, said: str = "") -> None:
+    """By the signal that it sends itself, with its code and sentence, having said no more."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 128 + number
+    assert done.stderr == f"Stopped by {number.name}.\n" and done.stdout == said
+
+
 @pytest.mark.parametrize("library", ["data", "click", "numpy", "saliency.cli"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_libraries_load_ends_with_its_code(library, number):
@@ -44,9 +51,7 @@ sys.meta_path.insert(0, Signal)
 sys.argv = ["saliency-compute", "--help"]
 dilo.saliency_compute()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 128 + number
-    assert done.stderr == f"Stopped by {number.name}.\n" and not done.stdout
+    assert_it_ends(program, number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -64,9 +69,7 @@ sys.meta_path.insert(0, Swallows)
 sys.argv = ["saliency-compute", "--help"]
 dilo.saliency_compute()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 128 + number
-    assert done.stderr == f"Stopped by {number.name}.\n" and not done.stdout
+    assert_it_ends(program, number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -92,9 +95,7 @@ def main():
 saliency.cli.main = main
 dilo.saliency_compute()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 128 + number and done.stdout == "tidied up\n"
-    assert done.stderr == f"Stopped by {number.name}.\n"
+    assert_it_ends(program, number, "tidied up\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -111,9 +112,7 @@ def main():
 saliency.cli.main = main
 dilo.saliency_compute()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 128 + number and done.stdout == "tidied up\n"
-    assert done.stderr == f"Stopped by {number.name}.\n"
+    assert_it_ends(program, number, "tidied up\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
