@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import UserError, import_extra
+from data.errors import UserError
 from evaluate.detection.annotated import (
     Annotated,
     Objects,
@@ -28,11 +28,6 @@ FOLDERS = (
     "JPEGImages",
     "images",
 )  # of images, the first that is there
-
-
-def check_pycocotools() -> None:
-    """Refuse to begin what could not be scored."""
-    import_extra("pycocotools", "detection", "scoring COCO")
 
 
 def read_coco(root: Path, split: str, masks: bool = True) -> Annotated:

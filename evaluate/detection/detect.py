@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from data.errors import UserError
+from data.errors import UserError, import_extra
 from data.metrics import read_metrics
 from data.options import Count, NotNegative, one_of, setting
 from evaluate.detection.settings import PROTOCOLS, Settings, build_settings, rule
@@ -87,7 +87,7 @@ def run(options: Options, results: Results) -> Report | None:
 
 def read_data(options: Options, settings: Settings) -> tuple[Images, Images]:
     """Read what a protocol trains on and what it tests on."""
-    from evaluate.detection.coco import check_pycocotools, read_coco
+    from evaluate.detection.coco import read_coco
     from evaluate.detection.voc import read_voc
 
     protocol = PROTOCOLS[options.protocol]
@@ -97,7 +97,7 @@ def read_data(options: Options, settings: Settings) -> tuple[Images, Images]:
         train = read_voc(options.data, protocol.train, "trainval")
         test = read_voc(options.data, protocol.test, "test")
     else:
-        check_pycocotools()
+        import_extra("pycocotools", "detection", "scoring COCO")  # before hours of training
         splits, masks = (protocol.train[0], protocol.test[0]), settings.detector == "fpn"
         train, test = (read_coco(options.data, split, masks) for split in splits)
     if all(objects.ignored.all() for objects in test.objects):
