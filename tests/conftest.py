@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # machines may be busy
 hypothesis.settings.load_profile("untimed")
+
+gc.set_threshold(100_000)  # a sixth of the tests' time went into looking for garbage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

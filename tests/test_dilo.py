@@ -123,7 +123,7 @@ class TakenDown:
     def __del__(self, kill=os.kill, pid=os.getpid(), write=os.write):
         kill(pid, {int(number)})
         write(1, b"taken down")
-kept = TakenDown()
+sys.kept = TakenDown()
 sys.argv = ["mask-shards", "--help"]
 dilo.mask_shards()
 """
@@ -164,3 +164,18 @@ def test_names_of_images_are_utf8_in_every_locale(tmp_path):
     with MaskShards(tmp_path / "masks") as shards:
         assert list(shards.keys) == ["Zürich.png"]
         assert shards.read("Zürich.png").shape == (30, 40)
+
+
+def test_garbage_is_hardly_looked_for_at_the_start_and_the_end():
+    program = """
+import atexit, gc, sys
+looked = []
+gc.callbacks.append(lambda phase, info: looked.append(phase))
+atexit.register(lambda: print(len(looked), gc.get_freeze_count()))
+import dilo
+sys.argv = ["pretrain", "--settings"]
+dilo.pretrain()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    looked, frozen = map(int, done.stdout.splitlines()[-1].split())
+    assert looked < 400 and frozen > 50_000  # else 1,700, and none
