@@ -67,7 +67,7 @@ class _Ending:
     """
 
     def __init__(self) -> None:
-        self.command, self.code = os.getpid(), 0
+        self.command, self.code, self.left = os.getpid(), 0, False
 
     def at_signals(self) -> None:
         for number in _ENDING:
@@ -87,10 +87,13 @@ class _Ending:
         """Leave, if that was asked for; a module that is imported is asked again a moment later."""
         while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
             frame = frame.f_back
-        if self.code and frame is not None:
+        if self.left or not self.code:  # once: the last asking may come when all is done
+            return
+        if frame is not None:
             signal.setitimer(signal.ITIMER_VIRTUAL, _AGAIN)
-        elif self.code:
-            sys.exit(self.code)
+            return
+        self.left = True
+        sys.exit(self.code)
 
 
 def _ignore_signals() -> None:

@@ -179,3 +179,18 @@ dilo.pretrain()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     looked, frozen = map(int, done.stdout.splitlines()[-1].split())
     assert looked < 400 and frozen > 50_000  # else 1,700, and none
+
+
+def test_the_last_asking_may_come_when_all_is_done():
+    program = """
+import atexit, os, signal, sys, dilo
+class Signal:
+    def find_spec(name, path=None, target=None):
+        if name == "click":
+            atexit.register(os.kill, os.getpid(), signal.SIGVTALRM)
+            os.kill(os.getpid(), signal.SIGTERM)
+sys.meta_path.insert(0, Signal)
+sys.argv = ["mask-shards", "--help"]
+dilo.mask_shards()
+"""
+    assert_it_ends(program, signal.SIGTERM)
