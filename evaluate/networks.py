@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from data import weights
 from data.errors import UserError
 from pretrain.parts import backbones
+from pretrain.parts.small_maps import crop_kernels
 
 # DiLo's own names where torchvision calls another network by them, or none.
 DILO_NAMES = {"alexnet": "alexnet_bn", "vgg16": "vgg16_bn"}
@@ -50,6 +51,7 @@ def build(arch: str) -> nn.Module:
     model = _of_torchvision(arch)
     parent, _, child = weights.last_linear(model).rpartition(".")
     setattr(model.get_submodule(parent), child, nn.Identity())
+    crop_kernels(model)
     return model
 
 

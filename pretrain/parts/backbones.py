@@ -19,6 +19,7 @@ from torchvision import models
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from pretrain.parts.colour import denormalised, lab
+from pretrain.parts.small_maps import crop_kernels
 
 FEATURES = {
     "alexnet": 4096,
@@ -45,7 +46,7 @@ def build_backbone(arch: str) -> nn.Module:
     """Return a network with fresh weights: (B, 3, H, W) -> features (B, feature_dim).
 
     The classifier is replaced by the identity, so the state_dict lacks its two tensors and every
-    other name is torchvision's. Any image from 64 pixels up will do.
+    other name is torchvision's. Any image from 64 pixels up will do, for a ResNet from 32.
     """
     if arch == "alexnet":
         return AlexNetBN()
@@ -60,6 +61,7 @@ def build_backbone(arch: str) -> nn.Module:
     if arch.endswith("-l"):
         of_lightness(network)
     network.fc = nn.Identity()
+    crop_kernels(network)
     return network
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import loader, methods, shards
+from benchmarks import loader, methods, shards, small_maps
 from benchmarks.training.data import make_photographs
 from data.cli import main as mask_shards
 from saliency.cli import main as saliency_compute
@@ -44,3 +44,9 @@ def test_methods():
     done = CliRunner().invoke(methods.main, arguments.split())
     assert done.exit_code == 0, done.output
     assert "cvsa" in done.output
+
+
+def test_small_maps():
+    done = CliRunner().invoke(small_maps.main, ["--batch", "2", "--rounds", "1"])
+    assert done.exit_code == 0, done.output
+    assert "| resnet18 | 32 |" in done.output
