@@ -33,6 +33,7 @@ MAY_IMPORT = {
         "pretrain.parts.backbones",
         "pretrain.parts.distributed",
         "pretrain.parts.pyramid",
+        "pretrain.parts.small_maps",
     ),
 }
 
