@@ -63,10 +63,10 @@ class PyramidEncoder(nn.Module):
     def __init__(self, arch: str, s: CoDoSettings) -> None:
         super().__init__()
         self.backbone = build_backbone(arch)
-        self.stages = [str(level - 2) for level in range(s.lowest_level, 6)]
+        self.lowest = s.lowest_level - 2  # in the pyramid's count of stages
         self.fpn = pyramid(self.backbone).fpn
         for blocks in (self.fpn.inner_blocks, self.fpn.layer_blocks):
-            blocks[: -len(self.stages)].requires_grad_(False)  # of levels that are not contrasted
+            blocks[: self.lowest].requires_grad_(False)  # of levels that are not contrasted
         self.box_head = box_head()
         self.head = nn.Linear(HIDDEN, s.dim)
 
@@ -76,9 +76,20 @@ class PyramidEncoder(nn.Module):
         return self.points(self.maps(images), images.shape[-1], boxes, rows)
 
     def maps(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Return the contrasted pyramid levels of images (B, 3, S, S), the largest first."""
-        levels = self.fpn(stage_maps(self.backbone, images))
-        return [levels[stage] for stage in self.stages]
+        """Return the contrasted pyramid levels of images (B, 3, S, S), the largest first.
+
+        What torchvision's pyramid does, less the levels below, which cost the most.
+        """
+        stages = list(stage_maps(self.backbone, images).values())
+        levels: list[torch.Tensor] = []
+        above = None
+        for stage in range(3, self.lowest - 1, -1):
+            merged = self.fpn.inner_blocks[stage](stages[stage])
+            if above is not None:
+                merged = merged + functional.interpolate(above, merged.shape[-2:])
+            levels.insert(0, self.fpn.layer_blocks[stage](merged))
+            above = merged
+        return levels
 
     def points(
         self, maps: list[torch.Tensor], size: int, boxes: torch.Tensor, rows: torch.Tensor

@@ -11,6 +11,7 @@ from pretrain.build import check_sizes
 from pretrain.contract import Views
 from pretrain.methods.codo import CoDo, CoDoSettings, PyramidEncoder, boxes_of
 from pretrain.parts.boxes import overlap
+from pretrain.parts.pyramid import stage_maps
 from pretrain.settings import build_settings
 
 S = 32
@@ -125,6 +126,18 @@ def test_pyramid_is_the_equation():
         for level, cells in enumerate(rois):
             wanted = normalize(encoder.head(encoder.box_head(cells[None])), dim=1)[0]
             torch.testing.assert_close(points[0, level], wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("lowest", [2, 3, 4, 5])
+def test_levels_are_those_of_torchvisions_pyramid(lowest):
+    encoder = PyramidEncoder("resnet18", CoDoSettings(dim=8, lowest_level=lowest)).eval()
+    images = torch.randn(2, 3, 96, 80)
+    with torch.no_grad():
+        wanted = encoder.fpn(stage_maps(encoder.backbone, images))
+        levels = encoder.maps(images)
+    assert len(levels) == 6 - lowest
+    for number, level in enumerate(levels, start=lowest - 2):
+        torch.testing.assert_close(level, wanted[str(number)], rtol=0, atol=0)
 
 
 def _cells(level):
