@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -172,7 +173,7 @@ class Report:
         return rows
 
     def _plot(self, table: Table, path: Path) -> None:
-        """Draw the paper's figures, and ours below them, over the rows."""
+        """Draw the paper's figures, and ours beside them, over the rows."""
         figure = Figure(figsize=(11, 3.2), layout="constrained")
         names = [row.name for row in table.rows]
         places = range(len(names))
@@ -184,13 +185,18 @@ class Report:
             values = [100 * mean for mean, _ in found]
             errors = [100 * (spread or 0) for _, spread in found]
             axes.errorbar(places, values, errors, fmt="o", capsize=3)
-            axes.set_title(f"here, {title}", fontsize=9)
+            for style, (name, by_seed) in zip(":-", self.references.items(), strict=False):
+                mean = 100 * _spread([one[key] for one in by_seed.values()])[0]
+                axes.axhline(mean, color="gray", linestyle=style, linewidth=1, label=name)
+            axes.set_title(textwrap.fill(title, 16), fontsize=9)
         for axes in panels:
             axes.set_xticks(places, names, rotation=60, ha="right", fontsize=8)
             axes.set_xlim(-0.6, len(names) - 0.4)
             axes.tick_params(axis="y", labelsize=8)
             axes.grid(axis="y", alpha=0.3)
         panels[0].set_ylabel("%", fontsize=8)
+        lines = panels[-1].get_legend_handles_labels()
+        figure.legend(*lines, loc="outside lower left", ncols=len(lines[0]), fontsize=8)
         figure.savefig(path, dpi=120, format="png")
 
     def _page(self) -> str:
