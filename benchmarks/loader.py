@@ -11,11 +11,9 @@ medians over turns.
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from tabulate import tabulate
 from torchvision import datasets
 from torchvision.transforms import v2
 
+from benchmarks.in_turns import in_turns
 from data.backgrounds.pool import BackgroundPool, PoolSettings, build_pool
 from data.images.crop import box_within, crop_resize, sample_box
 from data.images.decode import decode
@@ -37,18 +36,6 @@ from pretrain.views.loader import build_loader
 from pretrain.views.recipes import PasteSettings, ViewRecipe, instdisc, moco_v2
 
 BATCH = 32
-
-
-def in_turns(rows: dict[str, Callable[[int], object]], turns: int) -> dict[str, float]:
-    """Return the median processor seconds a call; a turn calls each row once, with its number."""
-    seconds: dict[str, list[float]] = {name: [] for name in rows}
-    for turn in range(turns + 1):
-        for name, row in rows.items():
-            start = time.process_time()
-            row(turn)
-            if turn:  # the first warms up
-                seconds[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def torchvision_views(images: Path, recipe: ViewRecipe) -> Callable[[int], object]:

@@ -6,12 +6,10 @@ methods take turns, and the ratio is of medians over the rounds.
 
 from __future__ import annotations
 
-import statistics
-import time
-
 import click
 import torch
 
+from benchmarks.in_turns import in_turns
 from pretrain.build import build_method, build_optimizer, check_sizes
 from pretrain.contract import Method, Views
 from pretrain.methods import METHODS
@@ -45,28 +43,17 @@ class Steps:
         sizes = check_sizes(settings, settings.batch_size * 1000, 1)
         self.method = build_method(settings, sizes, here)
         self.optimizer = build_optimizer(settings, self.method)
-        self.device = here.device
         recipe = settings.view_recipe()
         self.views = made_up_views(
             self.method, recipe.views, settings.batch_size, settings.image_size, here.device
         )
 
-    def __call__(self) -> float:
-        """Return the seconds of a step, on a CPU of processor time: others do not lengthen it."""
-        self._wait()
-        clock = time.perf_counter if self.device.type == "cuda" else time.process_time
-        began = clock()
+    def __call__(self, turn: int) -> None:
         loss, _ = self.method(self.views, 0)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.update()
-        self._wait()
-        return clock() - began
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -87,16 +74,10 @@ def main(methods, arch, size, batch, negatives, rounds, name) -> None:
             own = build_settings({"method": method}).method
             takes = {"negatives": negatives} if hasattr(own, "negatives") else {}
             steps[method] = Steps(build_settings(common, {"method": method}, takes), here)
-            steps[method]()  # warm
-        seconds = {method: [] for method in names}
-        for _ in range(rounds):
-            for method in names:
-                seconds[method].append(steps[method]())
+        seconds = in_turns(steps, rounds, here.device)
     print(f"{arch}, {size} px, batch {batch}, {here.device.type}, {rounds} rounds")
-    base = statistics.median(seconds["moco"])
-    for method in names:
-        median = statistics.median(seconds[method])
-        print(f"{method:15} {1e3 * median:8.1f} ms  {median / base:5.2f} of moco")
+    for method, median in seconds.items():
+        print(f"{method:15} {1e3 * median:8.1f} ms  {median / seconds['moco']:5.2f} of moco")
 
 
 if __name__ == "__main__":
