@@ -49,6 +49,9 @@ class CoDoSettings(MethodSettings):
         0.1, "the query's box moves by up to this share of its sides, in half of the cases"
     )
     box_enlarge: Share = setting(0.3, "each of its sides then moves outward by up to this share")
+    head_norm: bool = setting(
+        False, "batch norm after the box head's linear layer (moco's head_norm); for small data"
+    )
     queries: Literal[1, 2] = setting(1, "2: a third view, at half the size, asks for the keys too")
 
 
@@ -67,7 +70,7 @@ class PyramidEncoder(nn.Module):
         self.fpn = pyramid(self.backbone).fpn
         for blocks in (self.fpn.inner_blocks, self.fpn.layer_blocks):
             blocks[: self.lowest].requires_grad_(False)  # of levels that are not contrasted
-        self.box_head = box_head()
+        self.box_head = box_head(linear_norm=s.head_norm)
         self.head = nn.Linear(HIDDEN, s.dim)
 
     def forward(self, images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from torchvision.models.resnet import ResNet
 WIDTH = 256  # channels of each level and of the head's convolutions
 SIDE = 7  # of the head's input: RoIAlign's output
 HIDDEN = 1024  # features that the head gives
-_FC = "5."  # the head's linear layer; its four convolutions are 0 to 3, and 4 flattens
+_FC = ("5.", "6.")  # the head's linear layer and its norm; its convolutions are 0 to 3
 
 FPN, BOX_HEAD = "backbone.fpn.", "roi_heads.box_head."
 
@@ -55,12 +55,17 @@ def stage_maps(network: ResNet, images: Tensor) -> dict[str, Tensor]:
     return maps
 
 
-def box_head() -> FastRCNNConvFCHead:
+def box_head(linear_norm: bool = False) -> FastRCNNConvFCHead:
     """Return the head "4conv1fc": (R, 256, 7, 7) -> (R, 1024).
 
     Four convolutions 3x3 with batch norm and ReLU, a linear layer with ReLU.
+
+    linear_norm : with batch norm after the linear layer too, which detectors lack.
     """
-    return FastRCNNConvFCHead((WIDTH, SIDE, SIDE), [WIDTH] * 4, [HIDDEN], nn.BatchNorm2d)
+    head = FastRCNNConvFCHead((WIDTH, SIDE, SIDE), [WIDTH] * 4, [HIDDEN], nn.BatchNorm2d)
+    if linear_norm:
+        head[6] = nn.Sequential(nn.BatchNorm1d(HIDDEN), head[6])
+    return head
 
 
 def state(backbone: BackboneWithFPN, head: FastRCNNConvFCHead) -> dict[str, Tensor]:

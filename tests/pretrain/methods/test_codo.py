@@ -128,6 +128,15 @@ def test_pyramid_is_the_equation():
             torch.testing.assert_close(points[0, level], wanted, atol=1e-4, rtol=1e-4)
 
 
+def test_head_norm_is_after_the_linear_layer():
+    torch.manual_seed(0)
+    encoder = PyramidEncoder("resnet18", CoDoSettings(dim=8, lowest_level=5, head_norm=True))
+    cuts = torch.rand(6, 256, 7, 7)
+    linear = nn.Sequential(*list(encoder.box_head)[:6])(cuts)
+    wanted = (linear - linear.mean(0)) / (linear.var(0, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(encoder.box_head(cuts), wanted.relu(), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("lowest", [2, 3, 4, 5])
 def test_levels_are_those_of_torchvisions_pyramid(lowest):
     encoder = PyramidEncoder("resnet18", CoDoSettings(dim=8, lowest_level=lowest)).eval()

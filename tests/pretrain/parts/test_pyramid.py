@@ -44,9 +44,10 @@ def test_top_down_pathway_by_hand(small):
         torch.testing.assert_close(levels["2"], block(below, fpn.layer_blocks[2]))
 
 
-def test_state_is_part_of_torchvisions_detector():
+@pytest.mark.parametrize("linear_norm", [False, True])
+def test_state_is_part_of_torchvisions_detector(linear_norm):
     with torch.device("meta"):
-        backbone, head = pyramid(build_backbone("resnet50")), box_head()
+        backbone, head = pyramid(build_backbone("resnet50")), box_head(linear_norm)
         theirs = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict()
     handed = state(backbone, head)
     body = {f"backbone.body.{name}": v for name, v in backbone.body.state_dict().items()}
