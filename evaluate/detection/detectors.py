@@ -14,6 +14,7 @@ where they differ from detectron2 mended as it has them:
 | last layers    | as any linear layer                 | N(0, .01) classes, N(0, .001) boxes    |
 | mask targets   | shares in [0, 1]                    | 0 or 1                                 |
 | resizing       | on the device, without antialiasing | before, by Pillow (`dataset.py`)       |
+| pasted masks   | box rounded to whole pixels         | pixels' centres (`predict.py`)         |
 
 Weights are freshly drawn from torch's global generator where no backbone gives them.
 """

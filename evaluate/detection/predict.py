@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torch.nn import functional
 
 from data.device import computing_in
 from data.loading import Loader
@@ -57,9 +57,29 @@ def _in_own_pixels(
     if "masks" in answer:
         masks = answer["masks"].float().cpu()
         outlines = [
-            encode_mask(paste_masks_in_image(mask[None], box[None], size)[0, 0].numpy() >= 0.5)
+            encode_mask(paste_mask(mask[0], box, size).numpy() >= 0.5)
             for mask, box in zip(masks, boxes, strict=True)
         ]
     scores = answer["scores"].float().cpu().numpy().astype(np.float64)
     return Detections(boxes.numpy().astype(np.float64), scores, answer["labels"].cpu().numpy(),
                       outlines)  # fmt: skip
+
+
+def paste_mask(mask: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
+    """Stretch a mask (m, m) over its box (4,) in an image: float32 (height, width).
+
+    As detectron2 does, each pixel's centre is looked up by bilinear interpolation, beyond the mask
+    in zeros; torchvision's `paste_masks_in_image` rounds the box to whole pixels first. More than a
+    pixel outside the box all is 0: what interpolation leaves there is below one half.
+    """
+    pasted = torch.zeros(size)
+    low, high = (box[:2].floor().long() - 1).clamp(min=0).tolist(), box[2:].ceil().long() + 1
+    part = tuple(slice(low[axis], int(high[axis])) for axis in (1, 0))
+    shares = [
+        (torch.arange(length)[own] + 0.5 - box[axis]) / (box[axis + 2] - box[axis])
+        for length, own, axis in zip(size, part, (1, 0), strict=True)
+    ]
+    rows, columns = torch.meshgrid(*shares, indexing="ij")
+    grid = 2 * torch.stack([columns, rows], dim=2)[None] - 1
+    pasted[part] = functional.grid_sample(mask[None, None], grid, align_corners=False)[0, 0]
+    return pasted
