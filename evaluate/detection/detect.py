@@ -207,6 +207,7 @@ class Comparison:
             run.check_same(run.saved(), identity)
         if run.path(ANSWERS).is_file():
             return run.folder, json.loads(run.path(ANSWERS).read_text("utf-8"))
+        here.any(False)  # all have looked at the folder before the first writes into it
         if here.first:
             run.start(identity)
         precision = pick_precision(options.precision, here.device)

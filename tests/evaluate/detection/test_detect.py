@@ -250,6 +250,39 @@ def test_two_processes(voc, tmp_path):
     assert names == sorted(names) and len(set(names)) == 4
 
 
+LATE = """
+import os, sys, time
+from data.run import Run
+
+check, start = Run.check, Run.start
+
+def look_late(self, *arguments, **named):
+    time.sleep(2 * (os.environ["RANK"] == "1"))
+    check(self, *arguments, **named)
+
+def write_slowly(self, settings):
+    self.folder.mkdir(parents=True)
+    self.path("versions.json").write_text("{}")
+    time.sleep(4)
+    start(self, settings)
+
+Run.check, Run.start = look_late, write_slowly
+from dilo import probe
+
+probe()
+"""
+
+
+def test_a_process_that_looks_late_finds_the_folder_as_the_first_did(voc, tmp_path):
+    script = tmp_path / "late.py"
+    script.write_text(LATE)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script),
+               "detect", "random:resnet18", str(voc), "--device", "cpu", "--workers", "0",
+               "--out", str(tmp_path / "out"), *SET, "--set", "steps=1"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+
+
 def test_nothing_to_find_is_told_before_training(probe, voc, tmp_path):
     root = shutil.copytree(voc, tmp_path / "voc")
     for path in root.rglob("t*.xml"):
