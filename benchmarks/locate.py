@@ -25,12 +25,14 @@ from pretrain.methods.codo import CoDo, boxes_of
 from pretrain.parts.boxes import overlap, uniform_numbers
 from pretrain.parts.colour import denormalised
 from pretrain.parts.distributed import World
+from pretrain.pictures import picture_of
 from pretrain.settings import Settings, build_settings
 from pretrain.views.augment import DeviceAugment
 from pretrain.views.loader import build_loader
 
 HERE = World(0, 1, 0, 1, torch.device("cpu"))
 TRUE, FOUND = (255, 255, 255), (255, 140, 0)  # colours of boxes
+SIDE = 180  # pixels of a cell of the picture
 
 
 @dataclass(frozen=True)
@@ -90,14 +92,14 @@ def locate(method: CoDo, settings: Settings, count: int, limit: int) -> Located:
     return Located(torch.cat(overlaps).numpy(), torch.cat(boxes).numpy(), images)
 
 
-def draw(found: dict[str, Located], rows: int = 6, side: int = 180) -> Gallery:
+def draw(found: dict[str, Located], rows: int = 6) -> Gallery:
     """Return keys and queries, with the boxes that each network chose and the true ones."""
     first = next(iter(found.values()))
     gallery = Gallery("Where is the key's object?", [], ["key", *found])
     for row in range(min(rows, first.images.shape[1])):
-        cells = [Cell(_picture(first.images[0, row], side))]
+        cells = [Cell(_enlarged(first.images[0, row]))]
         for one in found.values():
-            picture, scale = _picture(one.images[1, row], side), side / one.images.shape[-1]
+            picture, scale = _enlarged(one.images[1, row]), SIDE / one.images.shape[-1]
             for box, colour in zip(one.boxes[row], (FOUND, TRUE), strict=True):
                 top, left, height, width = (int(value) for value in (box * scale).round())
                 cv2.rectangle(picture, (left, top, width, height), colour, 2)
@@ -106,9 +108,8 @@ def draw(found: dict[str, Located], rows: int = 6, side: int = 180) -> Gallery:
     return gallery
 
 
-def _picture(image: torch.Tensor, side: int) -> np.ndarray:
-    pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
-    return cv2.resize(pixels, (side, side), interpolation=cv2.INTER_CUBIC)
+def _enlarged(image: torch.Tensor) -> np.ndarray:
+    return cv2.resize(picture_of(image), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -143,7 +144,7 @@ def main(runs, images, masks, count, limit, picture) -> None:
             mean, error = over_seeds(values)
             print(f"{name}: {mean:.3f} ± {error:.3f}, mean and standard error of {len(runs)} runs")
         if picture is not None:
-            draw(found).save_png(picture, side=180)
+            draw(found).save_png(picture, side=SIDE)
 
 
 if __name__ == "__main__":

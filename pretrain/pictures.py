@@ -60,7 +60,7 @@ def views_gallery(
         for view in range(views):
             for stage in shown:
                 note = _note(stage, parameters[row, view], "background" in part)
-                picture = _picture(stages[stage][row, view])
+                picture = picture_of(stages[stage][row, view])
                 cells.append(Cell(_boxed(picture) if stage == "saliency" else picture, note))
         rows.append(Row(keys[index], cells))
     return Gallery("What the network sees", [], columns, rows)
@@ -110,7 +110,7 @@ def _boxed(mask: np.ndarray) -> np.ndarray:
     return picture
 
 
-def _picture(pixels: torch.Tensor) -> np.ndarray:
+def picture_of(pixels: torch.Tensor) -> np.ndarray:
     """Turn float (C, S, S) in [0, 1] into uint8 (S, S) or (S, S, 3)."""
     levels = np.rint(pixels.clamp(0, 1).numpy() * 255).astype(np.uint8)
     return levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)

@@ -66,10 +66,10 @@ class PyramidEncoder(nn.Module):
     def __init__(self, arch: str, s: CoDoSettings) -> None:
         super().__init__()
         self.backbone = build_backbone(arch)
-        self.lowest = s.lowest_level - 2  # in the pyramid's count of stages
+        self.first = s.lowest_level - 2  # of the stages that are contrasted
         self.fpn = pyramid(self.backbone).fpn
         for blocks in (self.fpn.inner_blocks, self.fpn.layer_blocks):
-            blocks[: self.lowest].requires_grad_(False)  # of levels that are not contrasted
+            blocks[: self.first].requires_grad_(False)  # of levels that are not contrasted
         self.box_head = box_head(linear_norm=s.head_norm)
         self.head = nn.Linear(HIDDEN, s.dim)
 
@@ -84,14 +84,12 @@ class PyramidEncoder(nn.Module):
         What torchvision's pyramid does, less the levels below, which cost the most.
         """
         stages = list(stage_maps(self.backbone, images).values())
-        levels: list[torch.Tensor] = []
-        above = None
-        for stage in range(3, self.lowest - 1, -1):
-            merged = self.fpn.inner_blocks[stage](stages[stage])
-            if above is not None:
-                merged = merged + functional.interpolate(above, merged.shape[-2:])
+        merged = self.fpn.inner_blocks[3](stages[3])
+        levels = [self.fpn.layer_blocks[3](merged)]
+        for stage in reversed(range(self.first, 3)):
+            lateral = self.fpn.inner_blocks[stage](stages[stage])
+            merged = lateral + functional.interpolate(merged, lateral.shape[-2:])
             levels.insert(0, self.fpn.layer_blocks[stage](merged))
-            above = merged
         return levels
 
     def points(
